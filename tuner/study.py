@@ -1,0 +1,365 @@
+"""Studies and trials as plain values: what is asked for, the states, and what was measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from tuner.errors import InvalidArgumentError
+from tuner.space import Space, Value
+
+STUDY_ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
+
+
+class StudyState(StrEnum):
+    """The states of a study."""
+
+    #: A runner is reading the data to complete the features and the space.
+    PREPARING = "PREPARING"
+    #: Trials are proposed.
+    ACTIVE = "ACTIVE"
+    #: No new trial is proposed; running trials go on.
+    PAUSED = "PAUSED"
+    #: A limit was reached and every trial has ended.
+    COMPLETED = "COMPLETED"
+    #: Ended by a user, or because its data or trainer cannot be used.
+    STOPPED = "STOPPED"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will be proposed unless a user resumes it."""
+        return self in (StudyState.COMPLETED, StudyState.STOPPED)
+
+
+class TrialState(StrEnum):
+    """The states of a trial."""
+
+    #: Proposed, or due again, and held by nobody.
+    QUEUED = "QUEUED"
+    #: Held by a worker through a lease.
+    RUNNING = "RUNNING"
+    #: Ended with a result.
+    SUCCEEDED = "SUCCEEDED"
+    #: Stopped early; its last measurement is partial.
+    PRUNED = "PRUNED"
+    #: Ended without a result.
+    FAILED = "FAILED"
+    #: Cannot be trained with its parameters.
+    INFEASIBLE = "INFEASIBLE"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the trial has ended."""
+        return self not in (TrialState.QUEUED, TrialState.RUNNING)
+
+
+#: The legal moves of a study; storage checks the same table in SQL.
+STUDY_MOVES: Mapping[StudyState, frozenset[StudyState]] = {
+    StudyState.PREPARING: frozenset({StudyState.ACTIVE, StudyState.STOPPED}),
+    StudyState.ACTIVE: frozenset({StudyState.PAUSED, StudyState.COMPLETED, StudyState.STOPPED}),
+    StudyState.PAUSED: frozenset({StudyState.ACTIVE, StudyState.COMPLETED, StudyState.STOPPED}),
+    StudyState.COMPLETED: frozenset({StudyState.ACTIVE}),
+    StudyState.STOPPED: frozenset({StudyState.ACTIVE}),
+}
+
+#: The legal moves of a trial; storage checks the same table in SQL.
+TRIAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
+    TrialState.QUEUED: frozenset({TrialState.RUNNING, TrialState.FAILED}),
+    TrialState.RUNNING: frozenset(
+        {
+            TrialState.QUEUED,
+            TrialState.SUCCEEDED,
+            TrialState.PRUNED,
+            TrialState.FAILED,
+            TrialState.INFEASIBLE,
+        }
+    ),
+    TrialState.SUCCEEDED: frozenset(),
+    TrialState.PRUNED: frozenset(),
+    TrialState.FAILED: frozenset({TrialState.QUEUED}),
+    TrialState.INFEASIBLE: frozenset(),
+}
+
+
+class Goal(StrEnum):
+    """Which direction of a metric is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether `a` is strictly better than `b`; NaN is worse than everything."""
+        if a != a:
+            return False
+        if b != b:
+            return True
+        return a > b if self is Goal.MAXIMIZE else a < b
+
+
+class Cause(StrEnum):
+    """Why an attempt ended without a result."""
+
+    LOST = "LOST"
+    PREEMPTED = "PREEMPTED"
+    USER_ERROR = "USER_ERROR"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    INFEASIBLE = "INFEASIBLE"
+    TIMED_OUT = "TIMED_OUT"
+
+
+class Decision(StrEnum):
+    """What the worker of a trial should do."""
+
+    CONTINUE = "CONTINUE"
+    STOP = "STOP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number that trials report."""
+
+    name: str
+    goal: Goal = Goal.MAXIMIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How trials are chosen and cut short."""
+
+    algorithm: str = "auto"
+    early_stopping: str = "asha"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a study ends; None means no such limit."""
+
+    trials: int = 100
+    parallel: int | None = None
+    duration: timedelta | None = None
+    no_improvement_trials: int | None = None
+    failed_trials: int | None = None
+    worker_time: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """What is trained on. Exactly one of the validations is set."""
+
+    train_uri: str
+    label: str
+    validation_fraction: float | None = 0.2
+    validation_uri: str | None = None
+    test_uri: str | None = None
+    task: str | None = None
+    column_types: Mapping[str, str] = field(default_factory=dict)
+    missing_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """Something the model sees, made of one or more columns.
+
+    Tuned settings are parameters named `{feature}.{setting}`; `settings` holds the fixed ones.
+    """
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What each trial gets to run on."""
+
+    strategy: str = ""
+    workers: int = 1
+    parameter_servers: int = 0
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatisticsRef:
+    """Which statistics a study uses, and where they lie."""
+
+    fingerprint: str
+    uri: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySpec:
+    """What a user asks for; a runner completes features, space and settings of a managed study."""
+
+    metrics: tuple[Metric, ...]
+    space: Space = Space()
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    search: Search = Search()
+    limits: Limits = Limits()
+    trainer: str | None = None
+    data: DataSource | None = None
+    features: tuple[Feature, ...] = ()
+    resources: Resources = Resources()
+    export_model: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """The first metric: the one `best` refers to."""
+        return self.metrics[0]
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether a runner trains the trials."""
+        return self.trainer is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialCounts:
+    """How many trials are in which state."""
+
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    pruned: int = 0
+    failed: int = 0
+    infeasible: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Trials that have ended."""
+        return self.succeeded + self.pruned + self.failed + self.infeasible
+
+    @property
+    def total(self) -> int:
+        """All trials."""
+        return self.queued + self.running + self.finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A study as the server knows it."""
+
+    study_id: str
+    spec: StudySpec
+    state: StudyState
+    state_reason: str = ""
+    #: Counts the changes of the space from 1; 0 before it is complete.
+    space_version: int = 0
+    algorithm_in_use: str = ""
+    statistics: StatisticsRef | None = None
+    trial_counts: TrialCounts = TrialCounts()
+    best_trial: int | None = None
+    exported_model_uri: str = ""
+    create_time: datetime
+    update_time: datetime
+    end_time: datetime | None = None
+    etag: str = ""
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"studies/{self.study_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Metrics at a step; `elapsed` is the attempt's running time."""
+
+    step: int
+    metrics: Mapping[str, float]
+    elapsed: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt ended without a result."""
+
+    cause: Cause
+    message: str = ""
+    stack: str = ""
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at running a trial."""
+
+    number: int
+    worker_id: str
+    host: str = ""
+    start_time: datetime
+    end_time: datetime | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to run a trial until it expires; the fencing token is the trial's attempt."""
+
+    worker_id: str
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One point of a study's space and what became of it."""
+
+    study_id: str
+    number: int
+    state: TrialState
+    parameters: Mapping[str, Value]
+    space_version: int = 1
+    attempt: int = 0
+    lease: Lease | None = None
+    final_measurement: Measurement | None = None
+    measurements: tuple[Measurement, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    stop_requested: bool = False
+    artifact_uri: str = ""
+    state_reason: str = ""
+    create_time: datetime
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"studies/{self.study_id}/trials/{self.number}"
+
+
+def parse_study_name(name: str) -> str:
+    """Returns the id in `studies/{id}`; raises InvalidArgumentError."""
+    head, _, study_id = name.partition("/")
+    if head != "studies" or not STUDY_ID.fullmatch(study_id):
+        raise InvalidArgumentError(f"a study's name is studies/ID, but got {name!r}.")
+    return study_id
+
+
+def parse_trial_name(name: str) -> tuple[str, int]:
+    """Returns the study id and number in `studies/{id}/trials/{number}`; raises InvalidArgumentError."""
+    match = re.fullmatch(r"studies/([^/]+)/trials/(0|[1-9][0-9]{0,8})", name)
+    if match is None or not STUDY_ID.fullmatch(match[1]):
+        raise InvalidArgumentError(
+            f"a trial's name is studies/ID/trials/NUMBER, but got {name!r}."
+        )
+    return match[1], int(match[2])
+
+
+def check_study_id(study_id: str) -> str:
+    """Returns `study_id` if it is one; raises InvalidArgumentError with a name that would do."""
+    if STUDY_ID.fullmatch(study_id):
+        return study_id
+    slug = re.sub(r"[^a-z0-9]+", "-", study_id.lower()).strip("-")[:63] or "study"
+    slug = slug if slug[0].isalpha() else f"s-{slug}"[:63]
+    raise InvalidArgumentError(
+        f"a study's name is 1 to 63 of a-z, 0-9 and -, starting with a letter, but got "
+        f"{study_id!r}; {slug!r} would do."
+    )

@@ -1,0 +1,211 @@
+"""What the trainers of the box can be given: their parameters, default spaces and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tuner.errors import InvalidArgumentError
+from tuner.setting import Setting
+from tuner.space import Discrete, Domain, Float, Group, Int, Parameter, Space, Value
+from tuner.study import Goal, Metric
+
+
+class Task(StrEnum):
+    """What a trainer learns to predict."""
+
+    #: One of two classes.
+    BINARY = "binary"
+    #: One of three classes or more.
+    MULTICLASS = "multiclass"
+    #: A number.
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerParameter:
+    """A parameter of a trainer; `domain` is what the default space tunes it over, if it does."""
+
+    setting: Setting
+    group: Group
+    domain: Domain | None = None
+
+
+def _number(
+    name: str,
+    group: Group,
+    meaning: str,
+    *,
+    default: int | float,
+    low: float,
+    high: float,
+    domain: Domain | None = None,
+) -> TrainerParameter:
+    setting = Setting(
+        name=name, type=type(default), default=default, low=low, high=high, meaning=meaning
+    )
+    return TrainerParameter(setting=setting, group=group, domain=domain)
+
+
+def _choice(name: str, group: Group, meaning: str, *choices: str) -> TrainerParameter:
+    """The first choice is the default."""
+    setting = Setting(name=name, type=str, default=choices[0], choices=choices, meaning=meaning)
+    return TrainerParameter(setting=setting, group=group)
+
+
+_TABULAR = (
+    _number(
+        "layers",
+        Group.MODEL,
+        "hidden layers of the deep part.",
+        default=2,
+        low=0,
+        high=10,
+        domain=Int(1, 3),
+    ),
+    _number(
+        "units",
+        Group.MODEL,
+        "neurons of each hidden layer.",
+        default=64,
+        low=1,
+        high=4096,
+        domain=Int(16, 256, log=True),
+    ),
+    _choice(
+        "activation", Group.MODEL, "of the hidden layers.", "relu", "gelu", "swish", "selu", "tanh"
+    ),
+    _number(
+        "dropout",
+        Group.MODEL,
+        "the part of each hidden layer's outputs dropped in training.",
+        default=0.1,
+        low=0.0,
+        high=0.9,
+        domain=Float(0.0, 0.5),
+    ),
+    TrainerParameter(
+        setting=Setting(
+            name="wide",
+            type=bool,
+            default=True,
+            meaning="whether a linear part beside the deep one sees one-hot values and crosses.",
+        ),
+        group=Group.MODEL,
+    ),
+    _number(
+        "learning_rate",
+        Group.TRAINING,
+        "the optimizer's step size.",
+        default=0.002,
+        low=1e-7,
+        high=10.0,
+        domain=Float(3e-4, 1e-2, log=True),
+    ),
+    _choice(
+        "optimizer", Group.TRAINING, "the optimizer.", "adam", "sgd", "rmsprop", "adagrad", "lion"
+    ),
+    _number(
+        "batch_size",
+        Group.TRAINING,
+        "rows of one step, over all workers.",
+        default=256,
+        low=1,
+        high=1_000_000,
+        domain=Discrete((128, 256, 512)),
+    ),
+    _number(
+        "epochs",
+        Group.TRAINING,
+        "passes over the training rows; the best one counts.",
+        default=10,
+        low=1,
+        high=10_000,
+    ),
+    _number(
+        "weight_decay",
+        Group.TRAINING,
+        "how much each step shrinks the weights, times the learning rate.",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+    ),
+)
+
+#: The parameters of each trainer of the box, by trainer and name.
+TRAINERS: Mapping[str, Mapping[str, TrainerParameter]] = {
+    "tabular": {parameter.setting.name: parameter for parameter in _TABULAR},
+}
+
+#: The metrics that trainers of the box report after each epoch, and which direction is better.
+METRICS: Mapping[Task, Mapping[str, Goal]] = {
+    Task.BINARY: {
+        "val_auc": Goal.MAXIMIZE,
+        "val_auc_pr": Goal.MAXIMIZE,
+        "val_accuracy": Goal.MAXIMIZE,
+        "val_f1": Goal.MAXIMIZE,
+        "val_loss": Goal.MINIMIZE,
+        "loss": Goal.MINIMIZE,
+    },
+    Task.MULTICLASS: {
+        "val_accuracy": Goal.MAXIMIZE,
+        "val_loss": Goal.MINIMIZE,
+        "loss": Goal.MINIMIZE,
+    },
+    Task.REGRESSION: {
+        "val_rmse": Goal.MINIMIZE,
+        "val_mae": Goal.MINIMIZE,
+        "val_r2": Goal.MAXIMIZE,
+        "val_loss": Goal.MINIMIZE,
+        "loss": Goal.MINIMIZE,
+    },
+}
+
+
+def parameter_of(trainer: str, name: str) -> TrainerParameter:
+    """Returns the parameter `name` of a trainer of the box; raises InvalidArgumentError."""
+    parameters = TRAINERS[trainer]
+    if name not in parameters:
+        raise InvalidArgumentError(
+            f"the {trainer} trainer has no parameter {name!r}; it has {', '.join(parameters)}."
+        )
+    return parameters[name]
+
+
+def default_space(trainer: str, without: Iterable[str] = ()) -> Space:
+    """What a trainer of the box tunes where nothing is named, but for the names of `without`."""
+    fixed = frozenset(without)
+    return Space(
+        tuple(
+            Parameter(name=name, domain=parameter.domain, group=parameter.group)
+            for name, parameter in TRAINERS[trainer].items()
+            if parameter.domain is not None and name not in fixed
+        )
+    )
+
+
+def effective_parameters(
+    trainer: str, settings: Mapping[str, Value], parameters: Mapping[str, Value]
+) -> Mapping[str, Value]:
+    """The trainer's parameters in a trial, in their own types: default < fixed < tuned."""
+    given = {**settings, **parameters}
+    values: dict[str, Value] = {}
+    for name, parameter in TRAINERS[trainer].items():
+        value = given.get(name, parameter.setting.default)
+        if value is not None:
+            values[name] = parameter.setting.check(value)
+    return values
+
+
+def check_metric(metric: Metric, task: Task) -> None:
+    """Raises InvalidArgumentError unless trials of `task` report the metric with that goal."""
+    goals = METRICS[task]
+    if metric.name not in goals:
+        raise InvalidArgumentError(
+            f"a {task} trial reports no metric {metric.name!r}; it reports {', '.join(goals)}."
+        )
+    if metric.goal is not goals[metric.name]:
+        raise InvalidArgumentError(
+            f"{metric.name!r} is better the other way; give it `goal: {goals[metric.name]}`."
+        )

@@ -1,0 +1,1 @@
+"""tuner.v1: generated from protos/, never edited."""
