@@ -1,4 +1,4 @@
-"""The settings of a process: flags over `TUNER_*` variables over defaults that work on one machine."""
+"""The settings of a process: flags, over `TUNER_*` variables, over defaults for one machine."""
 
 from __future__ import annotations
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tuner.errors import InvalidArgumentError
@@ -51,6 +50,15 @@ from tuner.study import (
 from tuner.v1 import space_pb2, study_pb2, trial_pb2
 
 E = TypeVar("E", bound=StrEnum)
+
+
+class _ProtoEnum(Protocol):
+    """What generated enums offer."""
+
+    def Name(self, number: Any, /) -> str: ...
+
+    def Value(self, name: str, /) -> Any: ...
+
 
 #: Deeper trees than this are refused, so that a hostile message cannot exhaust the stack.
 MAX_DEPTH = 16
@@ -565,11 +573,11 @@ def trial_from_proto(message: trial_pb2.Trial) -> Trial:
 # --- enums: the names are the same on both sides; zero means unspecified --------------------
 
 
-def _enum_to_proto(wrapper: EnumTypeWrapper, value: StrEnum) -> Any:
+def _enum_to_proto(wrapper: _ProtoEnum, value: StrEnum) -> Any:
     return wrapper.Value(value.name)
 
 
-def _enum_from_proto(wrapper: EnumTypeWrapper, kind: type[E], number: int) -> E | None:
+def _enum_from_proto(wrapper: _ProtoEnum, kind: type[E], number: int) -> E | None:
     if number == 0:
         return None
     try:

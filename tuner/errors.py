@@ -22,7 +22,7 @@ from typing import ClassVar
 
 
 class TunerError(Exception):
-    """The root. Built from one message, so that it crosses processes by pickle and gRPC unchanged."""
+    """The root. Built from one message, so that it crosses pickle and gRPC unchanged."""
 
     #: The name of a grpc.StatusCode.
     code: ClassVar[str] = "UNKNOWN"
@@ -79,7 +79,7 @@ class FailedPreconditionError(TunerError):
 
 
 class LeaseLostError(TunerError):
-    """The trial was given to somebody else, or has ended; its old holder should drop it quietly."""
+    """The trial is somebody else's or has ended; its old holder should drop it quietly."""
 
     code = "ABORTED"
     reason = "LEASE_LOST"

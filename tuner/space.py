@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Discrete:
             raise InvalidArgumentError(
                 f"discrete values must be finite numbers, but got {values}."
             )
-        if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+        if any(a >= b for a, b in itertools.pairwise(values)):
             raise InvalidArgumentError(f"discrete values must increase, but got {values}.")
         object.__setattr__(self, "values", tuple(float(v) for v in values))
 

@@ -199,7 +199,7 @@ class StudySpec:
     """What a user asks for; a runner completes features, space and settings of a managed study."""
 
     metrics: tuple[Metric, ...]
-    space: Space = Space()
+    space: Space = field(default_factory=Space)
     settings: Mapping[str, Value] = field(default_factory=dict)
     search: Search = Search()
     limits: Limits = Limits()
@@ -344,7 +344,7 @@ def parse_study_name(name: str) -> str:
 
 
 def parse_trial_name(name: str) -> tuple[str, int]:
-    """Returns the study id and number in `studies/{id}/trials/{number}`; raises InvalidArgumentError."""
+    """Returns id and number in `studies/{id}/trials/{number}`; raises InvalidArgumentError."""
     match = re.fullmatch(r"studies/([^/]+)/trials/(0|[1-9][0-9]{0,8})", name)
     if match is None or not STUDY_ID.fullmatch(match[1]):
         raise InvalidArgumentError(
