@@ -103,9 +103,7 @@ _TABULAR = (
         high=10.0,
         domain=Float(3e-4, 1e-2, log=True),
     ),
-    _choice(
-        "optimizer", Group.TRAINING, "the optimizer.", "adam", "sgd", "rmsprop", "adagrad", "lion"
-    ),
+    _choice("optimizer", Group.TRAINING, "the optimizer.", "adam", "sgd", "rmsprop", "adagrad"),
     _number(
         "batch_size",
         Group.TRAINING,
