@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from tuner.errors import InvalidArgumentError
 
@@ -105,7 +106,7 @@ class Settings:
         return {VARIABLES[f.name][0]: str(getattr(self, f.name)) for f in fields(self)}
 
 
-def _parse(variable: str, raw: str, kind: type) -> object:
+def _parse(variable: str, raw: str, kind: type[Any]) -> object:
     if issubclass(kind, Path):
         return Path(raw)
     try:

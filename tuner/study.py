@@ -148,7 +148,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """What is trained on. Exactly one of the validations is set."""
+    """What is trained on. A validation URI takes the place of the fraction."""
 
     train_uri: str
     label: str
@@ -158,6 +158,10 @@ class DataSource:
     task: str | None = None
     column_types: Mapping[str, str] = field(default_factory=dict)
     missing_values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.validation_uri is not None:
+            object.__setattr__(self, "validation_fraction", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
