@@ -1,0 +1,201 @@
+"""Study files: YAML read into a study, with every mistake found at once, each with its line."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tuner import trainer_spaces
+from tuner.errors import InvalidArgumentError, StudyFileError
+from tuner.setting import Setting
+from tuner.space import Group, Space
+from tuner.study import StudySpec
+from tuner.study_file import feature_section, parameters, sections
+from tuner.study_file.nodes import Problem, Problems, Section, compose, show
+from tuner.study_file.parameters import Found, Lookup
+
+__all__ = ["KEYS", "Problem", "StudyFile", "check", "load", "parse", "read"]
+
+#: The keys of a study file.
+KEYS = (
+    "study",
+    "metric",
+    "data",
+    "trainer",
+    "features",
+    "parameters",
+    "training",
+    "search",
+    "limits",
+    "resources",
+    "export",
+    "labels",
+)
+_MANAGED_ONLY = ("features", "resources", "export")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFile:
+    """A file as it was read: what it asks for, or else its mistakes."""
+
+    study_id: str
+    spec: StudySpec | None
+    problems: tuple[Problem, ...] = ()
+
+
+def load(path: str | Path) -> tuple[str, StudySpec]:
+    """Reads a study file.
+
+    Returns:
+        The study's id and what is asked for.
+
+    Raises:
+        StudyFileError: the file cannot be read or has mistakes; one line for each.
+    """
+    file = read(path)
+    if file.spec is None:
+        raise StudyFileError("\n".join(problem.describe(str(path)) for problem in file.problems))
+    return file.study_id, file.spec
+
+
+def check(source: str | Path) -> list[Problem]:
+    """Every mistake of a file (a Path) or of a text (a str)."""
+    file = read(source) if isinstance(source, Path) else parse(source)
+    return list(file.problems)
+
+
+def read(path: str | Path) -> StudyFile:
+    """Reads a file, mistakes and all; raises StudyFileError only if it cannot be opened."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise StudyFileError(
+            f"cannot read {path}: {cause}; give the path of a study file"
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        return _broken(Problem(line, 1, "not UTF-8 text; save the file as UTF-8"))
+    return parse(text, folder=path.absolute().parent)
+
+
+def parse(text: str, *, folder: Path | None = None) -> StudyFile:
+    """Reads the text of a study file; relative paths in it start at `folder`."""
+    try:
+        root = compose(text)
+    except yaml.YAMLError as error:
+        return _broken(_syntax_problem(error))
+    except RecursionError:
+        return _broken(Problem(1, 1, "nested too deeply"))
+    if root is None:
+        return _broken(Problem(1, 1, "the file is empty; start with `study: NAME`"))
+    problems = Problems()
+    if not isinstance(root, yaml.MappingNode):
+        problems.add(root, f"a study file is a mapping of keys, but got {show(root)}")
+        return _broken(*problems.sorted())
+    top = Section(problems, root, root, "", KEYS)
+    study_id = sections.study_id(top)
+    spec = _spec(top, folder or Path.cwd())
+    found = tuple(problems.sorted())
+    return StudyFile(study_id=study_id, spec=None if found else spec, problems=found)
+
+
+def _broken(*problems: Problem) -> StudyFile:
+    return StudyFile(study_id="", spec=None, problems=problems)
+
+
+def _syntax_problem(error: yaml.YAMLError) -> Problem:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        cause = ", ".join(part for part in (error.context, error.problem) if part)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        return Problem(line, column, f"not valid YAML: {cause}")
+    return Problem(1, 1, f"not valid YAML: {str(error).splitlines()[0]}")
+
+
+def _spec(top: Section, folder: Path) -> StudySpec:
+    managed = top.has("trainer") or top.has("data")
+    trainer = sections.trainer(top, managed)
+    data = sections.data(top, folder)
+    found = Found()
+    features = feature_section.features(top, data.label if data else None, found)
+    _read_parameters(top, trainer or _likely_trainer(top, managed), found)
+    if not managed:
+        _check_script(top, found)
+    return StudySpec(
+        metrics=(sections.metric(top, managed, data),),
+        space=_space(top, found),
+        settings=found.settings,
+        search=sections.search(top),
+        limits=sections.limits(top),
+        trainer=trainer,
+        data=data,
+        features=features,
+        resources=sections.resources(top),
+        export_model=sections.export_model(top),
+        labels=sections.labels(top),
+    )
+
+
+def _likely_trainer(top: Section, managed: bool) -> str | None:
+    """Whose parameters to check while the trainer is missing or misspelt."""
+    names = tuple(trainer_spaces.TRAINERS)
+    written = top.value("trainer")
+    if written is None:
+        return names[0] if managed else None
+    return next(iter(difflib.get_close_matches(str(written), names, n=1)), None)
+
+
+def _read_parameters(top: Section, trainer: str | None, found: Found) -> None:
+    for key, group in (("parameters", Group.MODEL), ("training", Group.TRAINING)):
+        section = top.section(key, None, "{learning_rate: {float: [1e-4, 1e-1], log: true}}")
+        if section is None:
+            continue
+        if not section.entries and top.has("trainer"):
+            top.reject(key, f"{key} is empty; leave it out for the trainer's own space")
+        parameters.read_entries(section, _lookup(trainer, group), found)
+
+
+def _lookup(trainer: str | None, group: Group) -> Lookup:
+    """The names a section may hold: the trainer's, or any if it has none or an unknown one."""
+    if trainer is None:
+        return parameters.free(group)
+    table = trainer_spaces.TRAINERS[trainer]
+    settings: dict[str, Setting] = {name: item.setting for name, item in table.items()}
+    return parameters.known(settings, {name: item.group for name, item in table.items()})
+
+
+def _check_script(top: Section, found: Found) -> None:
+    """A study without a trainer is worked on by the user's own script."""
+    for key in _MANAGED_ONLY:
+        if top.has(key):
+            message = f"{key} needs a trainer; add `trainer:` and `data:`, or remove it"
+            top.problems.add(top.entries[key][0], message)
+    example = "`parameters: {x: {float: [0, 1]}}`"
+    if not top.has("parameters") and not top.has("training"):
+        message = (
+            f"nothing to search: add {example}, or `trainer:` and `data:` for a managed study"
+        )
+        top.problems.add(top.where, message)
+    elif not found.lines:
+        key = "parameters" if top.has("parameters") else "training"
+        top.problems.add(top.entries[key][0], f"the space is empty; add {example}")
+    elif not found.parameters and not len(top.problems):
+        top.problems.add(
+            top.entries["parameters" if top.has("parameters") else "training"][0],
+            f"the space is empty: every parameter is fixed; give one a domain, as in {example}",
+        )
+
+
+def _space(top: Section, found: Found) -> Space:
+    try:
+        return Space(tuple(found.parameters))
+    except InvalidArgumentError as error:
+        top.problems.add(top.where, error.message.rstrip("."))
+        return Space()

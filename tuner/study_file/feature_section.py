@@ -1,0 +1,81 @@
+"""The features of a study file, each with its columns, fixed settings and tuned ones."""
+
+from __future__ import annotations
+
+import yaml
+
+from tuner.features import KINDS, FeatureKind
+from tuner.space import Group
+from tuner.study import Feature
+from tuner.study_file import parameters
+from tuner.study_file.nodes import Section, listed
+from tuner.study_file.parameters import Found
+
+_CROSS = " x "
+
+
+def features(top: Section, label: str | None, found: Found) -> tuple[Feature, ...]:
+    """The features; their tuned settings become parameters in `found`."""
+    section = top.section("features", None, "{age: {kind: numeric}}")
+    if section is None:
+        return ()
+    if not section.entries:
+        top.reject("features", "features is empty; leave it out to have features proposed")
+    read = [_feature(section, name, label, found) for name in section.entries]
+    return tuple(feature for feature in read if feature is not None)
+
+
+def _feature(parent: Section, name: str, label: str | None, found: Found) -> Feature | None:
+    key_node, value_node = parent.entries[name]
+    if not isinstance(value_node, yaml.MappingNode):
+        parent.expect(name, f"a mapping such as {{kind: {next(iter(KINDS))}}}")
+        return None
+    kind = _kind(Section(parent.problems, key_node, value_node, parent.name(name), None))
+    if kind is None:
+        return None
+    source = "column" if kind.max_columns == 1 else "columns"
+    allowed = (*kind.settings, "kind", source)
+    section = Section(parent.problems, key_node, value_node, parent.name(name), allowed)
+    columns = _columns(section, name, kind)
+    if label is not None and label in columns:
+        message = f"{section.path} uses the label {label!r}; a model cannot see what it predicts"
+        parent.problems.add(key_node, message)
+    own = Found(lines=found.lines)
+    groups = dict.fromkeys(kind.settings, Group.PREPROCESSING)
+    lookup = parameters.known(kind.settings, groups)
+    parameters.read_entries(section.without("kind", source), lookup, own, f"{name}.")
+    found.parameters += own.parameters
+    if section.has("vocabulary") and section.has("hash_buckets"):
+        section.problems.add(
+            section.entries["hash_buckets"][0],
+            f"{section.path} has both vocabulary and hash_buckets; keep one",
+        )
+    settings = {key.removeprefix(f"{name}."): value for key, value in own.settings.items()}
+    return Feature(name=name, kind=kind.name, columns=columns, settings=settings)
+
+
+def _kind(section: Section) -> FeatureKind | None:
+    kinds = tuple(KINDS)
+    section.require("kind", f"`kind: {kinds[0]}`, or {listed(kinds[1:])}")
+    name = section.choice("kind", kinds, "kind of feature")
+    return None if name is None else KINDS[name]
+
+
+def _columns(section: Section, name: str, kind: FeatureKind) -> tuple[str, ...]:
+    if kind.max_columns == 1:
+        return (section.text("column", "a column's name") or name,)
+    if section.has("columns"):
+        columns = section.texts("columns", "[age, hours_per_week]")
+        where = section.entries["columns"][1]
+    else:
+        columns = tuple(part.strip() for part in name.split(_CROSS))
+        where = section.where
+    if not kind.min_columns <= len(columns) <= kind.max_columns:
+        section.problems.add(
+            where,
+            f"{section.path} takes {kind.min_columns} to {kind.max_columns} columns, but got "
+            f"{len(columns)}; name it `a x b`, or give `columns: [a, b]`",
+        )
+    elif len(set(columns)) != len(columns):
+        section.problems.add(where, f"{section.path} names a column twice")
+    return columns

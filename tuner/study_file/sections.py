@@ -1,0 +1,236 @@
+"""The sections of a study file: each reads its keys and returns a plain value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from tuner import trainer_spaces
+from tuner.errors import InvalidArgumentError
+from tuner.study import DataSource, Goal, Limits, Metric, Resources, Search, check_study_id
+from tuner.study_file.nodes import Section, hint
+from tuner.trainer_spaces import Task
+
+#: What the study server can search with; a test compares with the engine.
+ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe")
+EARLY_STOPPING = ("asha", "median", "none")
+#: What a gang can train with.
+STRATEGIES = ("single", "multi_worker")
+#: What can be asked for, and what that may turn out to be.
+TASKS: Mapping[str, tuple[Task, ...]] = {
+    "classification": (Task.BINARY, Task.MULTICLASS),
+    "regression": (Task.REGRESSION,),
+}
+_COLUMN_TYPES = ("number", "string")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+#: Ten years.
+_MAX_HOURS = 87_600
+#: What is read on with after a mistake; never part of a result.
+_STAND_IN = "unnamed"
+
+
+def study_id(top: Section) -> str:
+    """The study's name."""
+    top.require("study", "a name such as `study: adult-income`")
+    name = top.text("study", "a name of a-z, 0-9 and -")
+    if name is None:
+        return _STAND_IN
+    try:
+        return check_study_id(name)
+    except InvalidArgumentError as error:
+        top.reject("study", error.message.rstrip("."))
+        return _STAND_IN
+
+
+def trainer(top: Section, managed: bool) -> str | None:
+    """What trains a trial; None for the user's own script."""
+    names = tuple(trainer_spaces.TRAINERS)
+    if managed:
+        top.require("trainer", f"`trainer: {names[0]}`")
+    return top.choice("trainer", names, "trainer")
+
+
+# --- metric ----------------------------------------------------------------------------------
+
+
+def metric(top: Section, managed: bool, data: DataSource | None) -> Metric:
+    """The number that trials are compared by."""
+    example = "{name: val_auc, goal: maximize}"
+    top.require("metric", f"`metric: {example}`")
+    section = top.section("metric", ("name", "goal"), example)
+    stand_in = Metric(name=_STAND_IN)
+    if section is None:
+        return stand_in
+    section.require("name", "`name: val_auc`")
+    name = section.text("name")
+    goal = section.choice("goal", [goal.value for goal in Goal], "goal")
+    if name is None:
+        return stand_in
+    if not managed:
+        return Metric(name=name, goal=Goal(goal or Goal.MAXIMIZE))
+    return _trainer_metric(section, name, goal, data)
+
+
+def _trainer_metric(
+    section: Section, name: str, goal: str | None, data: DataSource | None
+) -> Metric:
+    """The goal of a metric that a trainer of the box reports is known."""
+    tasks = TASKS.get(data.task or "", tuple(Task)) if data else tuple(Task)
+    goals = {name: goal for task in tasks for name, goal in trainer_spaces.METRICS[task].items()}
+    if name not in goals:
+        section.reject("name", f"unknown metric {name!r}{hint(name, tuple(goals))}")
+        return Metric(name=name)
+    if goal is not None and goal != goals[name]:
+        section.reject("goal", f"{name} is better the other way; write `goal: {goals[name]}`")
+    return Metric(name=name, goal=goals[name])
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+def data(top: Section, folder: Path) -> DataSource | None:
+    """What is trained on; relative paths start at `folder`."""
+    example = "{train: train.csv, label: income}"
+    if top.has("trainer"):
+        top.require("data", f"`data: {example}`")
+    keys = ("train", "validation", "test", "label", "task", "types", "missing")
+    section = top.section("data", keys, example)
+    if section is None:
+        return None
+    section.require("train", "a path such as `train: train.csv`")
+    section.require("label", "the column to predict")
+    label = section.text("label", "a column's name")
+    train = section.text("train", "a path, a glob or a URI")
+    fraction, uri = _validation(section, folder)
+    test = section.text("test", "a path, a glob or a URI")
+    task = section.choice("task", tuple(TASKS), "task")
+    types = _column_types(section)
+    missing = section.texts("missing", "[NA, '?']")
+    if train is None or label is None:
+        return None
+    return DataSource(
+        train_uri=_resolved(train, folder),
+        label=label,
+        validation_fraction=fraction,
+        validation_uri=uri,
+        test_uri=_resolved(test, folder) if test else None,
+        task=task,
+        column_types=types,
+        missing_values=missing,
+    )
+
+
+def _validation(section: Section, folder: Path) -> tuple[float | None, str | None]:
+    value = section.value("validation")
+    if not section.has("validation"):
+        return 0.2, None
+    if isinstance(value, str) and value:
+        return None, _resolved(value, folder)
+    if isinstance(value, (bool, str)) or value is None or not 0 < value < 1:
+        section.expect("validation", "a fraction above 0 and below 1, or a path")
+        return 0.2, None
+    return float(value), None
+
+
+def _column_types(section: Section) -> Mapping[str, str]:
+    inner = section.section("types", None, "{zip_code: string}")
+    if inner is None:
+        return {}
+    words = {key: inner.choice(key, _COLUMN_TYPES, "column type") for key in inner.entries}
+    return {key: word for key, word in words.items() if word is not None}
+
+
+def _resolved(path: str, folder: Path) -> str:
+    return path if "://" in path else str(folder / Path(path).expanduser())
+
+
+# --- limits and the rest ---------------------------------------------------------------------
+
+
+def search(top: Section) -> Search:
+    """How trials are chosen and cut short."""
+    section = top.section("search", ("algorithm", "early_stopping", "seed"), "{algorithm: auto}")
+    if section is None:
+        return Search()
+    return Search(
+        algorithm=section.choice("algorithm", ALGORITHMS, "algorithm") or "auto",
+        early_stopping=section.choice("early_stopping", EARLY_STOPPING, "early stopping")
+        or "asha",
+        seed=section.integer("seed", 0, 2**63 - 1) or 0,
+    )
+
+
+def limits(top: Section) -> Limits:
+    """When the study ends."""
+    keys = (
+        "trials",
+        "parallel",
+        "hours",
+        "no_improvement_trials",
+        "failed_trials",
+        "worker_hours",
+    )
+    section = top.section("limits", keys, "{trials: 30}")
+    if section is None:
+        return Limits()
+    return Limits(
+        trials=section.integer("trials", 1, 1_000_000) or 100,
+        parallel=section.integer("parallel", 1, 1000),
+        duration=_hours(section, "hours"),
+        no_improvement_trials=section.integer("no_improvement_trials", 1, 1_000_000),
+        failed_trials=section.integer("failed_trials", 1, 1_000_000),
+        worker_time=_hours(section, "worker_hours"),
+    )
+
+
+def _hours(section: Section, key: str) -> timedelta | None:
+    what = f"a number of hours above 0 and up to {_MAX_HOURS}"
+    hours = section.number(key, what, 1e-6, _MAX_HOURS)
+    return None if hours is None else timedelta(hours=hours)
+
+
+def resources(top: Section) -> Resources:
+    """What each trial gets to run on."""
+    keys = ("strategy", "workers", "parameter_servers", "cpus_per_worker", "gpus_per_worker")
+    section = top.section("resources", keys, "{strategy: multi_worker, workers: 2}")
+    if section is None:
+        return Resources()
+    strategy = section.choice("strategy", STRATEGIES, "strategy")
+    workers = section.integer("workers", 1, 1024)
+    servers = section.integer("parameter_servers", 0, 1024)
+    if servers:
+        section.reject("parameter_servers", "parameter servers are not available yet; write 0")
+    if strategy == "single" and workers is not None and workers > 1:
+        section.reject("workers", f"strategy single has 1 worker, but got {workers}")
+    cpus = section.number("cpus_per_worker", "a number above 0, up to 1024", 0.01, 1024)
+    gpus = section.number("gpus_per_worker", "a number from 0 to 64", 0, 64)
+    return Resources(
+        strategy=strategy or "",
+        workers=workers or 1,
+        cpus_per_worker=1.0 if cpus is None else float(cpus),
+        gpus_per_worker=0.0 if gpus is None else float(gpus),
+    )
+
+
+def export_model(top: Section) -> str | None:
+    """The model the winner becomes a version of."""
+    section = top.section("export", ("model",), "{model: adult-income}")
+    if section is None:
+        return None
+    section.require("model", "a name such as `model: adult-income`")
+    model = section.text("model", "a model's name")
+    if model is not None and not _MODEL.fullmatch(model):
+        what = "1 to 63 letters, digits, -, _ and ., starting with a letter or digit"
+        section.expect("model", what)
+    return model
+
+
+def labels(top: Section) -> Mapping[str, str]:
+    """Words of the user's own."""
+    section = top.section("labels", None, "{team: research}")
+    if section is None:
+        return {}
+    words = {key: section.text(key) for key in section.entries}
+    return {key: word for key, word in words.items() if word is not None}
