@@ -1,0 +1,217 @@
+"""The way into a study server: `connect` and the client it returns."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tuner import convert, study_file
+from tuner.client.channel import Connection
+from tuner.client.heartbeat import Heartbeat
+from tuner.client.local import LocalTuner
+from tuner.client.study import Study
+from tuner.config import Settings
+from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
+from tuner.space import Domain, Parameter, Space
+from tuner.study import (
+    Goal,
+    Limits,
+    Metric,
+    Search,
+    StudySpec,
+    StudyState,
+    check_study_id,
+)
+from tuner.v1 import study_pb2
+from tuner.v1 import study_service_pb2 as pb
+
+_PAGE = 500
+#: How long to wait for a server that was named: it may be starting.
+_CONNECT_SECONDS = 5.0
+
+
+def connect(address: str | None = None) -> Client:
+    """Connects to a study server.
+
+    Args:
+        address: host:port. Left out: `TUNER_SERVER`, else the server that runs on this machine,
+            else one is started that ends with this process.
+
+    Raises:
+        UnavailableError: nobody answers at the address.
+    """
+    settings = Settings.read(server=address)
+    if settings.server:
+        return _answering(settings.server, _CONNECT_SECONDS)
+    try:
+        return _answering(running_server(settings), 0.0)
+    except UnavailableError:
+        local = LocalTuner.start(settings)
+    try:
+        return _answering(local.address, _CONNECT_SECONDS, local)
+    except TunerError:
+        local.close()
+        raise
+
+
+def running_server(settings: Settings) -> str:
+    """The address of the server on this machine: where it says it listens, or the usual one."""
+    try:
+        said = json.loads((settings.data_dir / "server.json").read_text())
+    except (OSError, ValueError):
+        return settings.server_address
+    address = said.get("address") if isinstance(said, dict) else None
+    return str(address or settings.server_address)
+
+
+def _answering(address: str, patience_seconds: float, local: LocalTuner | None = None) -> Client:
+    client = Client(address, local=local)
+    try:
+        client.ping(patience_seconds)
+    except TunerError:
+        client.close()
+        raise
+    return client
+
+
+class Client:
+    """A study server's client. Threads may share it; it survives a fork."""
+
+    def __init__(self, address: str, *, local: LocalTuner | None = None) -> None:
+        self._connection = Connection(address)
+        self._heartbeat = Heartbeat()
+        self._local = local
+
+    def __repr__(self) -> str:
+        return f"Client({self.address!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, and the server if it was started for it."""
+        self._heartbeat.close()
+        self._connection.close()
+        if self._local is not None:
+            self._local.close()
+
+    @property
+    def address(self) -> str:
+        """The server's address."""
+        return self._connection.address
+
+    def ping(self, patience_seconds: float = 0.0) -> None:
+        """Returns if a study server answers; raises UnavailableError."""
+        self._connection.call(
+            lambda stub: stub.ListStudies,
+            pb.ListStudiesRequest(page_size=1),
+            timeout_seconds=_CONNECT_SECONDS,
+            patience_seconds=patience_seconds,
+        )
+
+    def submit(
+        self, study: str | Path | StudySpec, *, name: str | None = None, wait: bool = False
+    ) -> Study:
+        """Creates the study that a file describes, or a specification and a name.
+
+        Args:
+            study: the path of a study file, or a specification.
+            name: the study's name; the file's own if left out.
+            wait: return when the study has ended.
+
+        Raises:
+            StudyFileError: the file has mistakes; one line for each.
+            AlreadyExistsError: another study has the name.
+        """
+        if isinstance(study, StudySpec):
+            study_id, spec = name, study
+        else:
+            study_id, spec = study_file.load(study)
+        if name is None and study_id is None:
+            raise InvalidArgumentError("a specification needs a name: submit(spec, name=...).")
+        created = self.create(name or study_id or "", spec)
+        if wait:
+            created.wait_prepared()
+            created.wait()
+        return created
+
+    def create_study(
+        self,
+        name: str,
+        space: Space | Mapping[str, Domain | Parameter],
+        *,
+        maximize: str | None = None,
+        minimize: str | None = None,
+        trials: int = 100,
+        parallel: int | None = None,
+        search: str = "auto",
+        early_stopping: str = "asha",
+        seed: int = 0,
+    ) -> Study:
+        """Creates a study that scripts work on; the same study again is returned as it is.
+
+        Args:
+            name: a-z, 0-9 and -.
+            space: the parameters by name.
+            maximize: the metric, if larger is better.
+            minimize: the metric, if smaller is better.
+            trials: how many.
+            parallel: how many at once; None for as many as ask.
+            search: auto, random, grid, qmc or tpe.
+            early_stopping: asha, median or none.
+            seed: the same seed and the same results give the same trials.
+        """
+        if (maximize is None) == (minimize is None):
+            raise InvalidArgumentError("name one metric: maximize='...' or minimize='...'.")
+        goal = Goal.MAXIMIZE if maximize is not None else Goal.MINIMIZE
+        spec = StudySpec(
+            metrics=(Metric(name=maximize or minimize or "", goal=goal),),
+            space=space if isinstance(space, Space) else Space.of(space),
+            search=Search(algorithm=search, early_stopping=early_stopping, seed=seed),
+            limits=Limits(trials=trials, parallel=parallel),
+        )
+        return self.create(name, spec)
+
+    def create(self, study_id: str, spec: StudySpec) -> Study:
+        """Creates a study."""
+        request = pb.CreateStudyRequest(
+            study=convert.spec_to_proto(spec),
+            study_id=check_study_id(study_id),
+            request_id=str(uuid.uuid4()),
+        )
+        return self._handle(self._connection.call(lambda stub: stub.CreateStudy, request))
+
+    def get_study(self, name: str) -> Study:
+        """Returns the study; raises NotFoundError."""
+        request = pb.GetStudyRequest(name=f"studies/{check_study_id(name)}")
+        return self._handle(self._connection.call(lambda stub: stub.GetStudy, request))
+
+    def studies(self, *, states: Iterable[StudyState] = ()) -> Iterator[Study]:
+        """Yields the studies, newest first; only those in one of `states` if any is given."""
+        token = ""
+        while True:
+            request = pb.ListStudiesRequest(
+                page_size=_PAGE,
+                page_token=token,
+                states=[study_pb2.Study.State.Value(state) for state in states],
+            )
+            page = self._connection.call(lambda stub: stub.ListStudies, request)
+            yield from map(self._handle, page.studies)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def _handle(self, message: study_pb2.Study) -> Study:
+        return Study(self._connection, self._heartbeat, convert.study_from_proto(message))

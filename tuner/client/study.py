@@ -1,0 +1,321 @@
+"""A study on a server: what it found, and the trials a script works on."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tuner import convert
+from tuner import study as values
+from tuner.client.channel import Connection
+from tuner.client.heartbeat import Heartbeat
+from tuner.client.trial import RunningTrial, hostname, worker_id
+from tuner.errors import DataError, NotFoundError, UnavailableError
+from tuner.space import Value
+from tuner.study import Measurement, StudyState, TrialState
+from tuner.v1 import study_pb2, trial_pb2
+from tuner.v1 import study_service_pb2 as pb
+
+logger = logging.getLogger("tuner")
+
+_PAGE = 500
+_POLL_SECONDS = 0.5
+_LONGEST_POLL_SECONDS = 2.0
+#: However long the server says to wait: a study may end meanwhile.
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial as the server knows it, read through the eyes of its study's metric."""
+
+    record: values.Trial
+    metric: values.Metric
+
+    @property
+    def number(self) -> int:
+        """The number, from 0."""
+        return self.record.number
+
+    @property
+    def state(self) -> TrialState:
+        """The state."""
+        return self.record.state
+
+    @property
+    def parameters(self) -> Mapping[str, Value]:
+        """The value of every active parameter."""
+        return self.record.parameters
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The result: everything measured at the best step; empty without a result."""
+        measurement = self.record.final_measurement
+        return {} if measurement is None else measurement.metrics
+
+    @property
+    def value(self) -> float | None:
+        """The study's metric; None without a result."""
+        return self.metrics.get(self.metric.name)
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Everything reported, by step; only of trials read in full."""
+        return self.record.measurements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """How much parameters mattered; shares sum to 1. Empty below 4 finished trials."""
+
+    parameters: Mapping[str, float]
+    groups: Mapping[str, float]
+    trials: int
+
+
+class Study:
+    """A handle on a study. Iterating over it leases trials until the study ends."""
+
+    def __init__(self, connection: Connection, heartbeat: Heartbeat, record: values.Study) -> None:
+        self._connection = connection
+        self._heartbeat = heartbeat
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"Study({self._record.study_id!r} at {self._connection.address})"
+
+    @property
+    def study_id(self) -> str:
+        """The name people use."""
+        return self._record.study_id
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return self._record.name
+
+    @property
+    def metric(self) -> values.Metric:
+        """What trials are compared by."""
+        return self._record.spec.metric
+
+    @property
+    def record(self) -> values.Study:
+        """The study as it was when it was last read."""
+        return self._record
+
+    @property
+    def state(self) -> StudyState:
+        """The state now."""
+        return self.refresh().state
+
+    def refresh(self) -> values.Study:
+        """Reads the study again and returns it."""
+        request = pb.GetStudyRequest(name=self.name)
+        return self._keep(self._connection.call(lambda stub: stub.GetStudy, request))
+
+    def _keep(self, message: study_pb2.Study) -> values.Study:
+        self._record = convert.study_from_proto(message)
+        return self._record
+
+    # --- what it found ---------------------------------------------------------------------
+
+    def trials(
+        self,
+        *,
+        states: Iterable[TrialState] = (),
+        order_by: Literal["number", "number desc", "best"] = "number",
+        full: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Trial]:
+        """Yields the trials, page by page.
+
+        Args:
+            states: only those in one of these; empty for all.
+            order_by: by number, newest first, or best first.
+            full: with measurements and attempts.
+            limit: at most so many.
+        """
+        left, token = limit, ""
+        while left is None or left > 0:
+            request = pb.ListTrialsRequest(
+                parent=self.name,
+                page_size=_PAGE if left is None else min(_PAGE, left),
+                page_token=token,
+                states=[trial_pb2.Trial.State.Value(state) for state in states],
+                order_by=order_by,
+                view=pb.FULL if full else pb.BASIC,
+            )
+            page = self._connection.call(lambda stub: stub.ListTrials, request)
+            yield from map(self._seen, page.trials)
+            left = None if left is None else left - len(page.trials)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def trial(self, number: int) -> Trial:
+        """Returns one trial in full; raises NotFoundError."""
+        request = pb.GetTrialRequest(name=f"{self.name}/trials/{number}", view=pb.FULL)
+        return self._seen(self._connection.call(lambda stub: stub.GetTrial, request))
+
+    def best(self) -> Trial:
+        """Returns the best trial so far; raises NotFoundError if none has a result yet."""
+        for trial in self.trials(order_by="best", limit=1):
+            if trial.value is not None:
+                return trial
+        raise NotFoundError(f"no trial of {self.study_id!r} has a result yet; try again later.")
+
+    def importance(self) -> Importance:
+        """Returns how much each parameter and each group of them mattered."""
+        request = pb.GetImportanceRequest(name=self.name)
+        answer = self._connection.call(lambda stub: stub.GetImportance, request)
+        return Importance(
+            parameters=_by_share(answer.parameters),
+            groups=_by_share(answer.groups),
+            trials=answer.trials,
+        )
+
+    def log(self, number: int, *, follow: bool = False) -> Iterator[tuple[int, str]]:
+        """Yields (attempt, text) of a trial's log; with `follow` until the trial ends."""
+        request = pb.ReadTrialLogRequest(name=f"{self.name}/trials/{number}", follow=follow)
+        for chunk in self._connection.stream(lambda stub: stub.ReadTrialLog, request):
+            yield chunk.attempt, chunk.text
+
+    def _seen(self, message: trial_pb2.Trial) -> Trial:
+        return Trial(convert.trial_from_proto(message), self.metric)
+
+    # --- what happens to it ----------------------------------------------------------------
+
+    def events(self) -> Iterator[pb.StudyEvent]:
+        """Yields the study and its trials as they are, then every change, until the study ends.
+
+        A server that restarts meanwhile is waited for.
+        """
+        token = ""
+        while True:
+            try:
+                for event in self._stream(token):
+                    token = event.resume_token or token
+                    yield event
+            except UnavailableError:
+                pass  # the next call waits for the server, or gives up
+            if self.refresh().state.is_finished:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _stream(self, token: str) -> Iterator[pb.StudyEvent]:
+        request = pb.WatchStudyRequest(name=self.name, resume_token=token)
+        return self._connection.stream(lambda stub: stub.WatchStudy, request)
+
+    def watch(self) -> None:
+        """Shows the study until it ends; Ctrl-C detaches and ends nothing."""
+        from tuner.client import live  # rich is not needed to report trials
+
+        live.watch(self)
+
+    def wait(self, timeout_seconds: float | None = None) -> StudyState:
+        """Waits until the study ends; returns its state then, or at the timeout."""
+        return self._wait_while(lambda state: not state.is_finished, timeout_seconds)
+
+    def wait_prepared(self, timeout_seconds: float | None = None) -> StudyState:
+        """Waits while a runner reads the data; returns the state then, or at the timeout.
+
+        Raises:
+            DataError: the data or the trainer cannot be used.
+        """
+        state = self._wait_while(lambda state: state is StudyState.PREPARING, timeout_seconds)
+        if state is StudyState.STOPPED and not self._record.trial_counts.total:
+            raise DataError(self._record.state_reason or f"{self.study_id!r} was stopped.")
+        return state
+
+    def _wait_while(
+        self, waiting: Callable[[StudyState], bool], timeout_seconds: float | None
+    ) -> StudyState:
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        pause = _POLL_SECONDS / 4
+        while waiting(state := self.refresh().state):
+            left = pause if end is None else min(pause, end - time.monotonic())
+            if left <= 0:
+                break
+            time.sleep(left)
+            pause = min(1.5 * pause, _LONGEST_POLL_SECONDS)
+        return state
+
+    # --- verbs -----------------------------------------------------------------------------
+
+    def stop(self, reason: str = "") -> None:
+        """Ends the study; running trials are told to stop."""
+        request = pb.StopStudyRequest(name=self.name, reason=reason)
+        self._keep(self._connection.call(lambda stub: stub.StopStudy, request))
+
+    def pause(self) -> None:
+        """Proposes no more trials until resumed."""
+        request = pb.PauseStudyRequest(name=self.name)
+        self._keep(self._connection.call(lambda stub: stub.PauseStudy, request))
+
+    def resume(self) -> None:
+        """Takes a paused study up again, or an ended one whose limits allow more."""
+        request = pb.ResumeStudyRequest(name=self.name)
+        self._keep(self._connection.call(lambda stub: stub.ResumeStudy, request))
+
+    def delete(self, *, force: bool = False) -> None:
+        """Deletes the study with its trials; `force` even while trials run."""
+        request = pb.DeleteStudyRequest(name=self.name, force=force)
+        self._connection.call(lambda stub: stub.DeleteStudy, request)
+
+    def retry(self, numbers: Iterable[int] = ()) -> list[int]:
+        """Makes failed trials due again, all of them if none is named; returns their numbers."""
+        request = pb.RetryTrialsRequest(
+            parent=self.name,
+            names=[f"{self.name}/trials/{number}" for number in numbers],
+            request_id=str(uuid.uuid4()),
+        )
+        answer = self._connection.call(lambda stub: stub.RetryTrials, request)
+        return [values.parse_trial_name(name)[1] for name in answer.names]
+
+    # --- the script as the worker ----------------------------------------------------------
+
+    def __iter__(self) -> Iterator[RunningTrial]:
+        """Leases one trial after the other until the study ends."""
+        while True:
+            answer = self._suggest()
+            for message in answer.trials:
+                yield from self._lend(convert.trial_from_proto(message))
+            if answer.trials:
+                continue
+            if StudyState(study_pb2.Study.State.Name(answer.study_state)).is_finished:
+                return
+            logger.debug("no trial now: %s", answer.wait.reason)
+            seconds = answer.wait.retry_after.ToTimedelta().total_seconds()
+            time.sleep(min(max(seconds, 0.05), _LONGEST_WAIT_SECONDS))
+
+    def _suggest(self) -> pb.SuggestTrialsResponse:
+        request = pb.SuggestTrialsRequest(
+            parent=self.name,
+            worker_id=worker_id(),
+            count=1,
+            request_id=str(uuid.uuid4()),
+            host=hostname(),
+        )
+        return self._connection.call(lambda stub: stub.SuggestTrials, request)
+
+    def _lend(self, record: values.Trial) -> Iterator[RunningTrial]:
+        trial = RunningTrial(self._connection, record, self.metric)
+        if record.lease is not None:
+            self._heartbeat.add(trial, record.lease.expire_time)
+        try:
+            yield trial
+            trial.finish()
+        except GeneratorExit:
+            trial.release("the loop was left")
+            raise
+        finally:
+            self._heartbeat.remove(trial)
+
+
+def _by_share(shares: Mapping[str, float]) -> Mapping[str, float]:
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,194 @@
+"""Studies and trials as text and tables that fit the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tuner.client.study import Importance, Trial
+from tuner.space import Value
+from tuner.study import Goal, StudySpec, StudyState, TrialState
+
+STATE_STYLES: Mapping[str, str] = {
+    TrialState.QUEUED: "dim",
+    TrialState.RUNNING: "cyan",
+    TrialState.SUCCEEDED: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.FAILED: "red",
+    TrialState.INFEASIBLE: "magenta",
+    StudyState.PREPARING: "cyan",
+    StudyState.ACTIVE: "cyan",
+    StudyState.PAUSED: "yellow",
+    StudyState.COMPLETED: "green",
+    StudyState.STOPPED: "red",
+}
+_NAME_WIDTH = 18
+#: What a table needs beside its parameters: number, state, value, step, time.
+_FIXED_WIDTH = 46
+
+
+def number(value: float) -> str:
+    """A measured value: four decimals where they mean something, else four digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.4f}"
+    return f"{value:.4g}"
+
+
+def setting(value: Value) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(time: timedelta) -> str:
+    """12 s, 3 m 05 s or 1 h 02 m."""
+    seconds = int(time.total_seconds())
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} m {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} m"
+
+
+def age(time: datetime) -> str:
+    """How long ago."""
+    return duration(max(datetime.now(UTC) - time, timedelta(0)))
+
+
+def state(value: TrialState | StudyState) -> Text:
+    """A state in its colour."""
+    return Text(value.lower(), style=STATE_STYLES[value])
+
+
+def table(*, title: str | None = None) -> Table:
+    """An empty table in the house style."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def parameters(values: Mapping[str, Value]) -> str:
+    """`layers=3 units=128`."""
+    return " ".join(f"{name}={setting(value)}" for name, value in values.items())
+
+
+def ordered(names: Iterable[str], spec: StudySpec) -> list[str]:
+    """Names in the order of the space; what it does not know comes last."""
+    known = {parameter.name: place for place, parameter in enumerate(spec.space.walk())}
+    return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
+
+
+def trials(
+    rows: Sequence[Trial],
+    spec: StudySpec,
+    *,
+    width: int,
+    best: int | None = None,
+    latest: Mapping[int, tuple[int, float | None]] | None = None,
+) -> Table:
+    """Trials with as many of their parameters as fit.
+
+    Args:
+        rows: the trials, in order.
+        spec: what names the metric and orders the parameters.
+        width: of the terminal.
+        best: the number of the trial to mark.
+        latest: the last (step, value) that running trials reported, by number.
+    """
+    names = ordered((name for row in rows for name in row.parameters), spec)
+    shown, hidden = _fitting(names, rows, width - _FIXED_WIDTH)
+    view = table()
+    view.add_column("trial", justify="right", no_wrap=True)
+    view.add_column("state", no_wrap=True)
+    view.add_column(_headed(spec.metric.name), justify="right", no_wrap=True)
+    view.add_column("step", justify="right", no_wrap=True)
+    view.add_column("time", justify="right", no_wrap=True)
+    for name in shown:
+        view.add_column(_headed(name), justify="right", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        cells = [setting(row.parameters[n]) if n in row.parameters else "" for n in shown]
+        view.add_row(
+            *_leading(row, (latest or {}).get(row.number)),
+            *cells,
+            style="bold" if row.number == best else "",
+        )
+    if hidden:
+        view.caption = f"and {len(hidden)} more parameters; --json has them all"
+        view.caption_justify = "left"
+    return view
+
+
+def _leading(row: Trial, latest: tuple[int, float | None] | None) -> list[str | Text]:
+    final = row.record.final_measurement
+    step, value = (final.step, row.value) if final else latest or (None, None)
+    return [
+        str(row.number),
+        state(row.state),
+        "" if value is None else number(value),
+        "" if step is None else str(step),
+        _elapsed(row),
+    ]
+
+
+def _elapsed(row: Trial) -> str:
+    start, end = row.record.start_time, row.record.end_time
+    if start is None:
+        return ""
+    return duration(max((end or datetime.now(UTC)) - start, timedelta(0)))
+
+
+def _fitting(
+    names: Sequence[str], rows: Sequence[Trial], width: int
+) -> tuple[list[str], list[str]]:
+    shown: list[str] = []
+    for place, name in enumerate(names):
+        cells = [setting(row.parameters[name]) for row in rows if name in row.parameters]
+        width -= 2 + max(map(len, (_headed(name), *cells)))
+        if width < 0:
+            return shown, list(names[place:])
+        shown.append(name)
+    return shown, []
+
+
+def _headed(name: str) -> str:
+    """A name short enough for a column: its end tells most."""
+    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
+
+
+def importance(shares: Importance, *, most: int = 10) -> Table:
+    """What mattered, as bars."""
+    view = table()
+    view.add_column("parameter", no_wrap=True)
+    view.add_column("share", justify="right")
+    view.add_column("")
+    for name, share in list(shares.parameters.items())[:most]:
+        view.add_row(name, f"{share:.0%}", _bar(share))
+    return view
+
+
+def groups(shares: Importance) -> str:
+    """`preprocessing 61% · training 30% · model 9%`."""
+    return " · ".join(f"{name} {share:.0%}" for name, share in shares.groups.items())
+
+
+def _bar(share: float, width: int = 24) -> Text:
+    return Text("█" * round(share * width), style="cyan")
+
+
+def arrow(goal: Goal) -> str:
+    """Which direction is better."""
+    return "↑" if goal is Goal.MAXIMIZE else "↓"

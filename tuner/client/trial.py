@@ -1,0 +1,256 @@
+"""A trial in the hands of a script: its parameters in, its measurements out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING
+
+from tuner import convert
+from tuner.client.channel import Connection
+from tuner.errors import InvalidArgumentError, LeaseLostError
+from tuner.space import Value
+from tuner.study import Cause, Failure, Measurement, Metric, Trial
+from tuner.v1 import study_service_pb2 as pb
+from tuner.v1 import trial_pb2
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger("tuner")
+
+_ids: dict[int, str] = {}
+_local = threading.local()
+
+
+def hostname() -> str:
+    """The machine's name, for people."""
+    return socket.gethostname()[:80]
+
+
+def worker_id() -> str:
+    """Names the calling thread of this process to the server, the same each time."""
+    process = _ids.setdefault(os.getpid(), f"{hostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    if threading.current_thread() is threading.main_thread():
+        return process
+    if getattr(_local, "process", None) != process:
+        _local.process, _local.suffix = process, uuid.uuid4().hex[:8]
+    return f"{process}-{_local.suffix}"
+
+
+class RunningTrial:
+    """A leased trial. As a context manager it gives the parameters and ends the attempt.
+
+    An exception in the block fails the attempt with its stack and goes no further; Ctrl-C gives
+    the trial back and goes on. A trial whose lease was lost ends quietly.
+    """
+
+    def __init__(self, connection: Connection, trial: Trial, metric: Metric) -> None:
+        self._connection = connection
+        self._trial = trial
+        self._metric = metric
+        self._started = time.monotonic()
+        self._next_step = 0
+        self._reported = False
+        self._stop = trial.stop_requested
+        self._open = True
+
+    def __repr__(self) -> str:
+        return f"RunningTrial({self._trial.name!r}, {dict(self.parameters)!r})"
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study, from 0."""
+        return self._trial.number
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return self._trial.name
+
+    @property
+    def attempt(self) -> int:
+        """Which try at the trial this is, from 1."""
+        return self._trial.attempt
+
+    @property
+    def parameters(self) -> Mapping[str, Value]:
+        """The value of every active parameter."""
+        return MappingProxyType(dict(self._trial.parameters))
+
+    @property
+    def stop(self) -> bool:
+        """Whether the attempt should end now: stopped early, or its lease is lost."""
+        return self._stop or not self._open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the attempt has not ended."""
+        return self._open
+
+    # --- what a script reports -------------------------------------------------------------
+
+    def report(self, metrics: float | Mapping[str, float], *, step: int | None = None) -> bool:
+        """Records metrics at a step.
+
+        Args:
+            metrics: the values by name; a number is the study's metric.
+            step: counts on from the last one if left out.
+
+        Returns:
+            Whether to go on; False if the attempt should end now.
+        """
+        if self.stop:
+            return False
+        measurement = self._measured(metrics, self._next_step if step is None else step)
+        try:
+            self._send_report(convert.measurement_to_proto(measurement))
+        except LeaseLostError:
+            self.lose()
+            return False
+        self._reported = True
+        self._next_step = measurement.step + 1
+        return not self.stop
+
+    def complete(self, result: float | Mapping[str, float] | None = None) -> None:
+        """Ends the attempt with a result; without one, the best reported measurement is it."""
+        if result is None and not self._reported and not self._stop:
+            raise InvalidArgumentError(
+                f"trial {self.number} has no result: report one, or complete it with a value."
+            )
+        request = self._completion()
+        if result is not None:
+            step = max(self._next_step - 1, 0)
+            measurement = convert.measurement_to_proto(self._measured(result, step))
+            request.final_measurement.CopyFrom(measurement)
+        self._end(request)
+
+    def infeasible(self, reason: str) -> None:
+        """Ends the attempt: the parameters cannot be trained, and the search should know."""
+        self.fail(Failure(cause=Cause.INFEASIBLE, message=reason))
+
+    def fail(self, failure: Failure) -> None:
+        """Ends the attempt without a result."""
+        request = self._completion()
+        request.failure.CopyFrom(convert.failure_to_proto(failure))
+        self._end(request)
+
+    def release(self, reason: str) -> None:
+        """Gives the trial back, unharmed, for any worker."""
+        if not self._open:
+            return
+        self._open = False
+        request = pb.ReleaseTrialRequest(
+            name=self.name, attempt=self.attempt, reason=reason, request_id=str(uuid.uuid4())
+        )
+        try:
+            # Short: somebody is waiting to leave, and the lease ends by itself anyway.
+            self._connection.call(
+                lambda stub: stub.ReleaseTrial, request, timeout_seconds=5.0, patience_seconds=2.0
+            )
+        except LeaseLostError:
+            logger.debug("%s was lost before it was given back", self.name)
+
+    def keras_callback(self) -> keras.callbacks.Callback:
+        """A Keras callback that reports each epoch and ends the training when it is stopped."""
+        from tuner.client.keras_callback import ReportEpochs  # Keras costs seconds
+
+        return ReportEpochs(self)
+
+    # --- the with-block --------------------------------------------------------------------
+
+    def __enter__(self) -> Mapping[str, Value]:
+        return self.parameters
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            self.finish()
+            return False
+        if isinstance(error, LeaseLostError):
+            self.lose()
+            return True
+        if not isinstance(error, Exception):
+            self.release(f"interrupted by {type(error).__name__}")
+            return False
+        self._fail_with(error)
+        return True
+
+    def finish(self) -> None:
+        """Ends the attempt if it is open: with what was reported, else as failed."""
+        if not self._open:
+            return
+        if self._reported or self._stop:
+            self.complete()
+            return
+        message = "ended without a result: call trial.report(...) or trial.complete(...)"
+        logger.warning("trial %d %s", self.number, message)
+        self.fail(Failure(cause=Cause.USER_ERROR, message=message))
+
+    def _fail_with(self, error: Exception) -> None:
+        summary = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+        stack = "".join(traceback.format_exception(error))
+        logger.warning("trial %d failed: %s", self.number, summary)
+        self.fail(Failure(cause=_cause(error), message=summary[:2000], stack=stack[-20_000:]))
+
+    # --- the lease -------------------------------------------------------------------------
+
+    def beat(self, timeout_seconds: float) -> datetime:
+        """Renews the lease; returns when it ends. For the heartbeat thread."""
+        return self._send_report(None, timeout_seconds=timeout_seconds, patience_seconds=0.0)
+
+    def lose(self) -> None:
+        """Takes notice that the trial is somebody else's: nothing more is reported."""
+        if self._open:
+            logger.info("the lease of trial %d is lost; its attempt ends here", self.number)
+        self._open = False
+
+    def _send_report(self, measurement: trial_pb2.Measurement | None, **limits: float) -> datetime:
+        request = pb.ReportTrialRequest(
+            name=self.name, attempt=self.attempt, measurement=measurement
+        )
+        answer = self._connection.call(lambda stub: stub.ReportTrial, request, **limits)
+        if answer.decision == pb.ReportTrialResponse.STOP:
+            self._stop = True
+            logger.info("trial %d should end: %s", self.number, answer.reason)
+        return convert.time_from_proto(answer.expire_time)
+
+    def _measured(self, metrics: float | Mapping[str, float], step: int) -> Measurement:
+        values = metrics if isinstance(metrics, Mapping) else {self._metric.name: metrics}
+        return Measurement(
+            step=int(step),
+            metrics={str(name): float(value) for name, value in values.items()},
+            elapsed=timedelta(seconds=time.monotonic() - self._started),
+        )
+
+    def _completion(self) -> pb.CompleteTrialRequest:
+        return pb.CompleteTrialRequest(
+            name=self.name, attempt=self.attempt, request_id=str(uuid.uuid4())
+        )
+
+    def _end(self, request: pb.CompleteTrialRequest) -> None:
+        if not self._open:
+            return
+        try:
+            self._connection.call(lambda stub: stub.CompleteTrial, request)
+        except LeaseLostError:
+            self.lose()
+        self._open = False
+
+
+def _cause(error: Exception) -> Cause:
+    # TensorFlow's ResourceExhaustedError is known by name: importing it would cost seconds.
+    exhausted = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return Cause.OUT_OF_MEMORY if exhausted else Cause.USER_ERROR
