@@ -1,0 +1,211 @@
+"""The ways to choose the next point, each from the history, the seed and the number alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from optuna.samplers import BaseSampler
+from scipy.stats import qmc
+
+from tuner.engine import points
+from tuner.engine.encoding import Encoding
+from tuner.engine.grid import Grid
+from tuner.engine.history import History
+from tuner.engine.tpe import TreeTPESampler
+from tuner.space import Space, Value
+from tuner.study import StudySpec
+
+
+class Policy(ABC):
+    """Chooses points of one space.
+
+    Proposing changes nothing that a later proposal depends on, so an engine built anew from the
+    same history goes on as the old one would have.
+    """
+
+    @abstractmethod
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
+        """The point for trial `number`; None if there is none left.
+
+        A later `attempt`, from 1, is made where the point before was one already tried.
+        """
+
+    @property
+    @abstractmethod
+    def in_use(self) -> str:
+        """What it does at present, and why, for people."""
+
+
+class RandomPolicy(Policy):
+    """Points at random, uniform on each parameter's scale."""
+
+    in_use = "random"
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._cube = points.UnitCube(space)
+        self._seed = seed
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
+        """A random point."""
+        coordinates = generator(self._seed, number, attempt).random(self._cube.sides)
+        return self._cube.point(coordinates.tolist())
+
+
+class GridPolicy(Policy):
+    """Every point of a finite space once."""
+
+    def __init__(self, grid: Grid, history: History) -> None:
+        self._grid = grid
+        self._history = history
+
+    @property
+    def in_use(self) -> str:
+        """How many points there are."""
+        return f"grid ({self._grid.size} points in shuffled order)"
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
+        """The first point not tried yet."""
+        return self._grid.first_untried(self._history.tried)
+
+
+class SobolPolicy(Policy):
+    """Points of a scrambled Sobol sequence: random, but evenly spread."""
+
+    in_use = "qmc (scrambled Sobol)"
+    _BLOCK = 64
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._cube = points.UnitCube(space)
+        self._random = RandomPolicy(space, seed)
+        self._seed = seed
+        self._block: tuple[int, list[list[float]]] | None = None
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
+        """Point `number` of the sequence; at later attempts a random one."""
+        if attempt or not self._cube.sides:
+            return self._random.propose(number, attempt)
+        block, row = divmod(number, self._BLOCK)
+        if self._block is None or self._block[0] != block:
+            self._block = (block, self._draw(block))
+        return self._cube.point(self._block[1][row])
+
+    def _draw(self, block: int) -> list[list[float]]:
+        sobol = qmc.Sobol(self._cube.sides, scramble=True, rng=generator(self._seed))
+        if block:
+            sobol.fast_forward(block * self._BLOCK)
+        drawn: list[list[float]] = sobol.random(self._BLOCK).tolist()
+        return drawn
+
+
+class SamplerPolicy(Policy):
+    """Points drawn by a sampler of Optuna's kind, made anew for each so that it keeps no state."""
+
+    def __init__(self, space: Space, seed: int, history: History) -> None:
+        self._space = space
+        self._encoding = Encoding(space)
+        self._seed = seed
+        self._history = history
+
+    @abstractmethod
+    def sampler(self, seed: int) -> BaseSampler:
+        """A sampler for one draw."""
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
+        """A point drawn through a trial that is forgotten afterwards."""
+        seed = int(generator(self._seed, number, attempt).integers(1 << 32))
+        with self._history.draft(self.sampler(seed)) as trial:
+            return self._encoding.suggest(trial)
+
+
+class TpePolicy(SamplerPolicy):
+    """Tree-structured Parzen estimators, multivariate, running trials taken as bad ones."""
+
+    in_use = "tpe"
+
+    def __init__(self, space: Space, seed: int, history: History, *, startup: int = 10) -> None:
+        super().__init__(space, seed, history)
+        self._startup = startup
+
+    def sampler(self, seed: int) -> BaseSampler:
+        """Our TPE over the tree."""
+        return TreeTPESampler(self._space, startup=self._startup, seed=seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What `auto` does until enough trials have ended with a value."""
+
+    policy: Policy
+    until: float
+    reason: str = field(default="")
+
+
+class AutoPolicy(Policy):
+    """The centre of the space, then spread points, then a model of what was seen.
+
+    Stages follow each other by the number of trials that ended with a value, so failed trials
+    do not bring the model on too early.
+    """
+
+    def __init__(self, space: Space, seed: int, history: History) -> None:
+        startup = startup_of(space)
+        self._space = space
+        self._history = history
+        self._stages = (
+            Stage(
+                policy=SobolPolicy(space, seed),
+                until=startup,
+                reason=f"spread points until {startup} trials have ended with a value",
+            ),
+            Stage(policy=TpePolicy(space, seed, history, startup=1), until=float("inf")),
+        )
+
+    @property
+    def in_use(self) -> str:
+        """The stage, and why."""
+        stage, ended = self._stage(), self._history.informative
+        reason = stage.reason or f"{ended} trials have ended with a value"
+        return f"{stage.policy.in_use.split()[0]} (auto: {reason})"
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
+        """The centre first; later what the stage proposes."""
+        if number == 0 and attempt == 0:
+            return points.centre(self._space)
+        return self._stage().policy.propose(number, attempt)
+
+    def _stage(self) -> Stage:
+        ended = self._history.informative
+        return next(stage for stage in self._stages if ended < stage.until)
+
+
+def startup_of(space: Space) -> int:
+    """How many trials are spread before a model is worth fitting: one a parameter, 5 to 16."""
+    return min(max(5, sum(1 for _ in space.walk())), 16)
+
+
+#: The algorithms by their names in a study file.
+ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe")
+
+
+def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
+    """The policy that the study asks for."""
+    space, seed = spec.space, spec.search.seed
+    match spec.search.algorithm:
+        case "random":
+            return RandomPolicy(space, seed)
+        case "grid":
+            return GridPolicy(grid, history)
+        case "qmc":
+            return SobolPolicy(space, seed)
+        case "tpe":
+            return TpePolicy(space, seed, history)
+        case _:
+            return AutoPolicy(space, seed, history)
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """Randomness of its own for each purpose, the same in every process."""
+    return np.random.default_rng([seed & 0xFFFF_FFFF_FFFF_FFFF, *purpose])

@@ -1,0 +1,100 @@
+"""The engine of one live study: proposes its trials and says which to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import optuna
+
+from tuner.engine import importance, points
+from tuner.engine.grid import Grid
+from tuner.engine.history import History, direction_of, value_of, values_by_step
+from tuner.engine.importance import Importance
+from tuner.engine.policies import policy_of
+from tuner.engine.stopping import RULES
+from tuner.space import Value
+from tuner.study import Measurement, StudySpec, Trial
+
+# How often a point may turn out to be tried already before another way is taken.
+_ATTEMPTS = 4
+
+
+class StudyEngine:
+    """Proposes trials and decides early stopping; knows no clock, network or disk.
+
+    What it answers depends on the spec and the trials alone: built anew from them, it goes on as
+    the old one would have. Not thread-safe: its owner guards it.
+
+    Args:
+        study_id: The study's id.
+        spec: What is searched and how; accepted by `check_search`.
+        trials: The history in number order, from 0 without gaps, with measurements.
+    """
+
+    def __init__(self, study_id: str, spec: StudySpec, trials: Iterable[Trial] = ()) -> None:
+        self._spec = spec
+        self._history = History(study_id, spec)
+        self._grid = Grid(spec.space, spec.search.seed)
+        self._policy = policy_of(spec, self._grid, self._history)
+        self._rule = RULES[spec.search.early_stopping](spec.metric)
+        for trial in trials:
+            self.add(trial)
+
+    @property
+    def algorithm_in_use(self) -> str:
+        """What proposes trials at present and, with `auto`, why; for people."""
+        return self._policy.in_use
+
+    def suggest(self, number: int) -> Mapping[str, Value] | None:
+        """Proposes the parameters of the next trial; None if every point has been tried.
+
+        Points of a finite space are not repeated. Running trials count as pending.
+
+        Raises:
+            ValueError: `number` is not that of the next trial.
+        """
+        if number != len(self._history):
+            raise ValueError(f"the next trial is {len(self._history)}, but got {number=}.")
+        tried = self._history.tried
+        if self._grid.size is not None and len(tried) >= self._grid.size:
+            return None
+        point = None
+        for attempt in range(_ATTEMPTS):
+            point = self._policy.propose(number, attempt)
+            if point is None or points.key_of(point) not in tried:
+                return point
+        return point if self._grid.size is None else self._grid.first_untried(tried)
+
+    def add(self, trial: Trial) -> None:
+        """Takes in a trial that was created; one with the number of a known trial replaces it."""
+        self._history.put(trial)
+        self._rule.restart(trial.number)
+        for step, value in values_by_step(trial, self._spec.metric).items():
+            self._rule.record(trial.number, step, value)
+
+    def report(self, number: int, measurement: Measurement) -> str | None:
+        """Takes in a measurement; returns why the trial should stop, or None to go on."""
+        value = value_of(measurement, self._spec.metric)
+        if value is None:
+            return None
+        self._history.report(number, measurement.step, value)
+        self._rule.record(number, measurement.step, value)
+        return self._rule.verdict(number, measurement.step)
+
+    def restart(self, number: int) -> None:
+        """A new attempt of a trial: it is pending, and its measurements start over."""
+        self._history.restart(number)
+        self._rule.restart(number)
+
+    def finish(self, trial: Trial) -> None:
+        """Takes in what became of a trial."""
+        self._history.put(trial)
+
+    def importance(self) -> Importance:
+        """How much each parameter and each group of them mattered."""
+        direction = direction_of(self._spec.metric.goal)
+        return importance.measure(self._spec.space, direction, self._history.trials)
+
+    def optuna_study(self) -> optuna.Study:
+        """The study in Optuna's terms, to read: for its samplers, plots and importance."""
+        return self._history.study()
