@@ -11,6 +11,8 @@
     ├── UnauthenticatedError        who you are is not known
     ├── PermissionDeniedError       you may not
     ├── DataError                   the data cannot be used
+    ├── InfeasibleError             a trial cannot be trained with its parameters
+    ├── ModelRejectedError          an exported model does not predict what was recorded
     └── DataDirectoryError          the data directory cannot be used
 
 A message says what is wrong and what to do next, in one line.
@@ -111,6 +113,20 @@ class DataError(TunerError):
 
     code = "FAILED_PRECONDITION"
     reason = "DATA"
+
+
+class InfeasibleError(TunerError):
+    """A trial cannot be trained with its parameters; the search goes on without them."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "INFEASIBLE"
+
+
+class ModelRejectedError(TunerError):
+    """An exported model is not published: it is damaged or predicts something else."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "MODEL_REJECTED"
 
 
 class DataDirectoryError(TunerError):
