@@ -1,0 +1,28 @@
+"""PostgreSQL, embedded or elsewhere: the one place where studies and trials are kept."""
+
+from tuner_storage.database import Database
+from tuner_storage.directory import DataDirectory
+from tuner_storage.embedded import EmbeddedPostgres
+from tuner_storage.errors import RepeatedRequestError, StaleError
+from tuner_storage.store import (
+    Answer,
+    LoadedTrials,
+    LogPiece,
+    Store,
+    StoredStudy,
+    TrialPage,
+)
+
+__all__ = [
+    "Answer",
+    "DataDirectory",
+    "Database",
+    "EmbeddedPostgres",
+    "LoadedTrials",
+    "LogPiece",
+    "RepeatedRequestError",
+    "StaleError",
+    "Store",
+    "StoredStudy",
+    "TrialPage",
+]

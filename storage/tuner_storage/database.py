@@ -1,0 +1,174 @@
+"""A pool of connections to one PostgreSQL database whose schema is this version's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+import psycopg_pool
+from psycopg import conninfo
+
+from tuner.errors import DataDirectoryError
+from tuner_storage import errors, queries
+
+logger = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_CONNECT_SECONDS = 10
+_OPTIONS: Mapping[str, Any] = {
+    "application_name": "tuner",
+    # The statements are short; compiling them costs more than it saves.
+    "options": "-c jit=off -c timezone=UTC -c client_min_messages=warning",
+}
+
+
+class Database:
+    """Owns a connection pool. Thread-safe; `close` it, or use it in a `with`.
+
+    Args:
+        url: A PostgreSQL URL or connection string.
+        name: What people call it in messages.
+        connections: The most that are open at once.
+
+    Raises:
+        DataDirectoryError: it cannot be reached, or a newer tuner wrote it. Nothing was changed.
+    """
+
+    def __init__(
+        self, url: str, *, name: str = "TUNER_DATABASE_URL", connections: int = 16
+    ) -> None:
+        self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
+        with connect(url, name) as connection:
+            migrate(connection)
+        self._pool = psycopg_pool.ConnectionPool(
+            url,
+            connection_class=psycopg.Connection[tuple[Any, ...]],
+            kwargs={"autocommit": True, **_OPTIONS},
+            min_size=min(2, connections),
+            max_size=connections,
+            timeout=_CONNECT_SECONDS,
+            open=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lends a connection on which each statement is a transaction of its own."""
+        if self._pool is None:
+            raise DataDirectoryError("the database is not open.")
+        with errors.wrapped(), self._pool.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Lends a connection for one transaction of several statements."""
+        with self.connection() as connection, connection.transaction():
+            yield connection
+
+    def close(self) -> None:
+        """Closes every connection."""
+        if self._pool is not None:
+            self._pool.close(timeout=5)
+
+
+def connect(url: str, name: str = "TUNER_DATABASE_URL") -> Connection:
+    """Opens a connection outside any pool; raises DataDirectoryError with cause and remedy."""
+    target = _target(url, name)
+    try:
+        return psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS, **_OPTIONS)
+    except psycopg.Error as error:
+        message = f"{_cause(str(error), target)}; {_remedy(str(error))} ({name})."
+        # Without the original: libpq's text may quote the connection string.
+        raise DataDirectoryError(message) from None
+
+
+def _target(url: str, name: str) -> Mapping[str, str]:
+    try:
+        parts = conninfo.conninfo_to_dict(url)
+    except psycopg.Error:
+        raise DataDirectoryError(
+            f"{name} is not a PostgreSQL address; write postgresql://USER:PASSWORD@HOST:5432/"
+            "DATABASE, special characters of the password as %XX."
+        ) from None
+    return {key: str(value) for key, value in parts.items() if key != "password"}
+
+
+def _cause(text: str, target: Mapping[str, str]) -> str:
+    where = f"{target.get('host', 'localhost')}:{target.get('port', '5432')}"
+    user = target.get("user", "")
+    if "password" in text:
+        return f"PostgreSQL at {where} refuses the password of user {user!r}"
+    if re.search(r"database .* does not exist", text):
+        return f"PostgreSQL at {where} has no database {target.get('dbname', user)!r}"
+    if re.search(r"role .* does not exist", text):
+        return f"PostgreSQL at {where} has no user {user!r}"
+    if "pg_hba.conf" in text:
+        return f"PostgreSQL at {where} does not let user {user!r} in from here"
+    if "could not translate host name" in text or "resolve" in text:
+        return f"no host is called {target.get('host', '')!r}"
+    return f"PostgreSQL does not answer at {where}"
+
+
+def _remedy(text: str) -> str:
+    if "password" in text or re.search(r"role .* does not exist", text):
+        return "correct the user and the password"
+    if re.search(r"database .* does not exist", text):
+        return "create it, or name another one"
+    if "pg_hba.conf" in text:
+        return "allow it in the server's pg_hba.conf"
+    return "start it, or correct the address"
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the schema to this version.
+
+    Raises:
+        DataDirectoryError: a newer tuner wrote the database, or it is not UTF-8.
+    """
+    steps = queries.migrations()
+    with errors.wrapped(), connection.transaction():
+        connection.execute(queries.QUERIES["lock_schema"])
+        encoding = _value(connection, "server_encoding")
+        if encoding != "UTF8":
+            raise DataDirectoryError(
+                f"the database's encoding is {encoding}; create it with ENCODING 'UTF8'."
+            )
+        applied = _applied(connection)
+        if applied > steps[-1].version:
+            raise DataDirectoryError(
+                f"a newer tuner wrote this database (schema {applied}, this one knows "
+                f"{steps[-1].version}); upgrade tuner. Nothing was changed."
+            )
+        for step in steps[applied:]:
+            logger.info("migrating the database to schema %d (%s)", step.version, step.name)
+            connection.execute(step.sql)
+            connection.execute(
+                queries.QUERIES["record_migration"],
+                {"version": step.version, "name": step.name},
+            )
+
+
+def _applied(connection: Connection) -> int:
+    exists = _value(connection, "schema_exists")
+    return int(_value(connection, "applied_version")) if exists else 0
+
+
+def _value(connection: Connection, name: str) -> Any:
+    row = connection.execute(queries.QUERIES[name]).fetchone()
+    return None if row is None else row[0]

@@ -1,0 +1,1 @@
+"""The schema for reading, and the named queries."""

@@ -1,0 +1,256 @@
+-- What the study server keeps. This file is for reading; migrations/ is what runs, and a test
+-- proves that both give the same database.
+
+CREATE SCHEMA tuner;
+
+-- Which migrations ran. A version that this tuner does not know means that a newer one wrote here.
+CREATE TABLE tuner.migrations (
+    version integer NOT NULL,
+    name text NOT NULL,
+    apply_time timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT migrations_pkey PRIMARY KEY (version)
+);
+
+-- --- rules that several tables share ------------------------------------------------------------
+
+-- Undoes the statement it is called from unless `holds`: what one process believed is not so.
+CREATE FUNCTION tuner.must(holds boolean, reason text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF holds IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = reason;
+    END IF;
+END;
+$$;
+
+-- The legal moves of a study; the same table as tuner.study.STUDY_MOVES.
+CREATE FUNCTION tuner.is_study_move(before text, after text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT (before, after) IN (
+        ('PREPARING', 'ACTIVE'), ('PREPARING', 'STOPPED'),
+        ('ACTIVE', 'PAUSED'), ('ACTIVE', 'COMPLETED'), ('ACTIVE', 'STOPPED'),
+        ('PAUSED', 'ACTIVE'), ('PAUSED', 'COMPLETED'), ('PAUSED', 'STOPPED'),
+        ('COMPLETED', 'ACTIVE'),
+        ('STOPPED', 'ACTIVE')
+    );
+$$;
+
+-- The legal moves of a trial; the same table as tuner.study.TRIAL_MOVES.
+CREATE FUNCTION tuner.is_trial_move(before text, after text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT (before, after) IN (
+        ('QUEUED', 'RUNNING'), ('QUEUED', 'FAILED'),
+        ('RUNNING', 'QUEUED'), ('RUNNING', 'SUCCEEDED'), ('RUNNING', 'PRUNED'),
+        ('RUNNING', 'FAILED'), ('RUNNING', 'INFEASIBLE'),
+        ('FAILED', 'QUEUED')
+    );
+$$;
+
+CREATE FUNCTION tuner.refuse_move() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'TN002',
+        MESSAGE = format('%s of %s cannot become %s', OLD.state, TG_TABLE_NAME, NEW.state);
+END;
+$$;
+
+-- --- studies ------------------------------------------------------------------------------------
+
+-- The key is never used again, so that a late write to a deleted study cannot reach the next study
+-- of the same name. json, not jsonb: it keeps the text of numbers, so that 1e22 stays a float.
+CREATE TABLE tuner.studies (
+    study bigint GENERATED ALWAYS AS IDENTITY,
+    study_id text NOT NULL,
+    state text NOT NULL,
+    state_reason text NOT NULL,
+    -- What the user sent, to tell the same study sent again from another one.
+    submitted json NOT NULL,
+    -- The same, completed by a runner and changed by updates.
+    spec json NOT NULL,
+    managed boolean NOT NULL,
+    space_version integer NOT NULL,
+    statistics json,
+    exported_model_uri text NOT NULL DEFAULT '',
+    -- The etag: counts the changes of this row.
+    revision bigint NOT NULL DEFAULT 1,
+    create_time timestamptz NOT NULL,
+    update_time timestamptz NOT NULL,
+    end_time timestamptz,
+    CONSTRAINT studies_pkey PRIMARY KEY (study),
+    CONSTRAINT studies_study_id_key UNIQUE (study_id),
+    CONSTRAINT studies_state_check
+        CHECK (state IN ('PREPARING', 'ACTIVE', 'PAUSED', 'COMPLETED', 'STOPPED')),
+    CONSTRAINT studies_end_time_check
+        CHECK ((state IN ('COMPLETED', 'STOPPED')) = (end_time IS NOT NULL)),
+    CONSTRAINT studies_space_version_check
+        CHECK (space_version > 0 OR state IN ('PREPARING', 'STOPPED'))
+);
+
+CREATE TRIGGER studies_move BEFORE UPDATE OF state ON tuner.studies
+    FOR EACH ROW WHEN (OLD.state <> NEW.state AND NOT tuner.is_study_move(OLD.state, NEW.state))
+    EXECUTE FUNCTION tuner.refuse_move();
+
+-- Every version of a study's space; a trial names the one it was drawn from.
+CREATE TABLE tuner.spaces (
+    study bigint NOT NULL,
+    version integer NOT NULL,
+    space json NOT NULL,
+    create_time timestamptz NOT NULL,
+    CONSTRAINT spaces_pkey PRIMARY KEY (study, version),
+    CONSTRAINT spaces_study_fkey
+        FOREIGN KEY (study) REFERENCES tuner.studies (study) ON DELETE CASCADE,
+    CONSTRAINT spaces_version_check CHECK (version > 0)
+);
+
+-- --- trials -------------------------------------------------------------------------------------
+
+-- `attempt` is the fencing token: every write of a worker names the attempt it was leased. Room is
+-- left in the pages because each report renews the lease in place.
+CREATE TABLE tuner.trials (
+    study bigint NOT NULL,
+    number integer NOT NULL,
+    state text NOT NULL,
+    parameters json NOT NULL,
+    space_version integer NOT NULL,
+    attempt integer NOT NULL,
+    worker_id text,
+    expire_time timestamptz,
+    -- The result: the measurement that trials are compared by, so far.
+    final_step bigint,
+    final_names text[],
+    final_values double precision[],
+    final_elapsed interval,
+    -- The first metric of the result, its sign turned so that larger is better; NULL never wins.
+    score double precision,
+    stop_requested boolean NOT NULL DEFAULT false,
+    artifact_uri text NOT NULL DEFAULT '',
+    state_reason text NOT NULL DEFAULT '',
+    create_time timestamptz NOT NULL,
+    start_time timestamptz,
+    end_time timestamptz,
+    CONSTRAINT trials_pkey PRIMARY KEY (study, number),
+    CONSTRAINT trials_space_fkey
+        FOREIGN KEY (study, space_version) REFERENCES tuner.spaces (study, version)
+        ON DELETE CASCADE,
+    CONSTRAINT trials_number_check CHECK (number >= 0),
+    CONSTRAINT trials_state_check
+        CHECK (state IN ('QUEUED', 'RUNNING', 'SUCCEEDED', 'PRUNED', 'FAILED', 'INFEASIBLE')),
+    CONSTRAINT trials_lease_check CHECK (
+        (state = 'RUNNING') = (worker_id IS NOT NULL)
+        AND (state = 'RUNNING') = (expire_time IS NOT NULL)
+        AND (attempt > 0 OR state IN ('QUEUED', 'FAILED'))
+    ),
+    CONSTRAINT trials_end_time_check
+        CHECK ((state IN ('QUEUED', 'RUNNING')) = (end_time IS NULL)),
+    CONSTRAINT trials_final_check
+        CHECK (cardinality(final_names) IS NOT DISTINCT FROM cardinality(final_values))
+) WITH (fillfactor = 70);
+
+CREATE INDEX trials_score_idx ON tuner.trials (study, score DESC NULLS LAST, number);
+
+CREATE TRIGGER trials_move BEFORE UPDATE OF state ON tuner.trials
+    FOR EACH ROW WHEN (OLD.state <> NEW.state AND NOT tuner.is_trial_move(OLD.state, NEW.state))
+    EXECUTE FUNCTION tuner.refuse_move();
+
+-- Every try at running a trial.
+CREATE TABLE tuner.attempts (
+    study bigint NOT NULL,
+    trial integer NOT NULL,
+    attempt integer NOT NULL,
+    worker_id text NOT NULL,
+    host text NOT NULL,
+    start_time timestamptz NOT NULL,
+    end_time timestamptz,
+    failure_cause text,
+    failure_message text,
+    failure_stack text,
+    failure_log_tail text,
+    CONSTRAINT attempts_pkey PRIMARY KEY (study, trial, attempt),
+    CONSTRAINT attempts_trial_fkey
+        FOREIGN KEY (study, trial) REFERENCES tuner.trials (study, number) ON DELETE CASCADE,
+    CONSTRAINT attempts_attempt_check CHECK (attempt > 0),
+    CONSTRAINT attempts_failure_check CHECK (failure_cause IS NULL OR end_time IS NOT NULL)
+);
+
+-- What attempts reported. The metrics are two arrays and not json, so that NaN is a value.
+CREATE TABLE tuner.measurements (
+    study bigint NOT NULL,
+    trial integer NOT NULL,
+    attempt integer NOT NULL,
+    step bigint NOT NULL,
+    metric_names text[] NOT NULL,
+    metric_values double precision[] NOT NULL,
+    elapsed interval NOT NULL,
+    report_time timestamptz NOT NULL,
+    CONSTRAINT measurements_pkey PRIMARY KEY (study, trial, attempt, step),
+    CONSTRAINT measurements_attempt_fkey
+        FOREIGN KEY (study, trial, attempt)
+        REFERENCES tuner.attempts (study, trial, attempt) ON DELETE CASCADE,
+    CONSTRAINT measurements_metrics_check
+        CHECK (cardinality(metric_names) = cardinality(metric_values))
+);
+
+-- The attempts' logs in pieces, each at its offset in characters.
+CREATE TABLE tuner.trial_logs (
+    study bigint NOT NULL,
+    trial integer NOT NULL,
+    attempt integer NOT NULL,
+    log_offset bigint NOT NULL,
+    text text NOT NULL,
+    CONSTRAINT trial_logs_pkey PRIMARY KEY (study, trial, attempt, log_offset),
+    CONSTRAINT trial_logs_attempt_fkey
+        FOREIGN KEY (study, trial, attempt)
+        REFERENCES tuner.attempts (study, trial, attempt) ON DELETE CASCADE,
+    CONSTRAINT trial_logs_offset_check CHECK (log_offset >= 0)
+);
+
+-- --- repeated requests --------------------------------------------------------------------------
+
+-- The first answer to each request that changed something, written together with the change.
+CREATE TABLE tuner.requests (
+    study bigint NOT NULL,
+    request_id text NOT NULL,
+    method text NOT NULL,
+    answer bytea NOT NULL,
+    create_time timestamptz NOT NULL,
+    CONSTRAINT requests_pkey PRIMARY KEY (study, request_id, method),
+    CONSTRAINT requests_study_fkey
+        FOREIGN KEY (study) REFERENCES tuner.studies (study) ON DELETE CASCADE
+);
+
+-- --- what is read together ----------------------------------------------------------------------
+
+-- Studies with what follows from their trials.
+CREATE VIEW tuner.study_summaries AS
+    SELECT
+        studies.study, studies.study_id, studies.state, studies.state_reason,
+        studies.submitted, studies.spec, studies.managed, studies.space_version,
+        studies.statistics, studies.exported_model_uri, studies.revision,
+        studies.create_time, studies.update_time, studies.end_time,
+        counts.queued, counts.running, counts.succeeded, counts.pruned, counts.failed,
+        counts.infeasible, best.number AS best_trial
+    FROM tuner.studies
+    CROSS JOIN LATERAL (
+        SELECT
+            count(*) FILTER (WHERE trials.state = 'QUEUED') AS queued,
+            count(*) FILTER (WHERE trials.state = 'RUNNING') AS running,
+            count(*) FILTER (WHERE trials.state = 'SUCCEEDED') AS succeeded,
+            count(*) FILTER (WHERE trials.state = 'PRUNED') AS pruned,
+            count(*) FILTER (WHERE trials.state = 'FAILED') AS failed,
+            count(*) FILTER (WHERE trials.state = 'INFEASIBLE') AS infeasible
+        FROM tuner.trials
+        WHERE trials.study = studies.study
+    ) AS counts
+    LEFT JOIN LATERAL (
+        SELECT trials.number
+        FROM tuner.trials
+        WHERE trials.study = studies.study
+            AND trials.state IN ('SUCCEEDED', 'PRUNED')
+            AND trials.score IS NOT NULL
+        ORDER BY trials.score DESC NULLS LAST, trials.number
+        LIMIT 1
+    ) AS best ON true;
