@@ -1,8 +1,8 @@
 """Keeps one child process and everything it starts, and lets nothing of it outlive the parent.
 
 Run as a script by `tuner.processes`; it imports only the standard library, so that it starts in a
-few milliseconds. Standard input is a pipe that the parent holds open: its end means that the parent
-is gone. On Linux the keeper is a subreaper, so that daemons that detached themselves are found too.
+few milliseconds. Standard input is a pipe that the parent holds open: its end says that the parent
+is gone. On Linux the keeper is a subreaper, so that detached daemons are found as well.
 """
 
 from __future__ import annotations

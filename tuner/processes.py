@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: What a keeper adds to its child's time to stop: ending orphans.
 _KEEPER_SECONDS = 4.0
+#: A log that is longer is put aside when its process starts.
+_LOG_BYTES = 10_000_000
 
 
 class ProcessError(TunerError):
@@ -72,6 +74,8 @@ def spawn(command: Command, *, keep_open: Sequence[int] = ()) -> subprocess.Pope
         keep_open: File descriptors that the keeper holds until it exits.
     """
     command.log.parent.mkdir(parents=True, exist_ok=True)
+    if command.log.exists() and command.log.stat().st_size > _LOG_BYTES:
+        command.log.replace(command.log.with_suffix(".log.1"))
     head = python("-IS", keeper.__file__, str(os.getpid()), str(command.grace_seconds))
     with command.log.open("ab") as log:
         return subprocess.Popen(
@@ -210,7 +214,7 @@ class Supervisor:
         self._start_seconds = start_seconds
         self._keep_open = keep_open
         self._on_event = on_event
-        self._children: list[Child] = []
+        self._batches: list[list[Child]] = []
         self._deaths: dict[str, deque[float]] = {}
         self._due: dict[str, float] = {}
 
@@ -233,7 +237,7 @@ class Supervisor:
             ProcessError: one crashed, or did not answer in time.
         """
         started = [Child(command, self._keep_open) for command in commands]
-        self._children.extend(started)
+        self._batches.append(started)
         for child in started:
             child.start()
         deadline = time.monotonic() + self._start_seconds
@@ -241,7 +245,7 @@ class Supervisor:
 
     def replace(self, command: Command) -> None:
         """Says how the child of `command.name` is started the next time."""
-        for child in self._children:
+        for child in self._children():
             if child.command.name == command.name:
                 child.command = command
 
@@ -251,7 +255,7 @@ class Supervisor:
         Raises:
             ProcessError: one keeps crashing.
         """
-        for child in self._children:
+        for child in self._children():
             if child.command.name in self._due:
                 self._restart_if_due(child)
             elif (code := child.exit_code()) is not None:
@@ -282,12 +286,15 @@ class Supervisor:
         child.start()
 
     def close(self) -> None:
-        """Stops the children, the last started first, and those started side by side together."""
-        for child in reversed(self._children[1:]):
-            child.signal_stop()
-        for child in reversed(self._children):
-            child.stop()
-        self._children.clear()
+        """Stops the children: the last started first, those started side by side together."""
+        while self._batches:
+            for child in self._batches[-1]:
+                child.signal_stop()
+            for child in self._batches.pop():
+                child.stop()
+
+    def _children(self) -> list[Child]:
+        return [child for batch in self._batches for child in batch]
 
 
 def _ended(code: int) -> str:

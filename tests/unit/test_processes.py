@@ -172,7 +172,7 @@ def test_a_crashed_child_is_started_again(command: Callable[..., Command]) -> No
     with Supervisor(policy=policy, on_event=events.append) as supervisor:
         (said,) = supervisor.start(command(READY + "time.sleep(600)"))
         os.kill(said["pid"], signal.SIGKILL)
-        (child,) = supervisor._children
+        (child,) = supervisor._children()
         first = child.keeper_pid
 
         def restarted() -> bool:

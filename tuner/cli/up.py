@@ -1,0 +1,273 @@
+"""`tuner up`, and what it is made of: `tuner server` and `tuner runner`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tuner.cli.session import Session, json_option
+from tuner.config import Settings
+from tuner.errors import DataDirectoryError, UnavailableError
+from tuner.processes import Command, Supervisor, python
+
+F = TypeVar("F", bound=Callable[..., object])
+
+#: Ray, PostgreSQL and TensorFlow on a machine that does something else besides.
+_START_SECONDS = 120.0
+_HEALTH_SECONDS = 10.0
+_CHECK_SECONDS = 0.2
+#: How long a killed `tuner up` may take to be cleaned up by its keepers.
+_TAKEOVER_SECONDS = 30.0
+_SERVER, _RUNNER, _WEB = "study server", "runner", "web pages"
+
+_FLAGS: Mapping[str, tuple[Any, str]] = {
+    "data-dir": (click.Path(file_okay=False), "Where the database, artifacts and logs lie."),
+    "host": (str, "The address to listen on."),
+    "server-port": (int, "The study server's port; 0 takes a free one."),
+    "web-port": (int, "The web pages' port; 0 takes a free one."),
+    "server": (str, "The study server's address, host:port."),
+    "database-url": (str, "A PostgreSQL server, instead of the embedded one."),
+    "artifacts": (click.Path(file_okay=False), "Where statistics, weights and models lie."),
+    "ray-address": (str, "A Ray cluster, instead of one on this machine."),
+    "cpus": (int, "The CPUs that trials share; 0 means all."),
+    "lease-seconds": (float, "How long a silent worker keeps its trial."),
+    "log-level": (str, "debug, info, warning or error."),
+}
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """Adds flags for settings, by their names."""
+
+    def add(command: F) -> F:
+        for name in reversed(names):
+            kind, text = _FLAGS[name]
+            command = click.option(f"--{name}", type=kind, help=text)(command)
+        return json_option(command)
+
+    return add
+
+
+@click.command()
+@settings_options(
+    "data-dir", "host", "server-port", "web-port", "database-url", "artifacts", "ray-address",
+    "cpus", "lease-seconds", "log-level",
+)  # fmt: skip
+@click.pass_obj
+def up(session: Session, /, **flags: Any) -> None:
+    """Start everything on this machine; Ctrl-C stops it."""
+    settings = Settings.read(**flags)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _owned(settings.data_dir, session) as lock:
+            _run(session, settings, lock)
+    except KeyboardInterrupt:
+        session.say("stopped; `tuner up` continues where this ended")
+
+
+@click.command()
+@settings_options("data-dir", "host", "server-port", "database-url", "lease-seconds", "log-level")
+@click.pass_obj
+def server(session: Session, /, **flags: Any) -> None:
+    """Start the study server alone."""
+    settings = Settings.read(**flags)
+    _configure_logging(settings)
+    from tuner.service import serve  # needs the server extra
+
+    serve(settings, ready=_announcer(session, "the study server answers at {address}"))
+
+
+@click.command()
+@settings_options("server", "data-dir", "artifacts", "ray-address", "cpus", "log-level")
+@click.pass_obj
+def runner(session: Session, /, **flags: Any) -> None:
+    """Start a runner alone: it trains the studies of a server."""
+    settings = Settings.read(**{"server": session.server, **flags})
+    _configure_logging(settings)
+    from tuner.runner import environment
+
+    environment.prepare(os.environ, own_cluster=not settings.ray_address)
+    from tuner.runner.runner import (
+        serve,  # needs the worker extra, and the environment as it is now
+    )
+
+    serve(settings, ready=_announcer(session, "training for {address} with {cpus:g} CPUs"))
+
+
+def _announcer(session: Session, text: str) -> Callable[[Mapping[str, Any]], None]:
+    def announce(said: Mapping[str, Any]) -> None:
+        if session.as_json:
+            session.print_line(said)
+        else:
+            session.say(text.format(**said))
+
+    return announce
+
+
+def _configure_logging(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+@contextmanager
+def _owned(data_dir: Path, session: Session) -> Iterator[int]:
+    """Holds the data directory for one `tuner up`, until the last of its processes has ended."""
+    path = data_dir / "up.lock"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"{data_dir} cannot be written ({error.strerror}): choose another with --data-dir."
+        ) from error
+    try:
+        _lock(descriptor, path, session)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, session: Session) -> None:
+    deadline, told = time.monotonic() + _TAKEOVER_SECONDS, False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+        else:
+            return
+        if time.monotonic() > deadline or _is_alive(holder):
+            raise DataDirectoryError(
+                f"`tuner up` already runs on {path.parent} (process {holder}): stop it first, or "
+                "choose another directory with --data-dir."
+            )
+        if not told:
+            session.note("waiting for what is left of the last run to end")
+        told = True
+        time.sleep(_CHECK_SECONDS)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """What `tuner up` offers."""
+
+    address: str
+    web: str
+    cpus: float
+    data_dir: Path
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "address": self.address,
+            "web": self.web,
+            "cpus": self.cpus,
+            "data_dir": str(self.data_dir),
+            "logs": str(self.data_dir / "logs"),
+            "pid": os.getpid(),
+        }
+
+    def text(self) -> str:
+        """For people."""
+        return (
+            "tuner is up\n"
+            f"  study server  {self.address}\n"
+            f"  web pages     {self.web}\n"
+            f"  training      {self.cpus:g} CPUs\n"
+            f"  data          {self.data_dir}\n"
+            f"  logs          {self.data_dir / 'logs'}\n"
+            "`tuner submit study.yaml` starts a study; Ctrl-C stops everything"
+        )
+
+
+def _run(session: Session, settings: Settings, lock: int) -> None:
+    supervisor = Supervisor(start_seconds=_START_SECONDS, keep_open=[lock], on_event=session.note)
+    try:
+        with supervisor:
+            session.note("starting the study server, the runner and the web pages")
+            running = _start(supervisor, settings)
+            if session.as_json:
+                session.print_line(running.document())
+            else:
+                session.say(running.text())
+            while True:
+                supervisor.check()
+                time.sleep(_CHECK_SECONDS)
+    finally:
+        (settings.data_dir / "server.json").unlink(missing_ok=True)
+
+
+def _start(supervisor: Supervisor, settings: Settings) -> _Running:
+    (said,) = supervisor.start(_command(_SERVER, "server", settings))
+    address = str(said["address"])
+    _check_health(address)
+    _write_address(settings.data_dir, address)
+    # A restarted server keeps its port, also one that it chose itself.
+    settings = replace(settings, server_port=int(address.rpartition(":")[2]))
+    supervisor.replace(_command(_SERVER, "server", settings))
+    # Trials on other machines reach the server by the name that the user gave it.
+    reached = settings.server if settings.ray_address and settings.server else address
+    clients = replace(settings, server=reached, database_url="")
+    runner_said, web_said = supervisor.start(
+        _command(_RUNNER, "runner", clients), _command(_WEB, "web", clients)
+    )
+    web = str(web_said["url"])
+    clients = replace(clients, web_port=int(web.rpartition(":")[2].rstrip("/")))
+    supervisor.replace(_command(_WEB, "web", clients))
+    return _Running(
+        address=address, web=web, cpus=float(runner_said["cpus"]), data_dir=settings.data_dir
+    )
+
+
+def _command(name: str, word: str, settings: Settings) -> Command:
+    return Command(
+        name=name,
+        args=python("-m", "tuner.cli", word, "--json"),
+        log=settings.data_dir / "logs" / f"{word}.log",
+        environment=settings.environment(),
+    )
+
+
+def _check_health(address: str) -> None:
+    """Asks the server itself: somebody else may answer at its address."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            raise UnavailableError(f"the study server at {address} does not answer.") from error
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise UnavailableError(f"the study server at {address} is not serving.")
+
+
+def _write_address(data_dir: Path, address: str) -> None:
+    """Says where the server listens to clients that know only the data directory."""
+    partial = data_dir / f"server.json.{os.getpid()}"
+    partial.write_text(json.dumps({"address": address}))
+    partial.replace(data_dir / "server.json")

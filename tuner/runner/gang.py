@@ -1,0 +1,154 @@
+"""The Ray actors that train one trial together, and trial after trial."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
+
+from tuner.errors import UnavailableError
+from tuner.runner.pool import Shape
+from tuner.runner.worker import Assignment, Outcome, Worker
+from tuner.study import Cause, Failure
+
+logger = logging.getLogger(__name__)
+
+#: How long a gang may take to stand: TensorFlow's import on a busy machine, several times over.
+BUILD_SECONDS = 180.0
+#: How long the other workers may take to end once one has ended well.
+_STRAGGLER_SECONDS = 60.0
+_ANSWER_SECONDS = 20.0
+_TICK_SECONDS = 0.5
+
+
+class Gang:
+    """N actors with one strategy. Used by one thread at a time; close() may be called by any."""
+
+    def __init__(self, shape: Shape, server: str) -> None:
+        self.shape = shape
+        self.broken = False
+        start = time.monotonic()
+        self._actors = [self._start_actor(rank, server) for rank in range(shape.workers)]
+        try:
+            self.pids: list[int] = self._ask("pid")
+            if shape.mirrored:
+                self._join()
+        except (RayError, UnavailableError) as error:
+            self.close()
+            raise UnavailableError(f"a gang did not come up: {_first_line(error)}") from error
+        logger.info("a gang of %d stands after %.1f s", shape.workers, time.monotonic() - start)
+
+    def train(self, assignment: Assignment, cancelled: Callable[[], bool]) -> Outcome | None:
+        """Trains one attempt; returns None if it was cancelled.
+
+        After a failure, a lost worker or a cancellation the gang is broken: its workers may wait
+        for each other for ever.
+        """
+        oom_kills = _oom_kills()
+        refs = [actor.train.remote(assignment) for actor in self._actors]
+        try:
+            outcome = self._collect(refs, cancelled)
+        except RayActorError as error:
+            self.broken = True
+            return Outcome(failure=_death(error, killed_by_memory=_oom_kills() > oom_kills))
+        except RayError as error:
+            self.broken = True
+            return Outcome(failure=Failure(cause=Cause.LOST, message=_first_line(error)))
+        if outcome is None or outcome.failure is not None:
+            self.broken = True
+        return outcome
+
+    def answers(self) -> bool:
+        """Whether every worker is there; a gang with a dead one is broken."""
+        refs = [actor.pid.remote() for actor in self._actors]
+        try:
+            ray.get(refs, timeout=_ANSWER_SECONDS)
+        except RayError as error:
+            logger.warning("a gang is replaced: %s", _first_line(error))
+            self.broken = True
+        return not self.broken
+
+    def close(self) -> None:
+        """Kills the workers."""
+        self.broken = True
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+
+    def _start_actor(self, rank: int, server: str) -> Any:
+        shape = self.shape
+        options: dict[str, Any] = {
+            "num_cpus": shape.cpus_per_worker,
+            "num_gpus": shape.gpus_per_worker,
+            "max_restarts": 0,
+        }
+        threads = max(1, int(shape.cpus_per_worker))
+        return ray.remote(Worker).options(**options).remote(rank, shape.workers, threads, server)
+
+    def _ask(self, method: str, *args: object) -> list[Any]:
+        refs = [getattr(actor, method).remote(*args) for actor in self._actors]
+        try:
+            return list(ray.get(refs, timeout=BUILD_SECONDS))
+        except GetTimeoutError as error:
+            raise UnavailableError(f"no answer to {method} in {BUILD_SECONDS:g} s.") from error
+
+    def _join(self) -> None:
+        endpoints = self._ask("endpoint")
+        hosts = {endpoint.rpartition(":")[0] for endpoint in endpoints}
+        if len(hosts) == 1:  # one machine: its own address works whatever its network looks like
+            endpoints = ["127.0.0.1:" + endpoint.rpartition(":")[2] for endpoint in endpoints]
+        if set(self._ask("join", endpoints)) != {self.shape.workers}:
+            raise UnavailableError("the workers do not add up.")
+
+    def _collect(self, refs: Sequence[Any], cancelled: Callable[[], bool]) -> Outcome | None:
+        """Returns the first failure, or rank 0's outcome once all have ended."""
+        pending, outcomes = list(refs), dict[Any, Outcome]()
+        deadline = float("inf")
+        while pending:
+            done, pending = ray.wait(pending, num_returns=1, timeout=_TICK_SECONDS)
+            for ref in done:
+                outcomes[ref] = ray.get(ref)
+                if outcomes[ref].failure is not None:
+                    return outcomes[ref]
+                deadline = min(deadline, time.monotonic() + _STRAGGLER_SECONDS)
+            if cancelled():
+                return None
+            if time.monotonic() > deadline:
+                message = "a worker of the gang did not end with the others."
+                return Outcome(failure=Failure(cause=Cause.LOST, message=message))
+        return outcomes[refs[0]]
+
+
+def _death(error: RayActorError, *, killed_by_memory: bool) -> Failure:
+    """Says why a worker died. A kill by the kernel looks like any other, but is counted."""
+    text = str(error)
+    by_ray = isinstance(error, OutOfMemoryError) or "running low on memory" in text
+    if by_ray or killed_by_memory:
+        message = (
+            "a worker was killed because the machine ran out of memory: lower batch_size, "
+            "limits.parallel or resources.workers."
+        )
+        return Failure(cause=Cause.OUT_OF_MEMORY, message=message, stack=text[-20_000:])
+    return Failure(cause=Cause.LOST, message="a worker of the gang died.", stack=text[-20_000:])
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel of this machine has killed for want of memory."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def builder(server: str) -> Callable[[Shape], Gang]:
+    """Returns what builds gangs whose rank 0 reports to the study server at this address."""
+    return lambda shape: Gang(shape, server)

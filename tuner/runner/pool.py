@@ -1,0 +1,224 @@
+"""Shares the machine between the slots of all studies, and keeps gangs warm between trials."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from tuner.errors import InvalidArgumentError, TunerError
+
+logger = logging.getLogger(__name__)
+
+#: How long a slot waits for a gang of another shape before one is broken up between two trials.
+PATIENCE_SECONDS = 20.0
+#: How long a gang that nobody uses keeps its memory.
+IDLE_SECONDS = 600.0
+_RETRY_SECONDS = 5.0
+_TICK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the gangs of a study are made of; gangs of one shape can stand in for each other."""
+
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    #: Whether the workers train in step, under a distribution strategy.
+    mirrored: bool = False
+
+    @property
+    def cpus(self) -> float:
+        """The CPUs of a whole gang."""
+        return self.workers * self.cpus_per_worker
+
+    @property
+    def gpus(self) -> float:
+        """The GPUs of a whole gang."""
+        return self.workers * self.gpus_per_worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What the machine, or the cluster, offers to all gangs together."""
+
+    cpus: float
+    gpus: float = 0.0
+    #: `this machine`, or `the Ray cluster`.
+    where: str = "this machine"
+
+    def check(self, shape: Shape) -> None:
+        """Raises InvalidArgumentError if not even one gang of the shape fits."""
+        for kind, needed, offered in (
+            ("CPUs", shape.cpus, self.cpus),
+            ("GPUs", shape.gpus, self.gpus),
+        ):
+            if needed > offered:
+                one = kind.lower() + "_per_worker"
+                raise InvalidArgumentError(
+                    f"each trial needs {needed:g} {kind}, but {self.where} offers {offered:g}: "
+                    f"lower resources.workers or resources.{one}"
+                    + (", or give the runner more with --cpus." if kind == "CPUs" else ".")
+                )
+
+
+class PooledGang(Protocol):
+    """What the pool knows of a gang."""
+
+    @property
+    def shape(self) -> Shape:
+        """What it is made of."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it cannot train another trial."""
+
+    def close(self) -> None:
+        """Ends its processes."""
+
+
+G = TypeVar("G", bound=PooledGang)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    shape: Shape
+    since: float
+
+
+class Pool(Generic[G]):
+    """Gangs within a capacity, given out in the order of asking. Thread-safe; owns every gang."""
+
+    def __init__(
+        self,
+        capacity: Callable[[], Capacity],
+        build: Callable[[Shape], G],
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._capacity = capacity
+        self._build_gang = build
+        self._patience_seconds = patience_seconds
+        self._idle_seconds = idle_seconds
+        self._changed = threading.Condition()
+        self._waiters: list[_Waiter] = []
+        self._idle: list[tuple[G, float]] = []
+        self._used: list[Shape] = []
+        self._closed = False
+
+    def acquire(self, shape: Shape, stop: threading.Event) -> G | None:
+        """Returns a gang once one is free or there is room for one; None when `stop` is set."""
+        while True:
+            granted = self._wait_turn(shape, stop)
+            if granted is None or not isinstance(granted, Shape):
+                return granted
+            try:
+                return self._build(shape)
+            except TunerError as error:
+                logger.warning("no gang could be built: %s", error.message)
+                stop.wait(_RETRY_SECONDS)
+
+    def exchange(self, gang: G, stop: threading.Event) -> G | None:
+        """Returns the gang for another trial; if others wait for its place, one in their turn."""
+        if not gang.broken and not stop.is_set() and not self._is_wanted(gang.shape):
+            return gang
+        self.release(gang)
+        return self.acquire(gang.shape, stop)
+
+    def release(self, gang: G) -> None:
+        """Takes a gang back: it stays warm for the next slot unless it is broken."""
+        keep = not gang.broken and not self._closed
+        if not keep:
+            gang.close()
+        with self._changed:
+            self._used.remove(gang.shape)
+            if keep:
+                self._idle.append((gang, time.monotonic()))
+            self._changed.notify_all()
+
+    def tidy(self) -> None:
+        """Ends gangs that nobody has used for long."""
+        oldest = time.monotonic() - self._idle_seconds
+        self._evict(lambda gang, since: since < oldest)
+
+    def close(self) -> None:
+        """Ends idle gangs now and every other one when it is released."""
+        self._closed = True
+        self._evict(lambda gang, since: True)
+
+    def _wait_turn(self, shape: Shape, stop: threading.Event) -> G | Shape | None:
+        waiter = _Waiter(shape, time.monotonic())
+        with self._changed:
+            self._waiters.append(waiter)
+            try:
+                while not stop.is_set() and not self._closed:
+                    if (granted := self._grant(waiter)) is not None:
+                        return granted
+                    self._changed.wait(_TICK_SECONDS)
+                return None
+            finally:
+                self._waiters.remove(waiter)
+                self._changed.notify_all()
+
+    def _grant(self, waiter: _Waiter) -> G | Shape | None:
+        shape = waiter.shape
+        first_of_shape = waiter is next(w for w in self._waiters if w.shape == shape)
+        if first_of_shape and not self._goes_first(shape):
+            for position, (gang, _) in enumerate(self._idle):
+                if gang.shape == shape:
+                    del self._idle[position]
+                    self._used.append(shape)
+                    return gang
+        if waiter is self._waiters[0] and self._make_room(shape):
+            self._used.append(shape)
+            return shape
+        return None
+
+    def _make_room(self, shape: Shape) -> bool:
+        capacity = self._capacity()
+        while not self._fits(shape, capacity, self._used + [gang.shape for gang, _ in self._idle]):
+            if not self._idle or not self._fits(shape, capacity, self._used):
+                return False
+            gang, _ = self._idle.pop(0)
+            gang.close()
+        return True
+
+    @staticmethod
+    def _fits(shape: Shape, capacity: Capacity, others: list[Shape]) -> bool:
+        cpus = shape.cpus + sum(other.cpus for other in others)
+        gpus = shape.gpus + sum(other.gpus for other in others)
+        return cpus <= capacity.cpus + 1e-9 and gpus <= capacity.gpus + 1e-9
+
+    def _build(self, shape: Shape) -> G:
+        try:
+            return self._build_gang(shape)
+        except BaseException:
+            with self._changed:
+                self._used.remove(shape)
+                self._changed.notify_all()
+            raise
+
+    def _is_wanted(self, shape: Shape) -> bool:
+        with self._changed:
+            if not self._waiters or self._closed:
+                return self._closed
+            return self._waiters[0].shape == shape or self._goes_first(shape)
+
+    def _goes_first(self, shape: Shape) -> bool:
+        """Whether the first in the queue wants another shape, and has waited too long for it."""
+        first = self._waiters[0]
+        waited = time.monotonic() - first.since
+        return first.shape != shape and waited > self._patience_seconds
+
+    def _evict(self, chosen: Callable[[G, float], bool]) -> None:
+        with self._changed:
+            gone = [gang for gang, since in self._idle if chosen(gang, since)]
+            self._idle = [(gang, since) for gang, since in self._idle if gang not in gone]
+            self._changed.notify_all()
+        for gang in gone:
+            gang.close()

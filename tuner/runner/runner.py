@@ -1,0 +1,144 @@
+"""Finds managed studies, and owns the threads and the gangs that work on them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from tuner import convert
+from tuner.client.channel import Connection
+from tuner.client.heartbeat import Heartbeat
+from tuner.config import Settings
+from tuner.errors import UnavailableError
+from tuner.runner.cluster import Cluster
+from tuner.runner.gang import builder
+from tuner.runner.managed import ManagedStudy
+from tuner.runner.pool import Pool
+from tuner.runner.publisher import Publisher
+from tuner.runner.slot import WORKED_ON, Tools
+from tuner.study import Study
+from tuner.v1 import study_pb2
+from tuner.v1 import study_service_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_PUBLISH_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+_PAGE = 1000
+
+
+class Runner:
+    """Works on every managed study of a server until it is stopped. Used by the main thread."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._connection = Connection(settings.server_address)
+        self._tools = Tools(
+            connection=self._connection,
+            heartbeat=Heartbeat(),
+            pool=Pool(cluster.capacity, builder(settings.server_address)),
+            artifacts=settings.artifacts_dir,
+            stopping=threading.Event(),
+        )
+        self._publisher = Publisher(self._connection, settings.artifacts_dir)
+        self._publish_time = 0.0
+        self._studies: dict[str, ManagedStudy] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def stop(self) -> None:
+        """Asks run() to return; may be called by a signal handler and by any thread."""
+        self._tools.stopping.set()
+
+    def run(self) -> None:
+        """Works until stop() is called."""
+        while not self._tools.stopping.is_set():
+            self.poll()
+            self._tools.stopping.wait(_POLL_SECONDS)
+
+    def poll(self) -> None:
+        """Looks once for studies to work on, to leave, and to publish."""
+        try:
+            listed = self._list()
+        except UnavailableError as error:
+            logger.warning("%s", error.message)
+            return
+        for study in listed.values():
+            self._take(study)
+        for study_id in [*self._studies]:
+            if study_id not in listed:
+                self._leave(study_id)
+        self._tools.pool.tidy()
+        if time.monotonic() >= self._publish_time:
+            self._publish_time = time.monotonic() + _PUBLISH_SECONDS
+            self._publisher.look()
+
+    def close(self) -> None:
+        """Gives the trials in flight back, and ends the gangs."""
+        self.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        self._tools.pool.close()
+        for study in self._studies.values():
+            study.join(deadline)
+        self._tools.heartbeat.close()
+        self._connection.close()
+
+    def _list(self) -> dict[str, Study]:
+        request = pb.ListStudiesRequest(
+            states=[study_pb2.Study.State.Value(state) for state in WORKED_ON],
+            managed_only=True,
+            page_size=_PAGE,
+        )
+        answer = self._connection.call(
+            lambda stub: stub.ListStudies, request, patience_seconds=0.0
+        )
+        studies = (convert.study_from_proto(message) for message in answer.studies)
+        return {study.study_id: study for study in studies}
+
+    def _take(self, study: Study) -> None:
+        known = self._studies.get(study.study_id)
+        if known is None:
+            capacity = self._cluster.capacity()
+            self._studies[study.study_id] = ManagedStudy(self._tools, study, capacity)
+        else:
+            known.update(study)
+
+    def _leave(self, study_id: str) -> None:
+        study = self._studies[study_id]
+        study.reload()
+        if study.ended:
+            del self._studies[study_id]
+            self._publish_time = 0.0
+
+
+def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> None:
+    """Runs until SIGTERM or SIGINT. Call it in the main thread.
+
+    Args:
+        ready: Called once with what is offered, when trials can be trained.
+    """
+    with Cluster(settings) as cluster, Runner(settings, cluster) as runner:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            runner.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        capacity = cluster.capacity()
+        ready({"runner": settings.server_address, "cpus": capacity.cpus, "gpus": capacity.gpus})
+        runner.run()

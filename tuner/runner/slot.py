@@ -1,0 +1,266 @@
+"""A slot runs a study's trials one after another: leased, trained on a gang, completed."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from tuner_trainers.context import Result, TrialTask
+
+from tuner import convert
+from tuner.client.channel import Connection
+from tuner.client.heartbeat import Heartbeat
+from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableError
+from tuner.runner.gang import Gang
+from tuner.runner.pool import Pool, Shape
+from tuner.runner.worker import Assignment, Context, Outcome
+from tuner.study import Failure, Measurement, Study, StudyState, Trial
+from tuner.v1 import study_service_pb2 as pb
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+logger = logging.getLogger(__name__)
+
+#: The states in which a runner works on a study.
+WORKED_ON = (StudyState.PREPARING, StudyState.ACTIVE)
+
+T = TypeVar("T")
+
+#: How long a gang whose lease is lost may take to notice by itself, before it is killed.
+_LOST_SECONDS = 20.0
+_CALL_PATIENCE_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+_PREPARING_SECONDS = 0.1
+_RELEASE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What all slots of a runner share."""
+
+    connection: Connection
+    heartbeat: Heartbeat
+    pool: Pool[Gang]
+    artifacts: Path
+    #: Set when the runner stops.
+    stopping: threading.Event
+
+
+class Flight:
+    """A trial in flight: its lease is kept by the heartbeat until it lands."""
+
+    def __init__(self, tools: Tools, trial: Trial) -> None:
+        self._tools = tools
+        self._trial = trial
+        self._lost_time: float | None = None
+
+    def beat(self, timeout_seconds: float) -> datetime:
+        """Renews the lease; returns when it ends."""
+        request = pb.ReportTrialRequest(name=self._trial.name, attempt=self._trial.attempt)
+        try:
+            answer = self._tools.connection.call(
+                lambda stub: stub.ReportTrial,
+                request,
+                timeout_seconds=timeout_seconds,
+                patience_seconds=0.0,
+            )
+        except NotFoundError as error:
+            raise LeaseLostError(error.message) from error
+        return convert.time_from_proto(answer.expire_time)
+
+    def lose(self) -> None:
+        """Takes notice that the lease is lost."""
+        self._lost_time = time.monotonic()
+
+    def cancelled(self) -> bool:
+        """Whether the gang should be killed: nobody waits for its result."""
+        lost = self._lost_time
+        overdue = lost is not None and time.monotonic() - lost > _LOST_SECONDS
+        return overdue or self._tools.stopping.is_set()
+
+
+class Slot:
+    """One place in which a study's trials run. Its thread is its owner's."""
+
+    def __init__(
+        self, tools: Tools, study: Callable[[], Study], shape: Shape, number: int
+    ) -> None:
+        self._tools = tools
+        self._study = study
+        self._shape = shape
+        self._number = number
+        self._host = socket.gethostname()
+        self._worker_id = f"{self._host[:64]}-{uuid.uuid4().hex[:12]}-{number}"
+
+    def run(self) -> None:
+        """Runs trials until the study has no more, or the runner stops."""
+        stopping = self._tools.stopping
+        gang = self._tools.pool.acquire(self._shape, stopping)
+        try:
+            while gang is not None and self._is_wanted() and self._step(gang):
+                gang = self._tools.pool.exchange(gang, stopping)
+        except TunerError as error:
+            logger.warning("%s: slot %d ends: %s", self._study().name, self._number, error.message)
+        finally:
+            if gang is not None:
+                self._tools.pool.release(gang)
+
+    def _is_wanted(self) -> bool:
+        """Whether the study goes on, and its limits leave room for this slot; both may change."""
+        study = self._study()
+        return study.state in WORKED_ON and self._number < parallel(study)
+
+    def _step(self, gang: Gang) -> bool:
+        """Runs one trial, or waits for one; returns whether there may be more."""
+        if self._study().statistics is None:
+            return not self._tools.stopping.wait(_PREPARING_SECONDS)
+        if not gang.answers():
+            return True
+        answer = self._persist(self._suggest)
+        if answer is None:
+            return False
+        if answer.trials:
+            self._run_trial(gang, convert.trial_from_proto(answer.trials[0]))
+        elif answer.HasField("wait"):
+            self._tools.stopping.wait(answer.wait.retry_after.ToTimedelta().total_seconds())
+        else:
+            return False
+        return not self._tools.stopping.is_set()
+
+    def _suggest(self) -> pb.SuggestTrialsResponse:
+        request = pb.SuggestTrialsRequest(
+            parent=self._study().name,
+            worker_id=self._worker_id,
+            count=1,
+            request_id=str(uuid.uuid4()),
+            host=self._host,
+        )
+        return self._tools.connection.call(
+            lambda stub: stub.SuggestTrials, request, patience_seconds=_CALL_PATIENCE_SECONDS
+        )
+
+    def _run_trial(self, gang: Gang, trial: Trial) -> None:
+        flight = Flight(self._tools, trial)
+        end = datetime.now(UTC) if trial.lease is None else trial.lease.expire_time
+        self._tools.heartbeat.add(flight, end)
+        try:
+            assignment = self._assign(trial)
+            outcome = gang.train(assignment, flight.cancelled)
+            self._land(trial, assignment, outcome)
+        finally:
+            self._tools.heartbeat.remove(flight)
+
+    def _assign(self, trial: Trial) -> Assignment:
+        folder = self._tools.artifacts / "studies" / trial.study_id / "trials" / str(trial.number)
+        return Assignment(
+            trial=trial.name,
+            attempt=trial.attempt,
+            artifact_dir=str(folder / str(trial.attempt)),
+            train=partial(train, task_of(self._study(), trial)),
+        )
+
+    def _land(self, trial: Trial, assignment: Assignment, outcome: Outcome | None) -> None:
+        if outcome is None:
+            self._release(trial)
+        elif outcome.failure is not None and not outcome.lease_lost:
+            self._complete(trial, failure=outcome.failure)
+        elif outcome.result is not None and not outcome.lease_lost:
+            self._complete(trial, result=outcome.result, artifact_uri=assignment.artifact_dir)
+        else:
+            logger.info(
+                "%s: its lease was lost, and with it attempt %d", trial.name, trial.attempt
+            )
+
+    def _complete(
+        self,
+        trial: Trial,
+        *,
+        result: Result | None = None,
+        failure: Failure | None = None,
+        artifact_uri: str = "",
+    ) -> None:
+        request = pb.CompleteTrialRequest(
+            name=trial.name,
+            attempt=trial.attempt,
+            artifact_uri=artifact_uri,
+            request_id=str(uuid.uuid4()),
+        )
+        if result is not None:
+            final = Measurement(step=result.step, metrics=result.metrics)
+            request.final_measurement.CopyFrom(convert.measurement_to_proto(final))
+        if failure is not None:
+            logger.warning("%s: attempt %d: %s", trial.name, trial.attempt, failure.message)
+            request.failure.CopyFrom(convert.failure_to_proto(failure))
+        self._persist(
+            lambda: self._tools.connection.call(
+                lambda stub: stub.CompleteTrial, request, patience_seconds=_CALL_PATIENCE_SECONDS
+            )
+        )
+
+    def _release(self, trial: Trial) -> None:
+        request = pb.ReleaseTrialRequest(
+            name=trial.name, attempt=trial.attempt, reason="the runner stopped"
+        )
+        try:
+            self._tools.connection.call(
+                lambda stub: stub.ReleaseTrial,
+                request,
+                timeout_seconds=_RELEASE_SECONDS,
+                patience_seconds=0.0,
+            )
+        except TunerError as error:
+            logger.info("%s: not given back, its lease will expire: %s", trial.name, error.message)
+
+    def _persist(self, call: Callable[[], T]) -> T | None:
+        """Calls until the server answers; None if the runner stops or there is nothing to call."""
+        while True:
+            try:
+                return call()
+            except (LeaseLostError, NotFoundError) as error:
+                logger.info("%s: %s", self._study().name, error.message)
+                return None
+            except UnavailableError as error:
+                logger.warning("%s", error.message)
+                if self._tools.stopping.wait(_RETRY_SECONDS):
+                    return None
+
+
+def parallel(study: Study) -> int:
+    """How many of a managed study's trials may run at once."""
+    return study.spec.limits.parallel or 1
+
+
+def task_of(study: Study, trial: Trial) -> TrialTask:
+    """Returns what a trainer needs to know of a trial of a prepared study."""
+    spec = study.spec
+    if spec.data is None or spec.trainer is None or study.statistics is None:
+        raise UnavailableError(f"{study.name} is not prepared yet.")
+    return TrialTask(
+        study=study.study_id,
+        trial=trial.number,
+        trainer=spec.trainer,
+        data=spec.data,
+        features=spec.features,
+        settings=spec.settings,
+        parameters=trial.parameters,
+        metric=spec.metric,
+        seed=spec.search.seed,
+        statistics_path=study.statistics.uri,
+    )
+
+
+def train(task: TrialTask, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Trains a trial in a worker's process."""
+    from tuner_trainers.tabular import train as train_tabular  # imports TensorFlow
+
+    return train_tabular(task, context, strategy)

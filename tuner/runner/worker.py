@@ -1,0 +1,210 @@
+"""One member of a gang: a process with TensorFlow imported, that trains trial after trial."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from tuner_trainers.context import Result
+
+from tuner import convert
+from tuner.client.channel import Connection
+from tuner.errors import LeaseLostError, NotFoundError, TunerError
+from tuner.runner.capture import Capture
+from tuner.study import Cause, Failure, Measurement
+from tuner.v1 import study_service_pb2
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+#: How long a report is repeated while the study server does not answer.
+REPORT_PATIENCE_SECONDS = 600.0
+#: What a failure keeps, in characters.
+MESSAGE_CHARACTERS, STACK_CHARACTERS = 2_000, 20_000
+
+#: TensorFlow's errors that mean: another worker of the gang is gone.
+_LOST_ERRORS = frozenset({"UnavailableError", "AbortedError", "CancelledError"})
+_MEMORY_ERRORS = frozenset({"MemoryError", "ResourceExhaustedError"})
+
+
+#: Trains one trial; called in every worker of a gang with its context and the gang's strategy.
+Train = Callable[["Context", "tf.distribute.Strategy | None"], Result]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A trial for a gang."""
+
+    trial: str
+    attempt: int
+    artifact_dir: str
+    train: Train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended in one worker: a result, a failure, or its lease lost."""
+
+    result: Result | None = None
+    failure: Failure | None = None
+    lease_lost: bool = False
+
+
+class Context:
+    """What a trainer is handed in one worker; rank 0's reports go to the study server."""
+
+    def __init__(
+        self, assignment: Assignment, rank: int, workers: int, connection: Connection
+    ) -> None:
+        self.rank = rank
+        self.workers = workers
+        self.artifact_dir = Path(assignment.artifact_dir)
+        self.lease_lost = False
+        self._assignment = assignment
+        self._connection = connection
+        self._start_time = time.monotonic()
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Sends the metrics of a step; returns whether to go on."""
+        elapsed = timedelta(seconds=time.monotonic() - self._start_time)
+        measurement = Measurement(step=step, metrics=metrics, elapsed=elapsed)
+        try:
+            answer = self._connection.call(
+                lambda stub: stub.ReportTrial,
+                study_service_pb2.ReportTrialRequest(
+                    name=self._assignment.trial,
+                    attempt=self._assignment.attempt,
+                    measurement=convert.measurement_to_proto(measurement),
+                ),
+                patience_seconds=REPORT_PATIENCE_SECONDS,
+            )
+        except (LeaseLostError, NotFoundError):
+            self.lease_lost = True
+            return False
+        return answer.decision != study_service_pb2.ReportTrialResponse.STOP
+
+    def log(self, text: str, offset: int) -> None:
+        """Sends a part of the log; a log that cannot be sent does not stop the trial."""
+        try:
+            self._connection.call(
+                lambda stub: stub.WriteTrialLog,
+                study_service_pb2.WriteTrialLogRequest(
+                    name=self._assignment.trial,
+                    attempt=self._assignment.attempt,
+                    text=text,
+                    offset=offset,
+                ),
+                timeout_seconds=5.0,
+                patience_seconds=5.0,
+            )
+        except TunerError:
+            logging.getLogger(__name__).debug("a part of the log was not sent", exc_info=True)
+
+    def prepare_artifacts(self) -> None:
+        """Makes the attempt's folder, empty: an earlier study of this name may have left one."""
+        shutil.rmtree(self.artifact_dir, ignore_errors=True)
+        self.artifact_dir.mkdir(parents=True)
+
+
+class Worker:
+    """The Ray actor. Its process belongs to one gang for as long as both live.
+
+    The strategy is built once and serves trial after trial; a second one would hang.
+    """
+
+    def __init__(self, rank: int, workers: int, threads: int, server: str) -> None:
+        self._rank = rank
+        self._workers = workers
+        self._connection = Connection(server)
+        self._strategy: tf.distribute.Strategy | None = None
+        _import_tensorflow(threads)
+
+    def endpoint(self) -> str:
+        """Returns host:port where this worker's TensorFlow will listen."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            return f"{host}:{free.getsockname()[1]}"
+
+    def pid(self) -> int:
+        """Returns the process id."""
+        return os.getpid()
+
+    def join(self, endpoints: Sequence[str]) -> int:
+        """Builds the strategy with the others; returns how many they are, added up with it."""
+        import tensorflow as tf  # heavy, and only workers have it
+
+        task = {"type": "worker", "index": self._rank}
+        os.environ["TF_CONFIG"] = json.dumps(
+            {"cluster": {"worker": list(endpoints)}, "task": task}
+        )
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        ones = strategy.run(lambda: tf.constant(1.0))
+        total = float(strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
+        self._strategy = strategy
+        return int(total)
+
+    def train(self, assignment: Assignment) -> Outcome:
+        """Trains one attempt of a trial; every error of the trainer is part of the outcome."""
+        context = Context(assignment, self._rank, self._workers, self._connection)
+        with Capture(context.log if self._rank == 0 else None) as capture:
+            try:
+                if self._rank == 0:
+                    context.prepare_artifacts()
+                result = assignment.train(context, self._strategy)
+            except BaseException as error:  # a trainer may raise anything, SystemExit included
+                return Outcome(
+                    failure=failure_of(error, capture.tail()), lease_lost=context.lease_lost
+                )
+        return Outcome(result=result, lease_lost=context.lease_lost)
+
+
+def failure_of(error: BaseException, log_tail: str = "") -> Failure:
+    """Describes what a trainer raised."""
+    stack = "".join(traceback.format_exception(error))
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & _MEMORY_ERRORS:
+        cause = Cause.OUT_OF_MEMORY
+    elif names & _LOST_ERRORS:
+        cause = Cause.LOST
+    else:
+        cause = Cause.USER_ERROR
+    return Failure(
+        cause=cause,
+        message=_message(error),
+        stack=stack[-STACK_CHARACTERS:],
+        log_tail=log_tail[-STACK_CHARACTERS:],
+    )
+
+
+def _message(error: BaseException) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, TunerError):
+        return line[:MESSAGE_CHARACTERS]
+    name = type(error).__name__
+    return (f"{name}: {line}" if line else name)[:MESSAGE_CHARACTERS]
+
+
+def _import_tensorflow(threads: int) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras  # heavy, and only workers have them
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # Collectives wait inside an op: with a single thread between ops, two of them wait for ever.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    for device in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(device, True)
+    logging.getLogger("tuner_trainers").setLevel(logging.INFO)
+    return keras
