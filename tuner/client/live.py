@@ -101,19 +101,15 @@ def watch(study: Study, console: Console | None = None) -> bool:
 
     A terminal gets a live table, anything else one line for each trial that ends.
     """
-    console = console or Console()
+    console = console or Console(markup=False, highlight=False, emoji=False)
     try:
         if console.is_terminal:
             _watch_table(study, console)
         else:
             for line in lines(study):
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
     except KeyboardInterrupt:
-        console.print(
-            f"detached; the study goes on. `tuner watch {study.study_id}` shows it again.",
-            markup=False,
-            highlight=False,
-        )
+        console.print(f"detached; the study goes on: tuner watch {study.study_id}")
         return False
     return True
 

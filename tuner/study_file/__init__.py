@@ -53,7 +53,8 @@ def load(path: str | Path) -> tuple[str, StudySpec]:
         The study's id and what is asked for.
 
     Raises:
-        StudyFileError: the file cannot be read or has mistakes; one line for each.
+        StudyFileError: the file has mistakes; one line for each.
+        InvalidArgumentError: the file cannot be opened.
     """
     file = read(path)
     if file.spec is None:
@@ -68,14 +69,14 @@ def check(source: str | Path) -> list[Problem]:
 
 
 def read(path: str | Path) -> StudyFile:
-    """Reads a file, mistakes and all; raises StudyFileError only if it cannot be opened."""
+    """Reads a file, mistakes and all; raises InvalidArgumentError if it cannot be opened."""
     path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
-        raise StudyFileError(
-            f"cannot read {path}: {cause}; give the path of a study file"
+        raise InvalidArgumentError(
+            f"cannot read {path}: {cause}; give the path of a study file."
         ) from error
     try:
         text = content.decode("utf-8-sig")

@@ -1,0 +1,123 @@
+"""`tuner check`: every mistake of a study file, and of what it says about its data."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import RenderableType
+
+from tuner import study_file
+from tuner.cli import documents
+from tuner.cli.session import Session, json_option
+from tuner.cli.submit import describe
+from tuner.client import tables
+from tuner.errors import TunerError
+from tuner.space import Space
+from tuner.study import StudySpec
+
+if TYPE_CHECKING:
+    from tuner_trainers.prepare import Prepared
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--no-data", is_flag=True, help="Do not read the data.")
+@json_option
+@click.pass_obj
+def check(session: Session, file: Path, no_data: bool) -> None:
+    """Find every mistake in a study file: each with its line, and what is allowed."""
+    read = study_file.read(file)
+    if read.spec is None:
+        _print_problems(session, file, read)
+        click.get_current_context().exit(2)
+    prepared, skipped = _prepare(session, file, read.spec, no_data)
+    space = read.spec.space if prepared is None else prepared.space
+    if session.as_json:
+        session.print_json(_document(file, read, space, prepared))
+        return
+    if space.parameters:
+        session.out.print(_space_table(space))
+    session.say(f"ok: {read.study_id}: {_summary(read.spec, prepared)}")
+    if skipped:
+        session.note(skipped)
+
+
+def _print_problems(session: Session, file: Path, read: study_file.StudyFile) -> None:
+    if session.as_json:
+        session.print_json(_document(file, read, Space(), None))
+        return
+    for problem in read.problems:
+        click.echo(problem.describe(str(file)), err=True)
+
+
+def _prepare(
+    session: Session, file: Path, spec: StudySpec, no_data: bool
+) -> tuple[Prepared | None, str]:
+    """What the data says, or why it was not asked."""
+    if not spec.is_managed or no_data:
+        return None, ""
+    try:
+        from tuner_trainers import prepare  # the worker extra may not be installed
+    except ModuleNotFoundError as error:
+        return None, f"the data was not read: {error.name} is missing; pip install 'tuner[all]'"
+    try:
+        with _spinner(session):
+            return prepare.prepare(spec), ""
+    except TunerError as error:
+        remedy = "" if "--no-data" in error.message else "  (--no-data checks the file alone)"
+        raise type(error)(f"{file}: {error.message}{remedy}") from error
+
+
+def _spinner(session: Session) -> AbstractContextManager[object]:
+    if session.as_json or not session.err.is_terminal:
+        return nullcontext()
+    return session.err.status("reading the data")
+
+
+def _summary(spec: StudySpec, prepared: Prepared | None) -> str:
+    if prepared is None:
+        return describe(spec)
+    rows = f"{prepared.statistics.rows:,} rows · {prepared.task}"
+    classes = f" of {len(prepared.classes)} classes" if len(prepared.classes) > 2 else ""
+    completed = describe(spec, features=prepared.features, space=prepared.space)
+    return f"{rows}{classes} · {completed}"
+
+
+def _space_table(space: Space) -> RenderableType:
+    view = tables.table()
+    for heading in ("parameter", "group", "values", "when"):
+        view.add_column(heading, no_wrap=heading == "parameter")
+    conditions = {
+        child.parameter.name: f"{parent.name} is {' or '.join(map(str, child.parent_values))}"
+        for parent in space.walk()
+        for child in parent.children
+    }
+    for parameter in space.walk():
+        view.add_row(
+            parameter.name,
+            parameter.group,
+            parameter.domain.describe(),
+            conditions.get(parameter.name, ""),
+        )
+    if not conditions:
+        view.columns.pop()
+    return view
+
+
+def _document(
+    file: Path, read: study_file.StudyFile, space: Space, prepared: Prepared | None
+) -> dict[str, object]:
+    return {
+        "file": str(file),
+        "ok": read.spec is not None,
+        "problems": [
+            {"line": p.line, "column": p.column, "message": p.message} for p in read.problems
+        ],
+        "study": read.study_id or None,
+        "parameters": [documents.parameter(parameter) for parameter in space.walk()],
+        "rows": prepared.statistics.rows if prepared else None,
+        "task": prepared.task if prepared else None,
+    }

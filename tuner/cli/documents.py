@@ -1,0 +1,105 @@
+"""Studies and trials as the JSON that commands print."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tuner import study as values
+from tuner.client import Importance, Trial
+from tuner.space import Categorical, Discrete, Parameter
+
+
+def study(record: values.Study) -> dict[str, Any]:
+    """A study."""
+    spec, counts = record.spec, record.trial_counts
+    return {
+        "study": record.study_id,
+        "state": record.state,
+        "state_reason": record.state_reason,
+        "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
+        "trainer": spec.trainer,
+        "algorithm": record.algorithm_in_use or spec.search.algorithm,
+        "limits": {
+            "trials": spec.limits.trials,
+            "parallel": spec.limits.parallel,
+            "hours": _hours(spec.limits.duration),
+            "no_improvement_trials": spec.limits.no_improvement_trials,
+            "failed_trials": spec.limits.failed_trials,
+            "worker_hours": _hours(spec.limits.worker_time),
+        },
+        "trials": {
+            "queued": counts.queued,
+            "running": counts.running,
+            "succeeded": counts.succeeded,
+            "pruned": counts.pruned,
+            "failed": counts.failed,
+            "infeasible": counts.infeasible,
+        },
+        "rows": record.statistics.rows if record.statistics else None,
+        "features": [
+            {"name": f.name, "kind": f.kind, "columns": f.columns, "reason": f.reason}
+            for f in spec.features
+        ],
+        "parameters": [parameter(p) for p in spec.space.walk()],
+        "settings": dict(spec.settings),
+        "best_trial": record.best_trial,
+        "exported_model_uri": record.exported_model_uri or None,
+        "create_time": _time(record.create_time),
+        "end_time": _time(record.end_time),
+    }
+
+
+def parameter(item: Parameter) -> dict[str, Any]:
+    """A parameter, without its children."""
+    document: dict[str, Any] = {"name": item.name, "group": item.group}
+    domain = item.domain
+    if isinstance(domain, Categorical):
+        return {**document, "categorical": list(domain.choices)}
+    if isinstance(domain, Discrete):
+        return {**document, "discrete": list(domain.values)}
+    kind = type(domain).__name__.lower()
+    return {**document, kind: [domain.low, domain.high], "log": domain.log, "step": domain.step}
+
+
+def trial(view: Trial) -> dict[str, Any]:
+    """A trial."""
+    record = view.record
+    measurement = record.final_measurement
+    document: dict[str, Any] = {
+        "trial": view.number,
+        "state": view.state,
+        "state_reason": record.state_reason,
+        "value": view.value,
+        "step": measurement.step if measurement else None,
+        "metrics": dict(view.metrics),
+        "parameters": dict(view.parameters),
+        "attempt": record.attempt,
+        "worker": record.lease.worker_id if record.lease else None,
+        "artifact_uri": record.artifact_uri or None,
+        "create_time": _time(record.create_time),
+        "start_time": _time(record.start_time),
+        "end_time": _time(record.end_time),
+    }
+    if record.measurements:
+        document["measurements"] = [
+            {"step": m.step, "metrics": dict(m.metrics)} for m in record.measurements
+        ]
+    return document
+
+
+def importance(shares: Importance) -> dict[str, Any]:
+    """What mattered."""
+    return {
+        "parameters": dict(shares.parameters),
+        "groups": dict(shares.groups),
+        "trials": shares.trials,
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def _hours(time: timedelta | None) -> float | None:
+    return None if time is None else time.total_seconds() / 3600

@@ -1,0 +1,132 @@
+"""What the commands of one invocation share: the server, the terminal and the form of output."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+
+from tuner.config import Settings
+
+if TYPE_CHECKING:
+    from tuner.client import Client
+
+F = TypeVar("F", bound=Callable[..., object])
+
+#: A server that was just started may need a moment.
+_CONNECT_SECONDS = 2.0
+#: Where nobody looks at a terminal, tables may be wide.
+_FILE_WIDTH = 160
+
+
+class Session:
+    """One invocation. Closes the client that it opened."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.server: str | None = None
+        self.out = _console(width=None if os.isatty(1) else _width())
+        self.err = _console(stderr=True)
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client of the server that was named, or that runs on this machine.
+
+        Raises:
+            UnavailableError: nobody answers there.
+        """
+        if self._client is None:
+            from tuner.client import Client, running_server  # gRPC is not needed for --help
+
+            settings = Settings.read(server=self.server)
+            client = Client(settings.server or running_server(settings))
+            try:
+                client.ping(_CONNECT_SECONDS)
+            except BaseException:
+                client.close()
+                raise
+            self._client = client
+        return self._client
+
+    def close(self) -> None:
+        """Closes the client."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def print_json(self, document: object) -> None:
+        """Prints one JSON document; numbers that JSON does not know become null."""
+        click.echo(json.dumps(_finite(document), ensure_ascii=False, indent=2))
+
+    def print_line(self, document: object) -> None:
+        """Prints one JSON document in one line, as part of a stream."""
+        click.echo(json.dumps(_finite(document), ensure_ascii=False))
+
+    def say(self, text: str) -> None:
+        """Prints text as it is, unless the output is for machines."""
+        if not self.as_json:
+            self.out.print(text, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Prints text for people on standard error."""
+        self.err.print(text, soft_wrap=True, style="dim")
+
+
+def json_option(command: F) -> F:
+    """Adds `--json`, and `--server` after the command as well as before it."""
+
+    def set_json(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            context.find_object(Session).as_json = True  # type: ignore[union-attr]
+
+    option = click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        callback=set_json,
+        help="Print JSON on standard output.",
+    )
+    return option(command)
+
+
+def server_option(command: F) -> F:
+    """Adds `--server` after the command, where people also look for it."""
+
+    def set_server(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            context.find_object(Session).server = value  # type: ignore[union-attr]
+
+    option = click.option(
+        "--server",
+        metavar="ADDRESS",
+        expose_value=False,
+        callback=set_server,
+        help="The study server, host:port.",
+    )
+    return json_option(option(command))
+
+
+def _console(*, width: int | None = None, stderr: bool = False) -> Console:
+    """A console that prints text as it is: names and messages may hold brackets."""
+    return Console(width=width, stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def _width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else _FILE_WIDTH
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
