@@ -2,15 +2,143 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
+from tests.unit.engine_support import at, spec, trial
+from tuner.engine import StudyEngine
+from tuner.engine.encoding import Encoding
 from tuner.engine.mirror import Mirror
+from tuner.engine.tpe import TreeTPESampler
+from tuner.space import Categorical, Child, Discrete, Float, Parameter, Space
+from tuner.study import TrialState
 
 
 class TestMirrorIsAStorage(StorageTestCase):
     @pytest.fixture
     def storage(self) -> BaseStorage:
         return Mirror()
+
+
+SPACE = Space(
+    (
+        Parameter(name="lr", domain=Float(1e-5, 1, log=True)),
+        Parameter(name="batch", domain=Discrete([16, 64, 512])),
+        Parameter(
+            name="optimizer",
+            domain=Categorical(["sgd", True, 1]),
+            children=(Child(("sgd",), Parameter(name="momentum", domain=Float(0, 0.9))),),
+        ),
+    )
+)
+
+
+@pytest.fixture
+def engine() -> StudyEngine:
+    engine = StudyEngine("s", spec(SPACE, "random", stopping="asha"))
+    for number in range(30):
+        parameters = engine.suggest(number)
+        assert parameters is not None
+        engine.add(trial(number, parameters))
+        value = float(parameters["lr"])
+        curve = (at(1, value + 1), at(2, value))
+        stops = [engine.report(number, measurement) for measurement in curve]
+        state = TrialState.PRUNED if stops[-1] else TrialState.SUCCEEDED
+        engine.finish(trial(number, parameters, state, value, curve))
+    return engine
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optuna.samplers.RandomSampler(seed=1),
+        lambda: optuna.samplers.TPESampler(seed=1),
+        lambda: optuna.samplers.QMCSampler(seed=1, warn_independent_sampling=False),
+        lambda: optuna.samplers.NSGAIISampler(seed=1),
+        lambda: TreeTPESampler(SPACE, startup=10, seed=1),
+    ],
+    ids=["random", "tpe", "qmc", "nsga2", "ours"],
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optunas_samplers_read_our_studies(
+    engine: StudyEngine, make: Callable[[], optuna.samplers.BaseSampler]
+) -> None:
+    study = engine.optuna_study()
+    study.sampler = make()
+    encoding = Encoding(SPACE)
+    for _ in range(12):
+        asked = study.ask()
+        SPACE.check(encoding.suggest(asked))
+        study.tell(asked, 1.0)
+    assert [t.number for t in study.trials] == list(range(42))
+
+
+def test_optunas_pruners_read_our_studies(engine: StudyEngine) -> None:
+    study = engine.optuna_study()
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    asked = study.ask()
+    asked.report(1e6, 1)
+    assert asked.should_prune()
+
+
+def test_optunas_importance_reads_our_studies(engine: StudyEngine) -> None:
+    study = engine.optuna_study()
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    assert max(shares, key=lambda name: shares[name]) == "lr"
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        optuna.visualization.plot_optimization_history,
+        optuna.visualization.plot_parallel_coordinate,
+        optuna.visualization.plot_slice,
+        optuna.visualization.plot_contour,
+        optuna.visualization.plot_intermediate_values,
+        optuna.visualization.plot_edf,
+        optuna.visualization.plot_rank,
+        optuna.visualization.plot_timeline,
+    ],
+    ids=lambda plot: plot.__name__,
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optunas_plots_show_our_studies(
+    engine: StudyEngine, plot: Callable[[optuna.Study], Any]
+) -> None:
+    assert plot(engine.optuna_study()).data
+
+
+def test_the_best_trial_is_ours(engine: StudyEngine) -> None:
+    study = engine.optuna_study()
+    assert study.best_trial.number == study.best_trial._trial_id
+    values = [t.value for t in study.trials if t.value is not None and t.state.name == "COMPLETE"]
+    assert study.best_value == min(values)
+
+
+def test_choices_may_be_added_and_not_reordered() -> None:
+    mirror = Mirror()
+    study_id = mirror.create_new_study([optuna.study.StudyDirection.MINIMIZE])
+    first, second, third = (mirror.create_new_trial(study_id) for _ in range(3))
+    mirror.set_trial_param(first, "c", 1, CategoricalDistribution(["a", "b"]))
+    mirror.set_trial_param(second, "c", 2, CategoricalDistribution(["a", "b", "c"]))
+    assert mirror.get_trial_params(second) == {"c": "c"}
+    with pytest.raises(ValueError, match="dynamic value space"):
+        mirror.set_trial_param(third, "c", 0, CategoricalDistribution(["b", "a"]))
+
+
+def test_our_tpe_serves_plain_optuna() -> None:
+    study = optuna.create_study(sampler=TreeTPESampler(SPACE, startup=10, seed=3))
+    encoding = Encoding(SPACE)
+    for _ in range(40):
+        asked = study.ask()
+        point = encoding.suggest(asked)
+        SPACE.check(point)
+        study.tell(asked, abs(float(point["lr"]) - 0.01) + float(point.get("momentum", 1)))
+    assert study.best_value < 0.3

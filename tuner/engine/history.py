@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from tuner.engine import points
 from tuner.engine.encoding import Encoding
 from tuner.engine.mirror import Mirror
+from tuner.space import Value
 from tuner.study import Goal, Measurement, Metric, StudySpec, Trial, TrialState
 
 _Optuna = optuna.trial.TrialState
@@ -68,8 +69,10 @@ class History:
         if trial.number > len(self):
             raise ValueError(f"trial {trial.number} came before trial {len(self)}.")
         known = self._mirror.get_trial(trial.number) if trial.number < len(self) else None
-        self._note_point(trial)
-        self._replace(known, self._mirrored(trial, known))
+        projection = points.project(self._space, trial.parameters)
+        if projection.complete:
+            self.tried.add(points.key_of(projection.values))
+        self._replace(known, self._mirrored(trial, projection.values, known))
 
     def report(self, number: int, step: int, value: float) -> None:
         """Takes in a value at a step."""
@@ -90,14 +93,10 @@ class History:
         self.informative += _is_informative(new) - (old is not None and _is_informative(old))
         self._mirror.put(self._study_id, new)
 
-    def _note_point(self, trial: Trial) -> None:
-        projection = points.project(self._space, trial.parameters)
-        if projection.complete:
-            self.tried.add(points.key_of(projection.values))
-
-    def _mirrored(self, trial: Trial, known: FrozenTrial | None) -> FrozenTrial:
+    def _mirrored(
+        self, trial: Trial, point: Mapping[str, Value], known: FrozenTrial | None
+    ) -> FrozenTrial:
         # Always by the present space, so that samplers see one range for each parameter.
-        point = points.project(self._space, trial.parameters).values
         values = values_by_step(trial, self._metric)
         if not values and known is not None:
             values = known.intermediate_values
