@@ -1,0 +1,1 @@
+"""Trains trials: statistics of the data, preprocessing, canned trainers, export and prediction."""

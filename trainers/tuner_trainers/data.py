@@ -1,0 +1,261 @@
+"""Reads rows from CSV and Parquet as columns of numbers and strings, in whole or in batches."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tuner.errors import DataError
+from tuner_trainers import columns as normal
+from tuner_trainers import readers, sources
+from tuner_trainers.columns import Cleaner, Kind
+from tuner_trainers.readers import RawBatch
+from tuner_trainers.sources import Progress, fingerprint
+
+__all__ = ["Columns", "Layout", "batches", "encoded", "fingerprint", "layout", "read", "split"]
+
+#: Columns by name: float64 [rows], NaN for missing, or object [rows] of str, "" for missing.
+Columns = Mapping[str, npt.NDArray[Any]]
+
+#: Columns by name: float64 [rows], or a dictionary array of strings.
+EncodedColumns = Mapping[str, Any]
+
+T = TypeVar("T")
+
+
+class TurnedTextError(Exception):
+    """A column taken for numbers turned out to hold text further down; its type must be given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The columns of a data set.
+
+    `kinds` says number or string where the files themselves say it, which CSV does not, or where
+    the user does; `unsupported` maps columns that cannot be used to their Arrow types.
+    """
+
+    names: tuple[str, ...]
+    kinds: Mapping[str, Kind]
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+
+    def require(self, uri: str, names: Iterable[str]) -> None:
+        """Raises DataError unless every name is a usable column."""
+        for name in names:
+            if name in self.unsupported:
+                raise DataError(
+                    f"{uri}: the column {name!r} holds {self.unsupported[name]}, "
+                    "but only numbers, text, times and truth values are read; leave it out."
+                )
+            if name not in self.names:
+                raise DataError(missing_column(uri, name, self.names))
+
+
+def missing_column(uri: str, name: str, names: Sequence[str]) -> str:
+    """Says that a column is missing and which one may be meant."""
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {sources.listed(names, 12)}."
+    return f"{uri} has no column {name!r}; {hint}"
+
+
+def layout(uri: str, types: Mapping[str, str] | None = None) -> Layout:
+    """Returns the columns of `uri` from headers alone; raises DataError."""
+    source = sources.locate(uri)
+    arrow = readers.schema(source)
+    kinds = {name: normal.kind_of(arrow_type) for name, arrow_type in arrow.items()}
+    usable = {name: kind for name, kind in kinds.items() if kind is not None}
+    given = _checked(uri, types or {}, usable)
+    known = {} if source.format == "csv" else usable
+    return Layout(
+        names=tuple(usable),
+        kinds={**known, **given},
+        unsupported={name: str(arrow[name]) for name, kind in kinds.items() if kind is None},
+    )
+
+
+def read(
+    uri: str,
+    *,
+    types: Mapping[str, str] | None = None,
+    missing_values: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> Columns:
+    """Reads all rows into memory.
+
+    Args:
+        uri: a file, a directory or a pattern.
+        types: `number` or `string` by column; others are inferred from all rows. Names that are no
+            column are ignored, so that a data set's types also fit a part of its columns.
+        missing_values: words that mean missing besides the empty one.
+        columns: which columns, in which order; all by default.
+
+    Raises:
+        DataError: the data cannot be used as asked.
+    """
+    return retyped(
+        uri, types, missing_values, lambda given: _read(uri, given, missing_values, columns)
+    )
+
+
+def batches(
+    uri: str,
+    *,
+    types: Mapping[str, str] | None = None,
+    missing_values: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> Iterator[Columns]:
+    """Yields the rows by batches; as `read`, but in bounded memory.
+
+    Columns of a CSV file without a type cost a pass of their own to infer it.
+    """
+    found = layout(uri, types)
+    wanted = found.names if columns is None else columns
+    kinds: Mapping[str, str] = found.kinds
+    if any(name not in kinds for name in wanted):
+        kinds = infer(uri, types, missing_values)
+    for batch, _ in encoded(uri, types=kinds, missing_values=missing_values, columns=columns):
+        yield normal.decode(batch)
+
+
+def encoded(
+    uri: str,
+    *,
+    types: Mapping[str, str] | None = None,
+    missing_values: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[EncodedColumns, int]]:
+    """Yields batches with strings still dictionary-encoded, each with its number of rows.
+
+    Raises:
+        TurnedTextError: a column without a type began with numbers and went on with text.
+    """
+    found = layout(uri, types)
+    wanted = found.names if columns is None else tuple(columns)
+    found.require(uri, wanted)
+    source = sources.locate(uri)
+    total = source.size_bytes
+    encoder = _Encoder(uri, found.kinds, Cleaner(missing_values))
+    rows = 0
+    for raw in readers.stream(source, wanted):
+        rows += raw.rows
+        yield encoder.encode(raw), raw.rows
+        if progress is not None:
+            progress(rows, raw.bytes_done, total)
+    if not rows:
+        raise DataError(f"{uri} has a header but no rows; add rows.")
+
+
+def infer(
+    uri: str, types: Mapping[str, str] | None = None, missing_values: Sequence[str] = ()
+) -> Mapping[str, Kind]:
+    """Returns the kind of every column, from all rows where nothing says it."""
+    found = layout(uri, types)
+    cleaner = Cleaner(missing_values)
+    open_names = [name for name in found.names if name not in found.kinds]
+    text: set[str] = set()
+    if open_names:
+        for raw in readers.stream(sources.locate(uri), open_names):
+            for name, array in raw.arrays.items():
+                if name not in text and cleaner.numbers(array) is None:
+                    text.add(name)
+    inferred: dict[str, Kind] = {
+        name: "string" if name in text else "number" for name in open_names
+    }
+    return {name: found.kinds.get(name) or inferred[name] for name in found.names}
+
+
+def retyped(
+    uri: str,
+    types: Mapping[str, str] | None,
+    missing_values: Sequence[str],
+    consume: Callable[[Mapping[str, str]], T],
+) -> T:
+    """Calls `consume` with the types, and again with inferred ones if a column turned to text.
+
+    So files that keep what their first rows promise, which most do, are read once.
+    """
+    try:
+        return consume(types or {})
+    except TurnedTextError:
+        return consume(infer(uri, types, missing_values))
+
+
+def split(
+    rows: int, fraction: float, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Divides the rows 0..rows-1 at random into training and validation, each in order.
+
+    Returns:
+        The indices of the training rows, and of the validation rows: `fraction` of all, but at
+        least one, and never all.
+    """
+    count = min(max(round(rows * fraction), 1), rows - 1)
+    order = np.random.default_rng(seed).permutation(rows)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+class _Encoder:
+    """Encodes batch after batch, holding each column to the kind it began with."""
+
+    def __init__(self, uri: str, given: Mapping[str, Kind], cleaner: Cleaner) -> None:
+        self._uri = uri
+        self._given = given
+        self._inferred: dict[str, Kind] = {}
+        self._cleaner = cleaner
+
+    def encode(self, raw: RawBatch) -> EncodedColumns:
+        try:
+            return {name: self._column(name, array) for name, array in raw.arrays.items()}
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise DataError(f"{self._uri} holds text that is not UTF-8; convert it.") from error
+
+    def _column(self, name: str, array: Any) -> Any:
+        kind = self._given.get(name) or self._inferred.get(name)
+        if kind == "string":
+            return self._cleaner.strings(array)
+        numbers = self._cleaner.numbers(array)
+        if numbers is not None:
+            self._inferred[name] = "number"
+            return numbers
+        if name in self._given:
+            value = self._cleaner.first_text(array)
+            raise DataError(
+                f"{self._uri}: the column {name!r} is a number, but holds {value!r}; add that to "
+                f"`missing` under `data`, or say `types: {{{name}: string}}` there."
+            )
+        if kind == "number":
+            raise TurnedTextError(name)
+        self._inferred[name] = "string"
+        return self._cleaner.strings(array)
+
+
+def _read(
+    uri: str,
+    types: Mapping[str, str],
+    missing_values: Sequence[str],
+    columns: Sequence[str] | None,
+) -> Columns:
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
+    for batch, _ in encoded(uri, types=types, missing_values=missing_values, columns=columns):
+        for name, values in normal.decode(batch).items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _checked(uri: str, types: Mapping[str, str], usable: Mapping[str, Kind]) -> dict[str, Kind]:
+    checked: dict[str, Kind] = {}
+    for name, kind in types.items():
+        if kind not in ("number", "string"):
+            raise DataError(
+                f"{uri}: a column's type is number or string, but {name!r} got {kind!r}."
+            )
+        if name in usable:
+            checked[name] = "number" if kind == "number" else "string"
+    return checked

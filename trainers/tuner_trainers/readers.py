@@ -1,0 +1,229 @@
+"""Streams CSV and Parquet files as Arrow arrays by column, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from tuner.errors import DataError
+from tuner_trainers import sources
+from tuner_trainers.sources import Source
+
+#: Large enough that the fixed cost of a batch does not matter, small enough for any memory.
+_BATCH_ROWS = 131_072
+_BLOCK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBatch:
+    """Some rows as they lie in the file; a column's array may have any Arrow type."""
+
+    arrays: Mapping[str, Any]
+    rows: int
+    #: Bytes of the whole source read so far, for progress.
+    bytes_done: int
+
+
+def schema(source: Source) -> Mapping[str, Any]:
+    """Returns the Arrow type of each column, in the order of the first file.
+
+    CSV columns are all text. Columns without a name, as pandas writes its index, are left out.
+
+    Raises:
+        DataError: a name twice, files whose columns differ, or a file that is not what it says.
+    """
+    first: dict[str, Any] = {}
+    for file in source.files:
+        types = _csv_types(file) if source.format == "csv" else _parquet_types(file)
+        first = first or types
+        _check_same(source.files[0], first, file, types)
+        for name, arrow_type in types.items():
+            first[name] = _wider(first[name], arrow_type)
+    if not first:
+        raise DataError(f"{source.files[0]} names no column; its first line must be a header.")
+    return first
+
+
+def stream(source: Source, columns: Sequence[str]) -> Iterator[RawBatch]:
+    """Yields the rows of every file, with `columns` only; raises DataError."""
+    done = 0
+    for file in source.files:
+        batches = _csv(file, columns) if source.format == "csv" else _parquet(file, columns)
+        for batch in batches:
+            yield RawBatch(
+                arrays=batch.arrays, rows=batch.rows, bytes_done=done + batch.bytes_done
+            )
+        done += file.stat().st_size
+
+
+def _check_same(
+    first_file: Path, first: Mapping[str, Any], file: Path, types: Mapping[str, Any]
+) -> None:
+    missing = [name for name in first if name not in types]
+    added = [name for name in types if name not in first]
+    if missing:
+        raise DataError(
+            f"{file} lacks the column {missing[0]!r} of {first_file}; give all files one header."
+        )
+    if added:
+        raise DataError(
+            f"{file} has the column {added[0]!r} that {first_file} lacks; "
+            "give all files one header."
+        )
+
+
+def _wider(a: Any, b: Any) -> Any:
+    """The type that tells more: text over numbers, anything over nothing."""
+    if pa.types.is_null(a):
+        return b
+    textual = pa.types.is_string(b) or pa.types.is_large_string(b)
+    return b if textual else a
+
+
+def _check_unique(file: Path, names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            raise DataError(f"{file} has two columns {name!r}; rename one.")
+
+
+def _csv_types(file: Path) -> dict[str, Any]:
+    names = [name.strip() for name in _header(file)]
+    _check_unique(file, names)
+    return {name: pa.string() for name in names if name}
+
+
+def _header(file: Path) -> list[str]:
+    try:
+        with pa.input_stream(str(file), compression=sources.compression(file)) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            return next(csv.reader(text, delimiter=sources.delimiter(file)), [])
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file) from error
+    except (csv.Error, pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"cannot read the header of {file}: {_line(error)}.") from error
+
+
+def _csv(file: Path, columns: Sequence[str]) -> Iterator[RawBatch]:
+    header = _header(file)
+    names = {name.strip(): name for name in header}
+    wanted = [names[column] for column in columns]
+    codec = sources.compression(file)
+    try:
+        with pa.OSFile(str(file)) as raw:
+            data = pa.CompressedInputStream(raw, codec) if codec else raw
+            reader = pacsv.open_csv(data, **_csv_options(file, wanted, threads=True))
+            for batch in reader:
+                arrays = {column: batch.column(i) for i, column in enumerate(columns)}
+                yield RawBatch(arrays=arrays, rows=batch.num_rows, bytes_done=raw.tell())
+    except pa.ArrowInvalid as error:
+        raise _csv_error(file, error) from error
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {_line(error)}.") from error
+
+
+def _csv_options(file: Path, wanted: Sequence[str], *, threads: bool) -> dict[str, Any]:
+    return {
+        "read_options": pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=threads),
+        "parse_options": pacsv.ParseOptions(
+            delimiter=sources.delimiter(file), newlines_in_values=True
+        ),
+        "convert_options": pacsv.ConvertOptions(
+            column_types={name: pa.string() for name in wanted},
+            include_columns=list(wanted),
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    }
+
+
+def _csv_error(file: Path, error: Exception) -> DataError:
+    message = str(error)
+    if "invalid UTF8" in message:
+        return _not_utf8(file)
+    if "Expected" in message and "columns, got" in message:
+        return _ragged(file, message)
+    if "straddling" in message:
+        return DataError(
+            f"{file} has a row of more than {_BLOCK_BYTES >> 20} MiB; "
+            "a quote may be open, so look for an odd one."
+        )
+    if "cannot infer number of columns" in message:
+        return DataError(f"{file} has a header but no rows; add rows.")
+    return DataError(f"{file} is not CSV that can be read: {_line(error)}.")
+
+
+def _ragged(file: Path, message: str) -> DataError:
+    """Reads again in one thread, as only then rows are counted."""
+    seen: list[Any] = []
+
+    def note(row: Any) -> str:
+        seen.append(row)
+        return "error"
+
+    options = _csv_options(file, [], threads=False)
+    options["parse_options"].invalid_row_handler = note
+    options["convert_options"].include_columns = []
+    try:
+        with pa.input_stream(str(file), compression=sources.compression(file)) as data:
+            for _ in pacsv.open_csv(data, **options):
+                pass
+    except pa.ArrowInvalid:
+        pass
+    if not seen:
+        return DataError(f"{file} is not CSV that can be read: {message}.")
+    row = seen[0]
+    where = "a row" if row.number is None else f"row {row.number}"
+    return DataError(
+        f"{file}: {where} has {row.actual_columns} values where the header has "
+        f"{row.expected_columns}; complete it, or quote values that hold the delimiter."
+    )
+
+
+def _not_utf8(file: Path) -> DataError:
+    return DataError(f"{file} is not UTF-8; convert it, as `iconv -f LATIN1 -t UTF-8` does.")
+
+
+def _parquet_types(file: Path) -> dict[str, Any]:
+    with _open_parquet(file) as parquet:
+        arrow_schema = parquet.schema_arrow
+    _check_unique(file, arrow_schema.names)
+    return {field.name: field.type for field in arrow_schema if field.name}
+
+
+def _open_parquet(file: Path, columns: Sequence[str] = ()) -> Any:
+    try:
+        # What is a dictionary in the file need not be made one again; numbers are not touched.
+        return pq.ParquetFile(file, read_dictionary=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise _corrupted(file, error) from error
+
+
+def _parquet(file: Path, columns: Sequence[str]) -> Iterator[RawBatch]:
+    size = file.stat().st_size
+    rows = 0
+    with _open_parquet(file, columns) as parquet:
+        total = max(parquet.metadata.num_rows, 1)
+        try:
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(columns)):
+                rows += batch.num_rows
+                arrays = {column: batch.column(column) for column in columns}
+                yield RawBatch(arrays=arrays, rows=batch.num_rows, bytes_done=size * rows // total)
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupted(file, error) from error
+
+
+def _corrupted(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} is not a whole Parquet file: {_line(error)}; write it again.")
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
