@@ -353,6 +353,13 @@ def test_check_says_what_is_wrong(algorithm: str, stopping: str, space: Space, s
         check_search(spec(space, algorithm, stopping=stopping))
 
 
+def test_check_knows_the_limit_of_sobol_sequences() -> None:
+    space = Space(tuple(Parameter(name=f"p{i}", domain=Int(0, 9)) for i in range(21_202)))
+    check_search(spec(space, "random"))
+    with pytest.raises(InvalidArgumentError, match="at most 21201 parameters"):
+        check_search(spec(space, "qmc"))
+
+
 def test_a_trainer_may_bring_the_parameters_later() -> None:
     managed = replace(spec(Space(), "auto"), trainer="tabular")
     check_search(managed)

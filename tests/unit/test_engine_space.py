@@ -67,6 +67,13 @@ def test_choices_that_python_calls_equal_stay_apart() -> None:
     assert [(type(b), b) for b in back] == [(type(c), c) for c in domain.choices]
 
 
+def test_children_of_true_are_not_those_of_one() -> None:
+    child = Parameter(name="b", domain=Int(1, 3))
+    root = Parameter(name="a", domain=Categorical([1, True]), children=(Child((True,), child),))
+    assert Grid(Space((root,)), seed=0).size == 1 + 3
+    assert points.centre(Space((root,))) == {"a": 1}
+
+
 def test_discrete_numbers_are_an_index_to_optuna() -> None:
     domain = Discrete([16, 64, 512])
     assert encoding.distribution_of(domain) == IntDistribution(0, 2)
