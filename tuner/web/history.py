@@ -1,0 +1,158 @@
+"""What the pages know about one study: its trials and curves, kept up to date by one stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+from tuner.client.study import Importance
+from tuner.study import Measurement, Study, Trial, TrialState
+from tuner.web import format
+from tuner.web.feeds import Feed
+from tuner.web.source import Event, Reported, StudySource
+
+#: A study is asked for again after this long: its counts change with every trial.
+STUDY_SECONDS = 0.8
+#: What mattered is computed again after this long, if trials ended meanwhile.
+IMPORTANCE_SECONDS = 10.0
+#: How long a first page waits for the trials to arrive.
+_FIRST_SECONDS = 10.0
+
+
+class History(Feed):
+    """One study's trials and some of their curves. Threads may share it.
+
+    The stream brings each change once, so that a look at a study of thousands of trials costs the
+    server nothing; a trial's measurements are asked for when its curve is first drawn.
+    """
+
+    def __init__(self, source: StudySource, study: Study) -> None:
+        super().__init__(source)
+        self.study_id = study.study_id
+        self.created = study.create_time
+        self._changed = threading.Condition()
+        self._study, self._asked = study, time.monotonic()
+        self._token = ""
+        self._version = 0
+        self._ready = False
+        self._trials: dict[int, Trial] = {}
+        self._curves: dict[int, dict[int, Measurement]] = {}
+        self._latest: dict[int, Measurement] = {}
+        self._importance: tuple[int, float, Importance] | None = None
+
+    # --- the stream ------------------------------------------------------------------------
+
+    def follow(self, source: StudySource) -> bool:
+        """Takes in the stream; it ends with the study, or to be taken up again."""
+        for event in source.watch(self.study_id, self._token):
+            with self._changed:
+                self._take(event)
+                self._changed.notify_all()
+        return self._study.state.is_finished
+
+    def forget(self) -> None:
+        """Starts over: what happened meanwhile is not known."""
+        with self._changed:
+            self._token = ""
+            self._curves.clear()
+
+    def _take(self, event: Event) -> None:
+        self._token = event.resume_token
+        self._version += 1
+        match event.what:
+            case Study() as study:
+                self._study, self._asked = study, time.monotonic()
+            case Trial() as trial:
+                self._take_trial(trial)
+            case Reported(number=number, measurement=measurement):
+                self._latest[number] = measurement
+                if number in self._curves:
+                    self._curves[number][measurement.step] = measurement
+
+    def _take_trial(self, trial: Trial) -> None:
+        known = self._trials.get(trial.number)
+        if known is not None and known.attempt != trial.attempt:
+            self._curves.pop(trial.number, None)
+            self._latest.pop(trial.number, None)
+        if trial.state.is_finished:
+            self._latest.pop(trial.number, None)
+        self._trials[trial.number] = trial
+
+    # --- what pages read -------------------------------------------------------------------
+
+    def study(self) -> Study:
+        """The study, at most STUDY_SECONDS old. Raises TunerError if the server does not say."""
+        if time.monotonic() - self._asked > STUDY_SECONDS:
+            study = self._source.get_study(self.study_id)
+            with self._changed:
+                self._study, self._asked = study, time.monotonic()
+            if not study.state.is_finished:
+                self.start(again=True)
+        return self._study
+
+    def mark(self) -> tuple[object, ...]:
+        """Differs whenever something on the study's page does."""
+        study = self.study()
+        return (
+            self._version,
+            study.etag,
+            study.state,
+            study.state_reason,
+            study.trial_counts,
+            study.best_trial,
+            study.exported_model_uri,
+            study.update_time,
+        )
+
+    def ready(self) -> None:
+        """Waits until the trials that there were at first have arrived, within reason."""
+        with self._changed:
+            if not self._ready:
+                expected = self._study.trial_counts.total
+                self._changed.wait_for(lambda: len(self._trials) >= expected, _FIRST_SECONDS)
+                self._ready = True
+
+    def trials(self) -> list[Trial]:
+        """Every trial by number; a running one with its latest measurement as its value."""
+        with self._changed:
+            trials = [self._trials[number] for number in sorted(self._trials)]
+            latest = dict(self._latest)
+        return [
+            format.valued(t, latest[t.number])
+            if t.state is TrialState.RUNNING and t.number in latest
+            else t
+            for t in trials
+        ]
+
+    def curves(self, numbers: Collection[int]) -> Mapping[int, Sequence[Measurement]]:
+        """The measurements by step of the trials with these numbers; others' are dropped."""
+        with self._changed:
+            for number in self._curves.keys() - set(numbers):
+                del self._curves[number]
+            missing = [n for n in numbers if n not in self._curves and self._has_run(n)]
+        for number in missing:
+            self._fetch(self._source.get_trial(self.study_id, number))
+        with self._changed:
+            return {
+                number: [curve[step] for step in sorted(curve)]
+                for number, curve in self._curves.items()
+            }
+
+    def _has_run(self, number: int) -> bool:
+        return number in self._trials and self._trials[number].attempt > 0
+
+    def _fetch(self, trial: Trial) -> None:
+        with self._changed:
+            curve = {m.step: m for m in trial.measurements}
+            # What the stream brought while the answer was under way is newer.
+            self._curves[trial.number] = curve | self._curves.get(trial.number, {})
+
+    def importance(self) -> Importance:
+        """What mattered, computed again at times while trials end."""
+        ended = self.study().trial_counts.finished
+        known, now = self._importance, time.monotonic()
+        if known is None or (known[0] != ended and now - known[1] > IMPORTANCE_SECONDS):
+            known = ended, now, self._source.importance(self.study_id)
+            self._importance = known
+        return known[2]

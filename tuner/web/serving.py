@@ -1,0 +1,74 @@
+"""Runs the pages with uvicorn until the process is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection
+
+import uvicorn
+
+from tuner.client.client import running_server
+from tuner.config import Settings
+from tuner.errors import TunerError
+from tuner.web.app import create_app
+from tuner.web.security import LOOPBACK
+from tuner.web.source import StudySource
+
+_STOP_SECONDS = 3
+
+
+class AddressInUseError(TunerError):
+    """The pages cannot listen where they were told to."""
+
+    code = "UNAVAILABLE"
+    reason = "ADDRESS_IN_USE"
+
+
+def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serves the pages until SIGINT or SIGTERM.
+
+    Args:
+        settings: `host` and `web_port` say where, `server` whose studies.
+        ready: called with the pages' address once they can be opened.
+
+    Raises:
+        AddressInUseError: the port is taken, or the host is not this machine's.
+    """
+    address = settings.server or running_server(settings)
+    with _listen(settings.host, settings.web_port) as listener:
+        port = listener.getsockname()[1]
+        app = create_app(StudySource(address), allowed_hosts=allowed_hosts(settings.host))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        if ready is not None:
+            # Connections wait in the listener's queue until uvicorn takes them.
+            ready(url(settings.host, port))
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def allowed_hosts(host: str) -> Collection[str] | None:
+    """The names that requests may use: only this machine's own unless others may reach it."""
+    loopback = host == "localhost" or host == "::1" or host.startswith("127.")
+    return LOOPBACK | {host} if loopback else None
+
+
+def url(host: str, port: int) -> str:
+    """The address to open; a host of all addresses is named by one that works here."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise AddressInUseError(
+            f"the web pages cannot listen on {host}:{port} ({error.strerror}): stop what runs "
+            "there, or choose another port with TUNER_WEB_PORT."
+        ) from error

@@ -1,0 +1,124 @@
+"""What the pages ask of a study server, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tuner import convert
+from tuner.client.channel import Connection
+from tuner.client.study import Importance
+from tuner.study import Measurement, Study, Trial, parse_trial_name
+from tuner.v1 import study_service_pb2 as pb
+
+#: A page that waits longer than this for an answer says that there is none.
+ANSWER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A trial reported a measurement."""
+
+    number: int
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a study; `resume_token` continues a stream after it."""
+
+    resume_token: str
+    what: Study | Trial | Reported | None
+
+
+class StudySource:
+    """A connection to one study server; threads may share it. A stream needs one of its own.
+
+    Every method raises TunerError: what the server said, or UnavailableError.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._connection = Connection(address)
+
+    def close(self) -> None:
+        """Closes the connection and ends its streams."""
+        self._connection.close()
+
+    def another(self) -> StudySource:
+        """A connection of its own to the same server."""
+        return StudySource(self.address)
+
+    def list_studies(
+        self, page_token: str = "", page_size: int = 100
+    ) -> tuple[tuple[Study, ...], str]:
+        """A page of the studies, newest first, and the token of the next page."""
+        request = pb.ListStudiesRequest(page_size=page_size, page_token=page_token)
+        answer = self._connection.call(lambda s: s.ListStudies, request, **_ONCE)
+        return tuple(map(convert.study_from_proto, answer.studies)), answer.next_page_token
+
+    def get_study(self, study_id: str) -> Study:
+        """The study as it is now."""
+        request = pb.GetStudyRequest(name=f"studies/{study_id}")
+        return convert.study_from_proto(
+            self._connection.call(lambda s: s.GetStudy, request, **_ONCE)
+        )
+
+    def list_trials(
+        self, study_id: str, *, page_token: str = "", page_size: int = 100, order_by: str = ""
+    ) -> tuple[tuple[Trial, ...], str]:
+        """A page of the trials without measurements, and the token of the next page."""
+        request = pb.ListTrialsRequest(
+            parent=f"studies/{study_id}",
+            page_token=page_token,
+            page_size=page_size,
+            order_by=order_by,
+        )
+        answer = self._connection.call(lambda s: s.ListTrials, request, **_ONCE)
+        return tuple(map(convert.trial_from_proto, answer.trials)), answer.next_page_token
+
+    def get_trial(self, study_id: str, number: int) -> Trial:
+        """The trial with everything about it."""
+        request = pb.GetTrialRequest(name=f"studies/{study_id}/trials/{number}", view=pb.FULL)
+        return convert.trial_from_proto(
+            self._connection.call(lambda s: s.GetTrial, request, **_ONCE)
+        )
+
+    def importance(self, study_id: str) -> Importance:
+        """How much each parameter mattered so far."""
+        request = pb.GetImportanceRequest(name=f"studies/{study_id}")
+        answer = self._connection.call(lambda s: s.GetImportance, request, **_ONCE)
+        return Importance(
+            parameters=dict(answer.parameters), groups=dict(answer.groups), trials=answer.trials
+        )
+
+    def watch(self, study_id: str, resume_token: str = "") -> Iterator[Event]:
+        """What happens to the study; without a token, first everything as it is."""
+        request = pb.WatchStudyRequest(name=f"studies/{study_id}", resume_token=resume_token)
+        for message in self._connection.stream(lambda s: s.WatchStudy, request):
+            yield Event(resume_token=message.resume_token, what=_what(message))
+
+    def log(self, study_id: str, number: int) -> Iterator[tuple[int, str]]:
+        """The parts of the trial's log with the attempt that wrote each, until the trial ends."""
+        request = pb.ReadTrialLogRequest(name=f"studies/{study_id}/trials/{number}", follow=True)
+        for chunk in self._connection.stream(lambda s: s.ReadTrialLog, request):
+            yield chunk.attempt, chunk.text
+
+
+# A page asks again by itself, so that a call need not wait for a server to come back.
+_ONCE: dict[str, float] = {"timeout_seconds": ANSWER_SECONDS, "patience_seconds": 0.0}
+
+
+def _what(message: pb.StudyEvent) -> Study | Trial | Reported | None:
+    match message.WhichOneof("event"):
+        case "study":
+            return convert.study_from_proto(message.study)
+        case "trial":
+            return convert.trial_from_proto(message.trial)
+        case "reported":
+            return Reported(
+                number=parse_trial_name(message.reported.trial)[1],
+                measurement=convert.measurement_from_proto(message.reported.measurement),
+            )
+        case _:
+            return None
