@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -57,11 +57,11 @@ class Layout:
                 raise DataError(missing_column(uri, name, self.names))
 
 
-def missing_column(uri: str, name: str, names: Sequence[str]) -> str:
+def missing_column(uri: str, name: str, names: Sequence[str], role: str = "column") -> str:
     """Says that a column is missing and which one may be meant."""
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has {sources.listed(names, 12)}."
-    return f"{uri} has no column {name!r}; {hint}"
+    return f"{uri} has no {role} {name!r}; {hint}"
 
 
 def layout(uri: str, types: Mapping[str, str] | None = None) -> Layout:
@@ -130,7 +130,7 @@ def encoded(
     missing_values: Sequence[str] = (),
     columns: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> Iterator[tuple[EncodedColumns, int]]:
+) -> Generator[tuple[EncodedColumns, int], None, None]:
     """Yields batches with strings still dictionary-encoded, each with its number of rows.
 
     Raises:

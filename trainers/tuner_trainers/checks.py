@@ -1,0 +1,146 @@
+"""Checks what a study asks for against its data: before the pass over it, and after."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+
+from tuner.errors import DataError, InvalidArgumentError
+from tuner.features import check_feature, find_setting, kind_of
+from tuner.space import Domain, Space
+from tuner.study import DataSource, Feature, StudySpec
+from tuner.trainer_spaces import TRAINERS, parameter_of
+from tuner_trainers import data
+from tuner_trainers.data import Layout
+from tuner_trainers.statistics import ColumnStatistics, Statistics
+
+
+def check_request(spec: StudySpec) -> None:
+    """Checks what needs no data: features, parameters, settings; raises InvalidArgumentError."""
+    tuned: dict[str, dict[str, Domain]] = {feature.name: {} for feature in spec.features}
+    if len(tuned) != len(spec.features):
+        raise InvalidArgumentError("two features have the same name; give one another name.")
+    table = TRAINERS.get(spec.trainer or "")
+    for parameter in spec.space.walk():
+        found = find_setting(parameter.name, spec.features)
+        if found is not None:
+            tuned[found[0].name][found[1]] = parameter.domain
+        elif table is None:
+            continue
+        elif parameter.name in table:
+            table[parameter.name].setting.check_domain(parameter.domain)
+        elif spec.features:
+            raise InvalidArgumentError(_unknown(spec, parameter.name))
+    for name, value in spec.settings.items():
+        if table is not None:
+            parameter_of(spec.trainer or "", name).setting.check(value)
+    for feature in spec.features:
+        check_feature(feature, tuned[feature.name])
+        if spec.data is not None and spec.data.label in feature.columns:
+            raise InvalidArgumentError(
+                f"feature {feature.name!r} uses the label {spec.data.label!r}, which a model "
+                "cannot see when it predicts; remove it."
+            )
+
+
+def check_layout(source: DataSource, features: Iterable[Feature]) -> None:
+    """Checks from headers alone that every file has the columns it needs; raises DataError."""
+    train = data.layout(source.train_uri, source.column_types)
+    columns = {column for feature in features for column in feature.columns}
+    _require_label(source.train_uri, train, source.label)
+    train.require(source.train_uri, sorted(columns))
+    for name in source.column_types:
+        train.require(source.train_uri, [name])
+    for uri in (source.validation_uri, source.test_uri):
+        if uri:
+            held_out = data.layout(uri)
+            _require_label(uri, held_out, source.label)
+            held_out.require(uri, sorted(columns))
+
+
+def check_held_out(
+    source: DataSource, statistics: Statistics, features: Iterable[Feature]
+) -> None:
+    """Reads the first rows of validation and test data as the model will; raises DataError."""
+    columns = dict.fromkeys(
+        [source.label, *(column for feature in features for column in feature.columns)]
+    )
+    for uri in (source.validation_uri, source.test_uri):
+        if not uri:
+            continue
+        data.layout(uri).require(uri, columns)
+        batches = data.encoded(
+            uri,
+            types=statistics.types,
+            missing_values=source.missing_values,
+            columns=tuple(columns),
+        )
+        with closing(batches):
+            next(batches)
+
+
+def check_rows(source: DataSource, label: ColumnStatistics) -> None:
+    """Checks that training and validation both get rows; raises DataError."""
+    fraction = source.validation_fraction
+    if source.validation_uri or fraction is None:
+        return
+    if not 0.0 < fraction < 1.0:
+        raise InvalidArgumentError(
+            f"`0 < validation < 1` must hold for a fraction, but got {fraction:g}."
+        )
+    validation = round(label.present * fraction)
+    training = label.present - validation
+    if min(validation, training) < 2:
+        raise DataError(
+            f"{source.train_uri}: of {label.present} rows with a label, a validation fraction of "
+            f"{fraction:g} leaves {training} to train on and {validation} to validate with; "
+            "each needs 2 at least, so add rows."
+        )
+
+
+def check_features(features: Iterable[Feature], statistics: Statistics, uri: str) -> None:
+    """Checks that each feature's columns hold what it needs; raises DataError."""
+    for feature in features:
+        kinds = kind_of(feature.kind).column_kinds
+        for name in feature.columns:
+            column = statistics.columns[name]
+            if not column.present:
+                raise DataError(
+                    f"{uri}: the column {name!r} of feature {feature.name!r} is missing in every "
+                    "row; remove the feature."
+                )
+            if column.kind not in kinds:
+                raise DataError(
+                    f"{uri}: feature {feature.name!r} is {feature.kind}, but the column {name!r} "
+                    f"holds text such as {column.top[0][0]!r}; say `kind: categorical`, or add "
+                    "words that mean missing to `missing` under `data`."
+                )
+
+
+def feature_parameters(space: Space, features: Iterable[Feature]) -> Mapping[str, Feature]:
+    """The parameters of the space that tune a feature, each with the feature."""
+    known = tuple(features)
+    found = {parameter.name: find_setting(parameter.name, known) for parameter in space.walk()}
+    return {name: owner[0] for name, owner in found.items() if owner is not None}
+
+
+def _require_label(uri: str, layout: Layout, label: str) -> None:
+    if label not in layout.names and label not in layout.unsupported:
+        raise DataError(data.missing_column(uri, label, layout.names, "label"))
+    layout.require(uri, [label])
+
+
+def _unknown(spec: StudySpec, name: str) -> str:
+    table = TRAINERS.get(spec.trainer or "", {})
+    names = [
+        *table,
+        *(
+            f"{feature.name}.{s}"
+            for feature in spec.features
+            for s in kind_of(feature.kind).settings
+        ),
+    ]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the trainer has {', '.join(table)}."
+    return f"no parameter is called {name!r}: {hint}"

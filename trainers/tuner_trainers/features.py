@@ -1,0 +1,253 @@
+"""Proposes features and what to tune of them, from the statistics, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+
+from tuner.features import DEFAULT_VOCABULARY, ONE_HOT_LIMIT, default_embedding, parameter_name
+from tuner.space import Categorical, Domain, Group, Int, Parameter, Value
+from tuner.study import Feature
+from tuner_trainers.columns import number_text
+from tuner_trainers.statistics import ColumnStatistics, Statistics
+
+#: Preprocessing parameters proposed at most: what some twenty trials can tell apart.
+_MAX_TUNED = 5
+#: Whole numbers with no more values than this are also seen one value at a time.
+_FEW_NUMBERS = 32
+#: Strings with more values than this are hashed.
+_MANY_STRINGS = 10_000
+#: Deviations from the mean beyond which the farthest number makes a column long-tailed.
+_LONG_TAIL = 8.0
+#: Shares of the label's entropy: below, a column is not worth tuning; above, it may be a leak.
+_TELLS_NOTHING, _TELLS_ALL = 0.002, 0.8
+_DEFAULT_BUCKETS = 16
+_SCALINGS = ("log", "zscore", "quantile")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """Features with their fixed settings, parameters that tune others, and columns left out."""
+
+    features: tuple[Feature, ...]
+    parameters: tuple[Parameter, ...]
+    #: Why a column is no feature, by column.
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A feature with all settings fixed, and what could be tuned instead, the best first."""
+
+    feature: Feature
+    tunable: Mapping[str, Domain] = field(default_factory=dict)
+
+
+def propose(
+    statistics: Statistics, label: str, relevance: Mapping[str, float] | None = None
+) -> Proposal:
+    """Proposes features from all columns but the label.
+
+    Args:
+        statistics: of the training data.
+        label: the column to predict.
+        relevance: how much each column tells of the label, 0 to 1; the settings of those that
+            tell most are tuned. Without it, the first columns count as telling most.
+    """
+    drafts, skipped = [], {}
+    for name, column in statistics.columns.items():
+        if name == label:
+            continue
+        reason = _useless(column)
+        if reason:
+            skipped[name] = reason
+        else:
+            drafts.append(_draft(column, label, (relevance or {}).get(name)))
+    tuned = _most_relevant(drafts, relevance or {})
+    return Proposal(
+        features=tuple(_untuned(draft, tuned) for draft in drafts),
+        parameters=tuple(tuned.values()),
+        skipped=skipped,
+    )
+
+
+def _useless(column: ColumnStatistics) -> str:
+    """Why a column can teach nothing; empty if it can."""
+    if not column.present:
+        return "every value is missing"
+    if column.distinct == 1 and column.present == column.count:
+        return f"every row has the value {column.top[0][0]!r}"
+    if column.kind == "string" and column.present >= 20 and column.distinct > column.present / 2:
+        return (
+            f"{column.distinct:,} different texts in {column.present:,} rows: an identifier or "
+            "free text, of which nothing recurs"
+        )
+    if _counts_rows(column):
+        return "different whole numbers in every row, without gaps: it numbers the rows"
+    return ""
+
+
+def _counts_rows(column: ColumnStatistics) -> bool:
+    if column.minimum is None or column.maximum is None or not column.is_integer:
+        return False
+    span = column.maximum - column.minimum + 1.0
+    return column.present >= 100 and column.distinct >= 0.95 * column.present >= 0.9 * span
+
+
+def _draft(column: ColumnStatistics, label: str, relevance: float | None) -> _Draft:
+    draft = _number(column, relevance) if column.kind == "number" else _string(column)
+    reason = f"{draft.feature.reason}{_missing(column)}{_tells(label, relevance)}"
+    return replace(draft, feature=replace(draft.feature, reason=reason))
+
+
+def _number(column: ColumnStatistics, relevance: float | None) -> _Draft:
+    if column.is_integer and column.distinct <= _FEW_NUMBERS:
+        buckets = column.distinct if column.distinct > 2 else 0
+        each = ", each also seen by itself" if buckets else ""
+        return _Draft(
+            feature=_feature(
+                column,
+                "numeric",
+                f"{column.distinct} different whole numbers{each}",
+                scaling="zscore",
+                buckets=buckets,
+            )
+        )
+    scaling = "log" if _is_long_tailed(column) else "zscore"
+    low, high = number_text(column.minimum or 0.0), number_text(column.maximum or 0.0)
+    tail = ", with a long tail that the logarithm shortens" if scaling == "log" else ""
+    silent = relevance is not None and relevance < _TELLS_NOTHING
+    return _Draft(
+        feature=_feature(
+            column,
+            "numeric",
+            f"{column.distinct:,} different numbers from {low} to {high}{tail}",
+            scaling=scaling,
+            buckets=0 if silent else min(_DEFAULT_BUCKETS, column.distinct),
+        ),
+        tunable={} if silent else _tunable_number(column, scaling),
+    )
+
+
+def _tunable_number(column: ColumnStatistics, scaling: str) -> Mapping[str, Domain]:
+    buckets = {"buckets": _log_range(2, min(64, column.distinct))}
+    # A logarithm tames a long tail, but hides what is in proportion to it.
+    return buckets if scaling == "zscore" else buckets | {"scaling": Categorical(_SCALINGS)}
+
+
+def _is_long_tailed(column: ColumnStatistics) -> bool:
+    if column.mean is None or not column.variance or column.minimum is None:
+        return False
+    reach = max((column.maximum or 0.0) - column.mean, column.mean - column.minimum)
+    return bool(reach > _LONG_TAIL * column.variance**0.5)
+
+
+def _string(column: ColumnStatistics) -> _Draft:
+    if column.distinct > _MANY_STRINGS or not column.is_exact:
+        return _hashed(column)
+    reason = f"{column.distinct:,} different texts"
+    vocabulary = min(column.distinct, DEFAULT_VOCABULARY)
+    if column.distinct <= ONE_HOT_LIMIT:
+        return _Draft(feature=_feature(column, "categorical", reason, vocabulary=vocabulary))
+    embedding = default_embedding(vocabulary + 2) or 4
+    halfway = _values_covering(column, 0.5)
+    return _Draft(
+        feature=_feature(
+            column,
+            "categorical",
+            f"{reason}, of which the most frequent {_counted(halfway)} half of the rows",
+            vocabulary=vocabulary,
+            embedding=embedding,
+        ),
+        tunable={
+            "vocabulary": _log_range(min(max(4, halfway), column.distinct), column.distinct),
+            "embedding": _log_range(2, 2 * embedding),
+        },
+    )
+
+
+def _hashed(column: ColumnStatistics) -> _Draft:
+    largest = min(1 << (column.distinct.bit_length() - 1), 1 << 16)
+    buckets = min(4096, largest)
+    embedding = default_embedding(buckets)
+    return _Draft(
+        feature=_feature(
+            column,
+            "categorical",
+            f"{column.distinct:,} different texts, too many for a vocabulary, so hashed",
+            hash_buckets=buckets,
+            embedding=embedding,
+        ),
+        tunable={
+            "hash_buckets": _log_range(256, largest),
+            "embedding": _log_range(2, min(64, 2 * embedding)),
+        },
+    )
+
+
+def _values_covering(column: ColumnStatistics, share: float) -> int:
+    """How many of the most frequent values make up this share of the rows that have one."""
+    enough = share * column.present
+    totals = accumulate(count for _, count in column.top)
+    return next((n for n, total in enumerate(totals, start=1) if total >= enough), 1)
+
+
+def _most_relevant(drafts: list[_Draft], relevance: Mapping[str, float]) -> dict[str, Parameter]:
+    """The parameters worth tuning, in the order of the columns."""
+    candidates = list(_candidates(drafts, relevance))
+    # Sorting is stable, so columns of which nothing is known keep their order.
+    chosen = {name for _, name, _ in sorted(candidates, key=lambda c: -c[0])[:_MAX_TUNED]}
+    return {
+        name: Parameter(name=name, domain=domain, group=Group.PREPROCESSING)
+        for _, name, domain in candidates
+        if name in chosen
+    }
+
+
+def _candidates(
+    drafts: list[_Draft], relevance: Mapping[str, float]
+) -> Iterator[tuple[float, str, Domain]]:
+    """What could be tuned, with its weight: a second setting of a feature weighs half."""
+    for draft in drafts:
+        for rank, (setting, domain) in enumerate(draft.tunable.items(), start=1):
+            weight = relevance.get(draft.feature.name, 1.0) / rank
+            yield weight, parameter_name(draft.feature.name, setting), domain
+
+
+def _untuned(draft: _Draft, tuned: Mapping[str, Parameter]) -> Feature:
+    feature = draft.feature
+    settings = {
+        name: value
+        for name, value in feature.settings.items()
+        if parameter_name(feature.name, name) not in tuned
+    }
+    return replace(feature, settings=settings)
+
+
+def _counted(values: int) -> str:
+    return "makes up" if values == 1 else f"{values:,} make up"
+
+
+def _feature(column: ColumnStatistics, kind: str, reason: str, **settings: Value) -> Feature:
+    return Feature(
+        name=column.name, kind=kind, columns=(column.name,), settings=settings, reason=reason
+    )
+
+
+def _missing(column: ColumnStatistics) -> str:
+    absent = column.count - column.present
+    return f"; {absent / column.count:.1%} missing" if absent else ""
+
+
+def _tells(label: str, relevance: float | None) -> str:
+    if relevance is None:
+        return ""
+    if relevance < _TELLS_NOTHING:
+        return f"; tells next to nothing of {label} by itself"
+    warning = ", so make sure that it is known when predicting" if relevance > _TELLS_ALL else ""
+    return f"; tells {relevance:.1%} of {label} by itself{warning}"
+
+
+def _log_range(low: int, high: int) -> Int:
+    return Int(min(low, high), high, log=True)

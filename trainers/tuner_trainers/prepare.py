@@ -1,0 +1,132 @@
+"""Completes a study from its data: features, space and settings; or says why it cannot be run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tuner.errors import InvalidArgumentError
+from tuner.space import Space, Value
+from tuner.study import DataSource, Feature, StudySpec
+from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space
+from tuner_trainers import checks, relevance
+from tuner_trainers.features import Proposal, propose
+from tuner_trainers.labels import task_of
+from tuner_trainers.sources import Progress
+from tuner_trainers.statistics import Statistics, scan
+
+#: Parameters that a study file has under `training`; tuning them says nothing of the model's own.
+_TRAINING_SECTION = frozenset({"epochs", "batch_size"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A study that can be run, and what its data taught."""
+
+    statistics: Statistics
+    features: tuple[Feature, ...]
+    space: Space
+    #: A value for every parameter of the trainer that is not tuned.
+    settings: Mapping[str, Value]
+    task: Task
+    #: The label's values as text, in the order of the model's outputs; none for regression.
+    classes: tuple[str, ...]
+    #: Why a column became no feature, where features were proposed.
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
+    """Reads a study's data once and completes the study from it.
+
+    Features are proposed where the study names none; the trainer's default space is added where
+    it names none of the trainer's parameters, those of the section `training` aside.
+
+    Args:
+        spec: the study as its user wrote it.
+        progress: called now and then with rows read, bytes read and bytes in all.
+
+    Raises:
+        DataError: the data cannot be read, or cannot teach what is asked.
+        InvalidArgumentError: the study asks for what does not exist.
+    """
+    source = _source(spec)
+    checks.check_request(spec)
+    checks.check_layout(source, spec.features)
+    statistics = scan(
+        source.train_uri,
+        types=source.column_types,
+        missing_values=source.missing_values,
+        progress=progress,
+    )
+    label = statistics.columns[source.label]
+    task, classes = task_of(label, source)
+    checks.check_rows(source, label)
+    checks.check_features(spec.features, statistics, source.train_uri)
+    if spec.trainer in TRAINERS:
+        for metric in spec.metrics:
+            check_metric(metric, task)
+    proposal = _proposal(spec, source, statistics)
+    checks.check_held_out(source, statistics, proposal.features)
+    space = _space(spec, proposal)
+    return Prepared(
+        statistics=statistics,
+        features=proposal.features,
+        space=space,
+        settings=_settings(spec, space),
+        task=task,
+        classes=classes,
+        skipped=proposal.skipped,
+    )
+
+
+def _source(spec: StudySpec) -> DataSource:
+    if spec.data is None or spec.trainer is None:
+        raise InvalidArgumentError("only a study with a trainer and data can be prepared.")
+    if spec.trainer not in TRAINERS and ":" not in spec.trainer:
+        raise InvalidArgumentError(
+            f"there is no trainer {spec.trainer!r}; it is one of {', '.join(TRAINERS)}."
+        )
+    return spec.data
+
+
+def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Proposal:
+    if spec.features:
+        return Proposal(features=spec.features, parameters=())
+    told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
+    proposal = propose(statistics, source.label, told)
+    if not proposal.features:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in proposal.skipped.items())
+        raise InvalidArgumentError(
+            f"{source.train_uri} has no column to learn from beside the label"
+            + (f" ({reasons})." if reasons else ".")
+        )
+    return proposal
+
+
+def _space(spec: StudySpec, proposal: Proposal) -> Space:
+    trainer = spec.trainer or ""
+    named = {parameter.name for parameter in spec.space.walk()}
+    of_features = checks.feature_parameters(spec.space, proposal.features)
+    unknown = named - set(of_features) - set(TRAINERS.get(trainer, named))
+    if unknown:
+        raise InvalidArgumentError(f"no parameter is called {min(unknown)!r}.")
+    parameters = list(spec.space.parameters)
+    parameters += [p for p in proposal.parameters if p.name not in named]
+    if trainer in TRAINERS and named - set(of_features) <= _TRAINING_SECTION:
+        parameters += default_space(trainer, {*named, *spec.settings}).parameters
+    if not parameters:
+        raise InvalidArgumentError(
+            "the space is empty: every parameter is fixed; give one a range, or leave "
+            "`parameters` out."
+        )
+    return Space(tuple(parameters))
+
+
+def _settings(spec: StudySpec, space: Space) -> Mapping[str, Value]:
+    tuned = {parameter.name for parameter in space.walk()}
+    defaults = {
+        name: parameter.setting.default
+        for name, parameter in TRAINERS.get(spec.trainer or "", {}).items()
+        if name not in tuned and parameter.setting.default is not None
+    }
+    return {**defaults, **spec.settings}
