@@ -61,7 +61,7 @@ class LoadedTrials:
 
     #: With the measurements of their current attempts, without attempts.
     trials: tuple[Trial, ...]
-    #: Why earlier attempts of open trials ended, by trial.
+    #: Why earlier attempts ended of trials that may be tried again, by trial.
     causes: Mapping[int, tuple[Cause, ...]]
     #: The time of all attempts that have ended.
     attempt_time: timedelta
@@ -165,7 +165,7 @@ class Store:
             found = _fetch(connection, rows.TrialRow, "all_trials", parameters)
             measured = _measured(connection, parameters)
             causes: dict[int, list[Cause]] = defaultdict(list)
-            for number, cause in connection.execute(QUERIES["open_causes"], parameters):
+            for number, cause in connection.execute(QUERIES["list_causes"], parameters):
                 causes[number].append(Cause(cause))
             attempt_time = _one(connection, "attempt_time", parameters)
         return LoadedTrials(

@@ -337,14 +337,14 @@ SELECT attempts.* FROM tuner.attempts
 WHERE attempts.study = %(study)s::bigint AND attempts.trial = ANY (%(numbers)s::integer[])
 ORDER BY attempts.trial, attempts.attempt;
 
--- open_causes --
--- Why the ended attempts of trials that have not ended failed.
+-- list_causes --
+-- Why the ended attempts failed of trials that may be tried again.
 SELECT attempts.trial, attempts.failure_cause
 FROM tuner.attempts
 JOIN tuner.trials ON trials.study = attempts.study AND trials.number = attempts.trial
 WHERE attempts.study = %(study)s::bigint
     AND attempts.failure_cause IS NOT NULL
-    AND trials.state IN ('QUEUED', 'RUNNING')
+    AND trials.state IN ('QUEUED', 'RUNNING', 'FAILED')
 ORDER BY attempts.trial, attempts.attempt;
 
 -- attempt_time --

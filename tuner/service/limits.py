@@ -1,0 +1,54 @@
+"""When a study ends by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tuner.study import Limits, TrialCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a study is."""
+
+    counts: TrialCounts
+    #: Trials that ended after the best one did.
+    since_best: int
+    #: The time of all workers over all attempts, running ones included.
+    worker_time: timedelta
+    #: The time since the study's creation.
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A limit that was reached."""
+
+    reason: str
+    #: Whether trials that are due again are given up, too.
+    gives_up: bool = True
+
+
+def reached(limits: Limits, progress: Progress) -> Reached | None:
+    """The first limit that allows no more trials, or None."""
+    counts = progress.counts
+    if limits.duration is not None and progress.age >= limits.duration:
+        return Reached(reason=f"its time of {limits.duration} is over")
+    if limits.worker_time is not None and progress.worker_time >= limits.worker_time:
+        return Reached(reason=f"its workers' time of {limits.worker_time} is used up")
+    if limits.failed_trials is not None and counts.failed >= limits.failed_trials:
+        return Reached(reason=f"{counts.failed} trials failed")
+    if (
+        limits.no_improvement_trials is not None
+        and progress.since_best >= limits.no_improvement_trials
+    ):
+        return Reached(reason=f"{progress.since_best} trials in a row brought nothing better")
+    if counts.total >= limits.trials:
+        return Reached(reason=f"all {counts.total} trials have ended", gives_up=False)
+    return None
+
+
+def ends_at(limits: Limits, create_time: datetime) -> datetime | None:
+    """When the study's time is over, if it has one."""
+    return None if limits.duration is None else create_time + limits.duration

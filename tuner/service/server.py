@@ -1,0 +1,165 @@
+"""The study server as a process: what it opens, in which order, and how all of it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import (  # type: ignore[import-untyped]
+    health,
+    health_pb2,
+    health_pb2_grpc,
+)
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
+from tuner_storage.directory import replace_file
+from tuner_storage.embedded import POSTGRES
+
+from tuner.config import Settings
+from tuner.errors import FailedPreconditionError
+from tuner.service import servicer
+from tuner.service.interceptor import ErrorInterceptor
+from tuner.service.servicer import StudyServicer
+from tuner.service.studies import Studies
+from tuner.service.ticker import Ticker
+from tuner.v1 import study_service_pb2
+from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
+
+logger = logging.getLogger(__name__)
+
+_CALLS = 32
+_MESSAGE_BYTES = 16 * 2**20
+_GRACE_SECONDS = 5.0
+_SERVICE = study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES),
+    # Two servers on one port would each get half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class StudyServer:
+    """A running study server. Start it from the main thread, which then has to stay.
+
+    Args:
+        settings: Where it keeps its data and listens; port 0 takes a free one.
+
+    Raises:
+        FailedPreconditionError: the port is in use.
+        DataDirectoryError: the data directory or the database cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = ExitStack()
+        self._health = health.HealthServicer()
+        try:
+            self.address = self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets calls under way finish, and stops everything."""
+        self._health.enter_graceful_shutdown()
+        self._stack.close()
+
+    def _start(self) -> str:
+        settings, stack = self._settings, self._stack
+        pool = stack.enter_context(
+            ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
+        )
+        server = grpc.server(pool, interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        address = _listen(server, settings.host, settings.server_port)
+        # Before the first start, closing it is what frees the port.
+        stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
+        studies = Studies(self._open_store(), timedelta(seconds=settings.lease_seconds))
+        stack.callback(studies.close)
+        studies.load_open()
+        stack.enter_context(Ticker(studies))
+        add_StudyServiceServicer_to_server(StudyServicer(studies), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        for name in ("", _SERVICE):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        server.start()
+        stack.callback(lambda: server.stop(_GRACE_SECONDS).wait(2 * _GRACE_SECONDS))
+        stack.callback(studies.end_streams)
+        self._write_address(address)
+        logger.info("the study server listens on %s", address)
+        return address
+
+    def _open_store(self) -> Store:
+        settings, stack = self._settings, self._stack
+        embedded = not settings.database_url
+        postgres = POSTGRES if embedded else None
+        stack.enter_context(DataDirectory(settings.data_dir, postgres=postgres))
+        if not embedded:
+            return Store(stack.enter_context(Database(settings.database_url)))
+        url = stack.enter_context(EmbeddedPostgres(settings.data_dir)).url
+        return Store(stack.enter_context(Database(url, name="the embedded PostgreSQL")))
+
+    def _write_address(self, address: str) -> None:
+        file = self._settings.data_dir / "server.json"
+        self._stack.callback(file.unlink, missing_ok=True)
+        replace_file(file, json.dumps({"address": address, "pid": os.getpid()}) + "\n")
+
+
+def _listen(server: grpc.Server, host: str, port: int) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        bound = server.add_insecure_port(f"{shown}:{port}")
+    except RuntimeError:
+        bound = 0
+    if bound == 0:
+        raise FailedPreconditionError(
+            f"{shown}:{port} cannot be listened on: another program, maybe another study server, "
+            "uses it; stop that, or choose another port by TUNER_SERVER_PORT."
+        )
+    reachable = _ANYWHERE.get(host, host)
+    return f"[{reachable}]:{bound}" if ":" in reachable else f"{reachable}:{bound}"
+
+
+def serve(
+    settings: Settings, on_ready: Callable[[StudyServer], None] = lambda server: None
+) -> None:
+    """Runs a study server until SIGTERM or SIGINT; call it from the main thread.
+
+    Raises:
+        FailedPreconditionError: the port is in use.
+        DataDirectoryError: the data directory or the database cannot be used.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with StudyServer(settings) as server:
+        on_ready(server)
+        stop.wait()
+        logger.info("the study server stops")

@@ -1,0 +1,353 @@
+"""The methods of StudyService: each reads a request, applies one verb, and answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from tuner_storage import LogPiece
+
+from tuner import convert
+from tuner.errors import InvalidArgumentError, UnavailableError
+from tuner.service import lifecycle, pages, validate, watch
+from tuner.service.events import Event, Reported
+from tuner.service.lifecycle import Changes, Prepared
+from tuner.service.live import Asking, Result, Suggested
+from tuner.service.reply import Reply
+from tuner.service.studies import Studies
+from tuner.study import (
+    Decision,
+    Study,
+    StudyState,
+    Trial,
+    check_study_id,
+    parse_study_name,
+    parse_trial_name,
+)
+from tuner.v1 import study_pb2, trial_pb2
+from tuner.v1 import study_service_pb2 as pb
+from tuner.v1.study_service_pb2_grpc import StudyServiceServicer
+
+R = TypeVar("R")
+M = TypeVar("M", bound=Message)
+
+Context = grpc.ServicerContext
+
+#: Each open stream takes a thread of the server; what is left of them answers calls.
+STREAMS = 64
+
+
+class StudyServicer(StudyServiceServicer):
+    """Answers calls on the studies. Thread-safe."""
+
+    def __init__(self, studies: Studies) -> None:
+        self._studies = studies
+        self._streams = threading.BoundedSemaphore(STREAMS)
+
+    # --- studies ---
+
+    def CreateStudy(self, request: pb.CreateStudyRequest, context: Context) -> study_pb2.Study:
+        study_id = check_study_id(request.study_id)
+        spec = validate.spec(convert.spec_from_proto(request.study))
+        return self._studies.create(study_id, spec, _study("CreateStudy", request.request_id))
+
+    def GetStudy(self, request: pb.GetStudyRequest, context: Context) -> study_pb2.Study:
+        return convert.study_to_proto(self._studies.get(parse_study_name(request.name)))
+
+    def ListStudies(
+        self, request: pb.ListStudiesRequest, context: Context
+    ) -> pb.ListStudiesResponse:
+        limit = validate.page_size(request.page_size)
+        found = self._studies.list_studies(
+            states=pages.study_states(request.states),
+            managed_only=request.managed_only,
+            before=pages.study_key(request.page_token),
+            limit=limit,
+        )
+        return pb.ListStudiesResponse(
+            studies=[convert.study_to_proto(study) for _, study in found],
+            next_page_token=str(found[-1][0]) if len(found) == limit else "",
+        )
+
+    def UpdateStudy(self, request: pb.UpdateStudyRequest, context: Context) -> study_pb2.Study:
+        changes = _changes(request)
+        reply = _study("UpdateStudy", request.request_id)
+        return self._studies.do(
+            parse_study_name(request.study.name),
+            lambda live: lifecycle.update(live.record, changes, reply),
+        )
+
+    def DeleteStudy(self, request: pb.DeleteStudyRequest, context: Context) -> Empty:
+        self._studies.delete(parse_study_name(request.name), force=request.force)
+        return Empty()
+
+    def PrepareStudy(self, request: pb.PrepareStudyRequest, context: Context) -> study_pb2.Study:
+        outcome = _outcome(request)
+        reply = _study("PrepareStudy", request.request_id)
+        return self._studies.do(
+            parse_study_name(request.name),
+            lambda live: lifecycle.prepare(live.record, outcome, reply),
+        )
+
+    def StopStudy(self, request: pb.StopStudyRequest, context: Context) -> study_pb2.Study:
+        reason = validate.reason(request.reason)
+        return self._studies.do(
+            parse_study_name(request.name),
+            lambda live: lifecycle.stop(live.record, reason, _study("StopStudy")),
+        )
+
+    def PauseStudy(self, request: pb.PauseStudyRequest, context: Context) -> study_pb2.Study:
+        return self._studies.do(
+            parse_study_name(request.name),
+            lambda live: lifecycle.pause(live.record, _study("PauseStudy")),
+        )
+
+    def ResumeStudy(self, request: pb.ResumeStudyRequest, context: Context) -> study_pb2.Study:
+        return self._studies.do(
+            parse_study_name(request.name),
+            lambda live: lifecycle.resume(live.record, _study("ResumeStudy")),
+        )
+
+    def GetImportance(self, request: pb.GetImportanceRequest, context: Context) -> pb.Importance:
+        found = self._studies.importance(parse_study_name(request.name))
+        return pb.Importance(
+            parameters=dict(found.parameters), groups=dict(found.groups), trials=found.trials
+        )
+
+    # --- trials, for workers ---
+
+    def SuggestTrials(
+        self, request: pb.SuggestTrialsRequest, context: Context
+    ) -> pb.SuggestTrialsResponse:
+        asking = Asking(
+            worker_id=validate.worker_id(request.worker_id),
+            count=validate.count(request.count),
+            host=validate.reason(request.host),
+        )
+        reply = _reply(_suggested, pb.SuggestTrialsResponse, "SuggestTrials", request.request_id)
+        return self._studies.do(
+            parse_study_name(request.parent), lambda live: live.suggest(asking, reply)
+        )
+
+    def ReportTrial(
+        self, request: pb.ReportTrialRequest, context: Context
+    ) -> pb.ReportTrialResponse:
+        study_id, number = parse_trial_name(request.name)
+        attempt = validate.attempt(request.attempt)
+        measurement = None
+        if request.HasField("measurement"):
+            measurement = validate.measurement(convert.measurement_from_proto(request.measurement))
+        told = self._studies.do(study_id, lambda live: live.report(number, attempt, measurement))
+        stop = told.decision is Decision.STOP
+        return pb.ReportTrialResponse(
+            decision=pb.ReportTrialResponse.STOP if stop else pb.ReportTrialResponse.CONTINUE,
+            reason=told.reason,
+            expire_time=convert.time_to_proto(told.expire_time),
+        )
+
+    def CompleteTrial(self, request: pb.CompleteTrialRequest, context: Context) -> trial_pb2.Trial:
+        study_id, number = parse_trial_name(request.name)
+        attempt, result = validate.attempt(request.attempt), _result(request)
+        reply = _trial("CompleteTrial", request.request_id)
+        return self._studies.do(
+            study_id, lambda live: live.complete(number, attempt, result, reply)
+        )
+
+    def ReleaseTrial(self, request: pb.ReleaseTrialRequest, context: Context) -> trial_pb2.Trial:
+        study_id, number = parse_trial_name(request.name)
+        attempt, reason = validate.attempt(request.attempt), validate.reason(request.reason)
+        reply = _trial("ReleaseTrial", request.request_id)
+        return self._studies.do(
+            study_id, lambda live: live.release(number, attempt, reason, reply)
+        )
+
+    # --- trials, for people ---
+
+    def StopTrial(self, request: pb.StopTrialRequest, context: Context) -> trial_pb2.Trial:
+        study_id, number = parse_trial_name(request.name)
+        return convert.trial_to_proto(self._studies.do(study_id, lambda live: live.stop(number)))
+
+    def RetryTrials(
+        self, request: pb.RetryTrialsRequest, context: Context
+    ) -> pb.RetryTrialsResponse:
+        study_id = parse_study_name(request.parent)
+        numbers = pages.trial_numbers(study_id, request.names)
+        reply = _reply(_retried, pb.RetryTrialsResponse, "RetryTrials", request.request_id)
+        return self._studies.do(
+            study_id, lambda live: lifecycle.retry(live.record, numbers, reply)
+        )
+
+    def GetTrial(self, request: pb.GetTrialRequest, context: Context) -> trial_pb2.Trial:
+        study_id, number = parse_trial_name(request.name)
+        full = request.view != pb.BASIC
+        return convert.trial_to_proto(self._studies.get_trial(study_id, number, full=full))
+
+    def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
+        study_id, page = parse_study_name(request.parent), pages.trial_page(request)
+        metric = self._studies.live(study_id).record.study.spec.metric
+        trials = self._studies.list_trials(study_id, page)
+        return pb.ListTrialsResponse(
+            trials=[convert.trial_to_proto(trial) for trial in trials],
+            next_page_token=pages.next_trial(page, metric, trials),
+        )
+
+    # --- streams ---
+
+    def WatchStudy(
+        self, request: pb.WatchStudyRequest, context: Context
+    ) -> Iterator[pb.StudyEvent]:
+        study_id = parse_study_name(request.name)
+        with self._stream():
+            events = watch.watch(self._studies, study_id, request.resume_token, context.is_active)
+            yield from map(_event, events)
+
+    def WriteTrialLog(self, request: pb.WriteTrialLogRequest, context: Context) -> Empty:
+        study_id, number = parse_trial_name(request.name)
+        piece = LogPiece(
+            attempt=validate.attempt(request.attempt),
+            offset=request.offset,
+            text=validate.log_text(request.text, request.offset),
+        )
+        self._studies.write_log(study_id, number, piece)
+        return Empty()
+
+    def ReadTrialLog(
+        self, request: pb.ReadTrialLogRequest, context: Context
+    ) -> Iterator[pb.TrialLogChunk]:
+        study_id, number = parse_trial_name(request.name)
+        self._studies.live(study_id).is_over(number)
+        with self._stream():
+            for piece in watch.read_log(
+                self._studies,
+                study_id,
+                number,
+                follow=request.follow,
+                is_wanted=context.is_active,
+            ):
+                yield pb.TrialLogChunk(attempt=piece.attempt, text=piece.text)
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        if not self._streams.acquire(blocking=False):
+            raise UnavailableError(f"{STREAMS} streams are open; close some, or try again.")
+        try:
+            yield
+        finally:
+            self._streams.release()
+
+
+# --- conversions of requests and answers ---
+
+
+def _reply(
+    build: Callable[[R], M], kind: type[M], method: str, request_id: str = ""
+) -> Reply[R, M]:
+    return Reply(
+        build=build,
+        parse=kind.FromString,
+        method=method,
+        request_id=validate.request_id(request_id),
+    )
+
+
+def _study(method: str, request_id: str = "") -> Reply[Study, study_pb2.Study]:
+    return _reply(convert.study_to_proto, study_pb2.Study, method, request_id)
+
+
+def _trial(method: str, request_id: str = "") -> Reply[Trial, trial_pb2.Trial]:
+    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id)
+
+
+def _state(state: StudyState) -> Any:
+    return study_pb2.Study.State.Value(state.value)
+
+
+def _suggested(suggested: Suggested) -> pb.SuggestTrialsResponse:
+    response = pb.SuggestTrialsResponse(
+        trials=[convert.trial_to_proto(trial) for trial in suggested.trials],
+        study_state=_state(suggested.state),
+    )
+    if suggested.wait is not None:
+        response.wait.reason = suggested.wait.reason
+        after = Duration()
+        after.FromTimedelta(suggested.wait.retry_after)
+        response.wait.retry_after.CopyFrom(after)
+    return response
+
+
+def _retried(names: list[str]) -> pb.RetryTrialsResponse:
+    return pb.RetryTrialsResponse(names=names)
+
+
+def _result(request: pb.CompleteTrialRequest) -> Result:
+    final = failure = None
+    if request.HasField("final_measurement"):
+        final = validate.measurement(convert.measurement_from_proto(request.final_measurement))
+    if request.HasField("failure"):
+        failure = validate.failure(convert.failure_from_proto(request.failure))
+    if final is not None and failure is not None:
+        raise InvalidArgumentError("an attempt ends with a final measurement or a failure.")
+    uri = validate.uri("`artifact_uri`", request.artifact_uri)
+    return Result(final=final, failure=failure, artifact_uri=uri)
+
+
+def _outcome(request: pb.PrepareStudyRequest) -> Prepared | str:
+    match request.WhichOneof("outcome"):
+        case "failure":
+            return validate.reason(request.failure) or "the data cannot be used"
+        case "prepared":
+            return _prepared(request.prepared)
+        case _:
+            raise InvalidArgumentError("set `prepared` or `failure`.")
+
+
+def _prepared(message: pb.PrepareStudyRequest.Prepared) -> Prepared:
+    statistics = None
+    if message.HasField("statistics"):
+        statistics = convert.statistics_from_proto(message.statistics)
+    return Prepared(
+        space=validate.space(convert.space_from_proto(message.space)),
+        features=tuple(convert.feature_from_proto(feature) for feature in message.features),
+        settings=validate.values("settings", convert.values_from_proto(message.settings)),
+        statistics=statistics,
+    )
+
+
+def _changes(request: pb.UpdateStudyRequest) -> Changes:
+    study, allowed = request.study, ("limits", "labels", "export", "exported_model_uri")
+    paths = set(request.update_mask.paths)
+    if not paths or not paths <= set(allowed):
+        raise InvalidArgumentError(
+            f"`update_mask` names what to change, of {', '.join(allowed)}; got "
+            f"{', '.join(sorted(paths)) or 'nothing'}."
+        )
+    labels = {key: study.labels[key] for key in sorted(study.labels)}
+    uri = validate.uri("`exported_model_uri`", study.exported_model_uri)
+    model = study.export.model
+    return Changes(
+        etag=study.etag,
+        limits=validate.limits(convert.limits_from_proto(study.limits))
+        if "limits" in paths
+        else None,
+        labels=validate.labels(labels) if "labels" in paths else None,
+        export_model=validate.uri("`export.model`", model) if "export" in paths else None,
+        exported_model_uri=uri if "exported_model_uri" in paths else None,
+    )
+
+
+def _event(event: Event) -> pb.StudyEvent:
+    message = pb.StudyEvent(resume_token=event.token, event_time=convert.time_to_proto(event.time))
+    if isinstance(event.what, Study):
+        message.study.CopyFrom(convert.study_to_proto(event.what))
+    elif isinstance(event.what, Reported):
+        message.reported.trial = event.what.trial
+        message.reported.measurement.CopyFrom(convert.measurement_to_proto(event.what.measurement))
+    else:
+        message.trial.CopyFrom(convert.trial_to_proto(event.what))
+    return message

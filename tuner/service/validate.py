@@ -1,0 +1,262 @@
+"""What a request may hold: names, sizes and ranges, checked before anything is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from tuner.errors import InvalidArgumentError
+from tuner.space import Categorical, Discrete, Space, Value
+from tuner.study import DataSource, Failure, Limits, Measurement, StudySpec
+
+_PARAMETERS = 1000
+_CHOICES = 1000
+_METRICS = 100
+_LABELS = 64
+_TRIALS = 1_000_000
+_WORD = 128
+_TEXT = 1024
+_LOG = 65_536
+_PAGE = 1000
+_SUGGESTIONS = 100
+_INT64 = 2**63
+
+_MESSAGE_KEPT = 2_000
+_STACK_KEPT = 20_000
+
+
+def spec(asked: StudySpec) -> StudySpec:
+    """Returns what a study asks for; raises InvalidArgumentError if it may not."""
+    _at_most(len(asked.metrics), _METRICS, "metrics")
+    _different("metric", [metric.name for metric in asked.metrics])
+    for metric in asked.metrics:
+        word("a metric's name", metric.name)
+    space(asked.space)
+    values("settings", asked.settings)
+    for feature in asked.features:
+        word("a feature's name", feature.name)
+        values(f"the settings of feature {feature.name!r}", feature.settings)
+    _at_most(len(asked.features), _PARAMETERS, "features")
+    _different("feature", [feature.name for feature in asked.features])
+    limits(asked.limits)
+    labels(asked.labels)
+    _check_managed(asked)
+    _check_resources(asked)
+    return asked
+
+
+def _check_managed(asked: StudySpec) -> None:
+    if asked.trainer is None:
+        return
+    word("`trainer.kind`", asked.trainer)
+    if asked.data is None:
+        raise InvalidArgumentError("a study with a trainer needs `data`: what is trained on.")
+    _check_data(asked.data)
+
+
+def _check_data(data: DataSource) -> None:
+    text("`data.train_uri`", data.train_uri)
+    text("`data.label`", data.label)
+    fraction = data.validation_fraction
+    if data.validation_uri is None and not (fraction is not None and 0 < fraction < 1):
+        raise InvalidArgumentError(
+            f"`data.validation_fraction` must be above 0 and below 1, but got {fraction}."
+        )
+    if data.task not in (None, "", "classification", "regression"):
+        raise InvalidArgumentError(
+            f"`data.task` must be classification or regression, but got {data.task!r}."
+        )
+    for column, kind in data.column_types.items():
+        if kind not in ("number", "string"):
+            raise InvalidArgumentError(
+                f"the type of column {column!r} must be number or string, but got {kind!r}."
+            )
+
+
+def _check_resources(asked: StudySpec) -> None:
+    needs = asked.resources
+    numbers: Mapping[str, float] = {
+        "workers": needs.workers,
+        "parameter_servers": needs.parameter_servers,
+        "cpus_per_worker": needs.cpus_per_worker,
+        "gpus_per_worker": needs.gpus_per_worker,
+    }
+    for name, number in numbers.items():
+        if not 0 <= number <= 10_000:
+            raise InvalidArgumentError(f"`resources.{name}` must be 0 to 10000, but got {number}.")
+    if needs.strategy not in ("", "single", "multi_worker", "parameter_server"):
+        raise InvalidArgumentError(
+            "`resources.strategy` must be single, multi_worker or parameter_server, but got "
+            f"{needs.strategy!r}."
+        )
+
+
+def space(asked: Space) -> Space:
+    """Returns a space; raises InvalidArgumentError if it is too large."""
+    parameters = list(asked.walk())
+    _at_most(len(parameters), _PARAMETERS, "parameters")
+    for parameter in parameters:
+        domain = parameter.domain
+        if isinstance(domain, Categorical):
+            _at_most(len(domain.choices), _CHOICES, f"choices of {parameter.name!r}")
+            for choice in domain.choices:
+                _value(f"a choice of {parameter.name!r}", choice)
+        elif isinstance(domain, Discrete):
+            _at_most(len(domain.values), _CHOICES, f"values of {parameter.name!r}")
+    return asked
+
+
+def values(what: str, asked: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Returns named values; raises InvalidArgumentError for NaN, infinities and long words."""
+    _at_most(len(asked), _PARAMETERS, what)
+    for name, value in asked.items():
+        word(f"a name in {what}", name)
+        _value(f"{name!r} in {what}", value)
+    return asked
+
+
+def _value(what: str, value: Value) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidArgumentError(f"{what} must be finite, but got {value}.")
+    if isinstance(value, str) and (len(value) > _TEXT or "\0" in value):
+        raise InvalidArgumentError(f"{what} must have at most {_TEXT} characters and no NUL.")
+
+
+def limits(asked: Limits) -> Limits:
+    """Returns limits; raises InvalidArgumentError for those that are out of range."""
+    numbers = {
+        "trials": asked.trials,
+        "parallel": asked.parallel,
+        "no_improvement_trials": asked.no_improvement_trials,
+        "failed_trials": asked.failed_trials,
+    }
+    for name, number in numbers.items():
+        if number is not None and not 1 <= number <= _TRIALS:
+            raise InvalidArgumentError(
+                f"`limits.{name}` must be 0 to {_TRIALS}, but got {number}."
+            )
+    for name, time in (("duration", asked.duration), ("worker_time", asked.worker_time)):
+        if time is not None and time <= timedelta(0):
+            raise InvalidArgumentError(f"`limits.{name}` must be above zero, but got {time}.")
+    return asked
+
+
+def labels(asked: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns labels; raises InvalidArgumentError for too many or too long ones."""
+    _at_most(len(asked), _LABELS, "labels")
+    for key, value in asked.items():
+        word("a label's name", key)
+        _value(f"label {key!r}", value)
+    return asked
+
+
+def worker_id(asked: str) -> str:
+    """Returns who asks; raises InvalidArgumentError unless it is 1 to 128 printable characters."""
+    return word("`worker_id`", asked)
+
+
+def request_id(asked: str) -> str:
+    """Returns a request's id, which may be empty."""
+    return word("`request_id`", asked) if asked else ""
+
+
+def attempt(asked: int) -> int:
+    """Returns an attempt's number; raises InvalidArgumentError below 1."""
+    if asked < 1:
+        raise InvalidArgumentError(f"`attempt` is the one you were leased, from 1; got {asked}.")
+    return asked
+
+
+def count(asked: int) -> int:
+    """Returns how many trials a worker wants; 0 is read as 1."""
+    if not 0 <= asked <= _SUGGESTIONS:
+        raise InvalidArgumentError(f"`count` must be 0 to {_SUGGESTIONS}, but got {asked}.")
+    return asked or 1
+
+
+def page_size(asked: int) -> int:
+    """Returns the length of a page; 0 is read as 100, above 1,000 as 1,000."""
+    if asked < 0:
+        raise InvalidArgumentError(f"`page_size` must not be negative, but got {asked}.")
+    return min(asked or 100, _PAGE)
+
+
+def measurement(asked: Measurement) -> Measurement:
+    """Returns a measurement; NaN and infinities may be measured."""
+    if asked.step < 0:
+        raise InvalidArgumentError(f"`step` counts from 0, but got {asked.step}.")
+    if not asked.metrics:
+        raise InvalidArgumentError("a measurement needs at least one metric.")
+    _at_most(len(asked.metrics), _METRICS, "metrics")
+    for name in asked.metrics:
+        word("a metric's name", name)
+    if asked.elapsed < timedelta(0):
+        raise InvalidArgumentError(f"`elapsed` must not be negative, but got {asked.elapsed}.")
+    return asked
+
+
+def failure(asked: Failure) -> Failure:
+    """Returns a failure with as much of its text as is kept."""
+    return replace(
+        asked,
+        message=clean(asked.message)[:_MESSAGE_KEPT],
+        stack=clean(asked.stack)[-_STACK_KEPT:],
+        log_tail=clean(asked.log_tail)[-_STACK_KEPT:],
+    )
+
+
+def log_text(asked: str, offset: int) -> str:
+    """Returns a piece of a log; raises InvalidArgumentError if it is empty or too long."""
+    if not 1 <= len(asked) <= _LOG:
+        raise InvalidArgumentError(
+            f"`text` must have 1 to {_LOG} characters, but has {len(asked)}."
+        )
+    if not 0 <= offset < _INT64 - _LOG:
+        raise InvalidArgumentError(f"`offset` counts from 0, but got {offset}.")
+    return clean(asked)
+
+
+def reason(asked: str) -> str:
+    """Returns words for people, as much of them as is kept."""
+    return clean(asked)[:_MESSAGE_KEPT]
+
+
+def uri(what: str, asked: str) -> str:
+    """Returns a place, which may be empty."""
+    return text(what, asked) if asked else ""
+
+
+def text(what: str, asked: str) -> str:
+    """Returns a text; raises InvalidArgumentError unless it has 1 to 1,024 characters."""
+    if not 1 <= len(asked) <= _TEXT or "\0" in asked:
+        raise InvalidArgumentError(f"{what} must have 1 to {_TEXT} characters, none of them NUL.")
+    return asked
+
+
+def word(what: str, asked: str) -> str:
+    """Returns a name; raises InvalidArgumentError unless it is 1 to 128 printable characters."""
+    if not 1 <= len(asked) <= _WORD or not asked.isprintable():
+        raise InvalidArgumentError(
+            f"{what} must have 1 to {_WORD} printable characters, but got {asked[:_WORD]!r}."
+        )
+    return asked
+
+
+def clean(asked: str) -> str:
+    """Returns a text that the database can hold: it knows every character but NUL."""
+    return asked.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _at_most(length: int, most: int, what: str) -> None:
+    if length > most:
+        raise InvalidArgumentError(f"at most {most} {what} are allowed, but got {length}.")
+
+
+def _different(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InvalidArgumentError(f"the {what} {name!r} appears twice; name each once.")
+        seen.add(name)

@@ -1,0 +1,76 @@
+"""Streams: what happens to a study, and the log of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tuner_storage import LogPiece
+
+from tuner.service.events import Event
+from tuner.service.live import LiveStudy
+from tuner.service.record import utc_now
+from tuner.service.studies import Studies
+
+#: How long a stream may take to notice that its client went away.
+_TICK_SECONDS = 1.0
+_LOG_SECONDS = 0.3
+
+
+def watch(
+    studies: Studies, study_id: str, token: str, is_wanted: Callable[[], bool]
+) -> Iterator[Event]:
+    """What happens to a study until it has ended: first as it is, unless `token` is known.
+
+    A watcher that was too slow, or whose study was loaded again, gets the study as it is again.
+    """
+    while is_wanted() and not studies.stopping.is_set():
+        live = studies.live(study_id)
+        position = live.record.events.find(token)
+        if position is None:
+            position, events = _snapshot(live)
+            yield from events
+        yield from _follow(live, position, is_wanted)
+        if not live.record.closed and live.is_at_rest:
+            return
+        token = ""
+
+
+def _snapshot(live: LiveStudy) -> tuple[int, list[Event]]:
+    """The study and its trials; only the last event resumes, as half of it is no beginning."""
+    record = live.record
+    with record.lock:
+        position = record.events.position
+        what = [record.summary(), *record.board]
+    token, now = record.events.token(position), utc_now()
+    events = [Event(token="", time=now, what=item) for item in what[:-1]]
+    return position, [*events, Event(token=token, time=now, what=what[-1])]
+
+
+def _follow(live: LiveStudy, position: int, is_wanted: Callable[[], bool]) -> Iterator[Event]:
+    """What happens after a position, until the study has ended or the log cannot say."""
+    events = live.record.events
+    while is_wanted():
+        # Looked at before reading: what ended the study was published before it was at rest.
+        ended = live.is_at_rest
+        happened = events.after(position, 0.0 if ended else _TICK_SECONDS)
+        if happened is None or (ended and not happened):
+            return
+        position += len(happened)
+        yield from happened
+
+
+def read_log(
+    studies: Studies, study_id: str, number: int, *, follow: bool, is_wanted: Callable[[], bool]
+) -> Iterator[LogPiece]:
+    """A trial's log; with `follow`, until the trial or its study has ended."""
+    after = (0, -1)
+    while is_wanted() and not studies.stopping.is_set():
+        ended = not follow or studies.live(study_id).is_over(number)
+        pieces = studies.read_log(study_id, number, after)
+        yield from pieces
+        if pieces:
+            after = (pieces[-1].attempt, pieces[-1].offset)
+        elif ended:
+            return
+        else:
+            studies.stopping.wait(_LOG_SECONDS)
