@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -18,30 +19,58 @@ def real_descriptors(capfd: pytest.CaptureFixture[str]) -> None:
     """Descriptors 1 and 2 are pytest's to begin with."""
 
 
+class Ear:
+    """Listens; the first `deaf` times it does not take what it hears."""
+
+    def __init__(self, deaf: int = 0) -> None:
+        self.chunks: list[str] = []
+        self._deaf = deaf
+
+    def __call__(self, text: str, offset: int) -> bool:
+        assert offset == len(self.text)
+        self._deaf -= 1
+        if self._deaf < 0:
+            self.chunks.append(text)
+        return self._deaf < 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.chunks)
+
+
 def test_prints_logs_and_children_reach_the_listener_in_order() -> None:
-    chunks: list[tuple[str, int]] = []
-    with Capture(lambda text, offset: chunks.append((text, offset))) as taken:
+    ear = Ear()
+    with Capture(ear) as taken:
         os.write(1, b"one\n")
         os.write(2, "zw\u00f6lf\n".encode())
         logging.getLogger("x").warning("three")
         subprocess.run([sys.executable, "-c", "print('four')"], check=True)
         tail = taken.tail()
-    text = "".join(text for text, _ in chunks)
-    assert [line for line in text.splitlines() if line != "three"] == ["one", "zw\u00f6lf", "four"]
-    assert tail == text
-    position = 0
-    for chunk, offset in chunks:
-        assert offset == position
-        position += len(chunk)
+    lines = [line for line in ear.text.splitlines() if line != "three"]
+    assert lines == ["one", "zw\u00f6lf", "four"]
+    assert tail == ear.text
 
 
 def test_a_chunk_is_bounded_and_no_character_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "CHUNK_CHARACTERS", 5)
-    chunks: list[str] = []
-    with Capture(lambda text, offset: chunks.append(text)):
+    ear = Ear()
+    with Capture(ear):
         os.write(1, ("\u00e4\u20ac" * 40).encode())
-    assert max(map(len, chunks)) <= 5
-    assert "".join(chunks) == "\u00e4\u20ac" * 40
+    assert max(map(len, ear.chunks)) <= 5
+    assert ear.text == "\u00e4\u20ac" * 40
+
+
+def test_what_was_not_taken_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "FLUSH_SECONDS", 0.01)
+    ear = Ear(deaf=3)
+    with Capture(ear):
+        for word in ("one", "two", "three"):
+            os.write(1, word.encode())
+        for _ in range(500):
+            if ear.text == "onetwothree":
+                break
+            time.sleep(0.01)
+    assert ear.text == "onetwothree"
 
 
 def test_the_rest_of_a_long_log_is_dropped_and_the_log_says_so(
@@ -49,13 +78,12 @@ def test_the_rest_of_a_long_log_is_dropped_and_the_log_says_so(
 ) -> None:
     monkeypatch.setattr(capture, "LOG_CHARACTERS", 100)
     monkeypatch.setattr(capture, "CHUNK_CHARACTERS", 50)
-    chunks: list[str] = []
-    with Capture(lambda text, offset: chunks.append(text)) as taken:
+    ear = Ear()
+    with Capture(ear) as taken:
         os.write(1, b"a" * 1000 + b"the end")
         assert taken.tail().endswith("the end")
-    text = "".join(chunks)
-    assert text.count("a" * 100) == 1 and "the end" not in text
-    assert text.endswith("[the log is longer than 100 characters; the rest is dropped]\n")
+    assert ear.text.count("a" * 100) == 1 and "the end" not in ear.text
+    assert ear.text.endswith("[the log is longer than 100 characters; the rest is dropped]\n")
 
 
 def test_afterwards_everything_is_as_before(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,11 @@ CHUNK_CHARACTERS = 60_000
 LOG_CHARACTERS = 5_000_000
 #: The end of the log that goes with a failure.
 TAIL_BYTES = 20_000
-_FLUSH_SECONDS = 0.5
+#: How often the listener is told.
+FLUSH_SECONDS = 0.5
 
-Listener = Callable[[str, int], None]
+#: Takes a text and its offset; returns whether it was taken, or else comes again.
+Listener = Callable[[str, int], bool]
 
 
 class Capture:
@@ -39,6 +41,7 @@ class Capture:
         self._thread = threading.Thread(target=self._follow, name="capture", daemon=True)
         self._read_bytes = 0
         self._sent_characters = 0
+        self._pending = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def __enter__(self) -> Self:
@@ -74,27 +77,28 @@ class Capture:
         return os.pread(self._file.fileno(), TAIL_BYTES, start).decode(errors="replace")
 
     def _follow(self) -> None:
-        while not self._ended.wait(_FLUSH_SECONDS):
+        while not self._ended.wait(FLUSH_SECONDS):
             self._drain()
         self._drain()
 
     def _drain(self) -> None:
         while self._listener is not None and self._sent_characters < LOG_CHARACTERS:
-            data = os.pread(self._file.fileno(), CHUNK_CHARACTERS, self._read_bytes)
-            if not data:
+            if not self._pending:
+                self._pending = self._read()
+            if not self._pending or not self._listener(self._pending, self._sent_characters):
                 return
-            self._read_bytes += len(data)
-            self._send(self._decoder.decode(data))
+            self._sent_characters += len(self._pending)
+            self._pending = ""
 
-    def _send(self, text: str) -> None:
-        if self._listener is None or not text:
-            return
+    def _read(self) -> str:
+        data = os.pread(self._file.fileno(), CHUNK_CHARACTERS, self._read_bytes)
+        self._read_bytes += len(data)
+        text = self._decoder.decode(data)
         if self._sent_characters + len(text) >= LOG_CHARACTERS:
             text += (
                 f"\n[the log is longer than {LOG_CHARACTERS} characters; the rest is dropped]\n"
             )
-        self._listener(text, self._sent_characters)
-        self._sent_characters += len(text)
+        return text
 
 
 def _flush() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,11 +19,17 @@ from tuner.study import Cause, Failure
 
 logger = logging.getLogger(__name__)
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 #: How long a gang may take to stand: TensorFlow's import on a busy machine, several times over.
 BUILD_SECONDS = 180.0
 #: How long the other workers may take to end once one has ended well.
 _STRAGGLER_SECONDS = 60.0
 _ANSWER_SECONDS = 20.0
+#: How long the other workers may take to get over a failure.
+_FAILURE_SECONDS = 5.0
+#: What a trainer may fail of without harm to the processes it ran in.
+_HARMLESS = frozenset({Cause.USER_ERROR, Cause.INFEASIBLE})
 _TICK_SECONDS = 0.5
 
 
@@ -38,16 +45,17 @@ class Gang:
             self.pids: list[int] = self._ask("pid")
             if shape.mirrored:
                 self._join()
+            self._count(BUILD_SECONDS)
         except (RayError, UnavailableError) as error:
             self.close()
-            raise UnavailableError(f"a gang did not come up: {_first_line(error)}") from error
+            raise UnavailableError(f"a gang did not come up: {_gist(error)}") from error
         logger.info("a gang of %d stands after %.1f s", shape.workers, time.monotonic() - start)
 
     def train(self, assignment: Assignment, cancelled: Callable[[], bool]) -> Outcome | None:
         """Trains one attempt; returns None if it was cancelled.
 
-        After a failure, a lost worker or a cancellation the gang is broken: its workers may wait
-        for each other for ever.
+        After a lost worker or a cancellation the gang is broken, and after a failure that not all
+        of its workers have got over: the others may wait in a collective for ever.
         """
         oom_kills = _oom_kills()
         refs = [actor.train.remote(assignment) for actor in self._actors]
@@ -58,9 +66,9 @@ class Gang:
             return Outcome(failure=_death(error, killed_by_memory=_oom_kills() > oom_kills))
         except RayError as error:
             self.broken = True
-            return Outcome(failure=Failure(cause=Cause.LOST, message=_first_line(error)))
+            return Outcome(failure=Failure(cause=Cause.LOST, message=_gist(error)))
         if outcome is None or outcome.failure is not None:
-            self.broken = True
+            self.broken = outcome is None or not self._survives(outcome, refs)
         return outcome
 
     def answers(self) -> bool:
@@ -69,9 +77,27 @@ class Gang:
         try:
             ray.get(refs, timeout=_ANSWER_SECONDS)
         except RayError as error:
-            logger.warning("a gang is replaced: %s", _first_line(error))
+            logger.warning("a gang is replaced: %s", _gist(error))
             self.broken = True
         return not self.broken
+
+    def _survives(self, outcome: Outcome, refs: Sequence[Any]) -> bool:
+        if outcome.failure is None or outcome.failure.cause not in _HARMLESS:
+            return False
+        _, pending = ray.wait(list(refs), num_returns=len(refs), timeout=_FAILURE_SECONDS)
+        try:
+            if not pending:
+                self._count(_FAILURE_SECONDS)
+        except (RayError, UnavailableError) as error:
+            logger.info("a gang is replaced after a failure: %s", _gist(error))
+            return False
+        return not pending
+
+    def _count(self, timeout_seconds: float) -> None:
+        """Makes the workers do something together."""
+        counts = self._ask("count", timeout_seconds=timeout_seconds)
+        if set(counts) != {self.shape.workers}:
+            raise UnavailableError(f"{self.shape.workers} workers count {counts}.")
 
     def close(self) -> None:
         """Kills the workers."""
@@ -89,20 +115,21 @@ class Gang:
         threads = max(1, int(shape.cpus_per_worker))
         return ray.remote(Worker).options(**options).remote(rank, shape.workers, threads, server)
 
-    def _ask(self, method: str, *args: object) -> list[Any]:
+    def _ask(
+        self, method: str, *args: object, timeout_seconds: float = BUILD_SECONDS
+    ) -> list[Any]:
         refs = [getattr(actor, method).remote(*args) for actor in self._actors]
         try:
-            return list(ray.get(refs, timeout=BUILD_SECONDS))
+            return list(ray.get(refs, timeout=timeout_seconds))
         except GetTimeoutError as error:
-            raise UnavailableError(f"no answer to {method} in {BUILD_SECONDS:g} s.") from error
+            raise UnavailableError(f"no answer to {method} in {timeout_seconds:g} s.") from error
 
     def _join(self) -> None:
         endpoints = self._ask("endpoint")
         hosts = {endpoint.rpartition(":")[0] for endpoint in endpoints}
         if len(hosts) == 1:  # one machine: its own address works whatever its network looks like
             endpoints = ["127.0.0.1:" + endpoint.rpartition(":")[2] for endpoint in endpoints]
-        if set(self._ask("join", endpoints)) != {self.shape.workers}:
-            raise UnavailableError("the workers do not add up.")
+        self._ask("join", endpoints)
 
     def _collect(self, refs: Sequence[Any], cancelled: Callable[[], bool]) -> Outcome | None:
         """Returns the first failure, or rank 0's outcome once all have ended."""
@@ -125,7 +152,7 @@ class Gang:
 
 def _death(error: RayActorError, *, killed_by_memory: bool) -> Failure:
     """Says why a worker died. A kill by the kernel looks like any other, but is counted."""
-    text = str(error)
+    text = _COLOUR.sub("", str(error))
     by_ray = isinstance(error, OutOfMemoryError) or "running low on memory" in text
     if by_ray or killed_by_memory:
         message = (
@@ -145,8 +172,10 @@ def _oom_kills() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _gist(error: BaseException) -> str:
+    """The line of an error that names its cause: the last one where it carries a stack."""
+    lines = _COLOUR.sub("", str(error)).splitlines() or [type(error).__name__]
+    return lines[-1].strip() if any("Traceback" in line for line in lines) else lines[0]
 
 
 def builder(server: str) -> Callable[[Shape], Gang]:

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableE
 from tuner.runner.gang import Gang
 from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
-from tuner.study import Failure, Measurement, Study, StudyState, Trial
+from tuner.study import Cause, Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ _CALL_PATIENCE_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _PREPARING_SECONDS = 0.1
 _RELEASE_SECONDS = 2.0
+#: The attempt from which on a lost worker counts as the trial's own error.
+_LOST_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,7 @@ class Slot:
         if outcome is None:
             self._release(trial)
         elif outcome.failure is not None and not outcome.lease_lost:
-            self._complete(trial, failure=outcome.failure)
+            self._complete(trial, failure=_or_its_own_fault(trial, outcome.failure))
         elif outcome.result is not None and not outcome.lease_lost:
             self._complete(trial, result=outcome.result, artifact_uri=assignment.artifact_dir)
         else:
@@ -235,6 +237,14 @@ class Slot:
                     return None
 
 
+def _or_its_own_fault(trial: Trial, failure: Failure) -> Failure:
+    """A trial whose every attempt loses a worker is what kills them: it is not tried for ever."""
+    if failure.cause is not Cause.LOST or trial.attempt < _LOST_ATTEMPTS:
+        return failure
+    message = f"{failure.message.rstrip('.')}, in attempt {trial.attempt}; it is not tried again."
+    return replace(failure, cause=Cause.USER_ERROR, message=message)
+
+
 def parallel(study: Study) -> int:
     """How many of a managed study's trials may run at once."""
     return study.spec.limits.parallel or 1
@@ -261,6 +271,6 @@ def task_of(study: Study, trial: Trial) -> TrialTask:
 
 def train(task: TrialTask, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
     """Trains a trial in a worker's process."""
-    from tuner_trainers.tabular import train as train_tabular  # imports TensorFlow
+    from tuner_trainers import training  # imports TensorFlow
 
-    return train_tabular(task, context, strategy)
+    return training.train(task, context, strategy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -13,14 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from tuner_trainers.context import Result
 
 from tuner import convert
 from tuner.client.channel import Connection
-from tuner.errors import LeaseLostError, NotFoundError, TunerError
+from tuner.errors import (
+    InfeasibleError,
+    LeaseLostError,
+    NotFoundError,
+    TunerError,
+    UnavailableError,
+)
 from tuner.runner.capture import Capture
 from tuner.study import Cause, Failure, Measurement
 from tuner.v1 import study_service_pb2
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 
 #: How long a report is repeated while the study server does not answer.
 REPORT_PATIENCE_SECONDS = 600.0
+#: How long sending a part of the log may take.
+LOG_SECONDS = 5.0
 #: What a failure keeps, in characters.
 MESSAGE_CHARACTERS, STACK_CHARACTERS = 2_000, 20_000
 
@@ -94,8 +103,8 @@ class Context:
             return False
         return answer.decision != study_service_pb2.ReportTrialResponse.STOP
 
-    def log(self, text: str, offset: int) -> None:
-        """Sends a part of the log; a log that cannot be sent does not stop the trial."""
+    def log(self, text: str, offset: int) -> bool:
+        """Sends a part of the log; returns whether it need not be sent again."""
         try:
             self._connection.call(
                 lambda stub: stub.WriteTrialLog,
@@ -105,11 +114,14 @@ class Context:
                     text=text,
                     offset=offset,
                 ),
-                timeout_seconds=5.0,
-                patience_seconds=5.0,
+                timeout_seconds=LOG_SECONDS,
+                patience_seconds=0.0,
             )
-        except TunerError:
-            logging.getLogger(__name__).debug("a part of the log was not sent", exc_info=True)
+        except UnavailableError:
+            return False
+        except TunerError:  # a log that nobody takes does not stop the trial
+            return True
+        return True
 
     def prepare_artifacts(self) -> None:
         """Makes the attempt's folder, empty: an earlier study of this name may have left one."""
@@ -128,7 +140,7 @@ class Worker:
         self._workers = workers
         self._connection = Connection(server)
         self._strategy: tf.distribute.Strategy | None = None
-        _import_tensorflow(threads)
+        _warm_up(threads)
 
     def endpoint(self) -> str:
         """Returns host:port where this worker's TensorFlow will listen."""
@@ -141,19 +153,24 @@ class Worker:
         """Returns the process id."""
         return os.getpid()
 
-    def join(self, endpoints: Sequence[str]) -> int:
-        """Builds the strategy with the others; returns how many they are, added up with it."""
+    def join(self, endpoints: Sequence[str]) -> None:
+        """Builds the strategy with the others; they must all be called at the same time."""
         import tensorflow as tf  # heavy, and only workers have it
 
         task = {"type": "worker", "index": self._rank}
         os.environ["TF_CONFIG"] = json.dumps(
             {"cluster": {"worker": list(endpoints)}, "task": task}
         )
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        ones = strategy.run(lambda: tf.constant(1.0))
-        total = float(strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
-        self._strategy = strategy
-        return int(total)
+        self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+    def count(self) -> int:
+        """Returns how many workers there are, added up over all of them by the strategy."""
+        import tensorflow as tf  # heavy, and only workers have it
+
+        if self._strategy is None:
+            return 1
+        ones = self._strategy.run(lambda: tf.constant(1.0))
+        return int(self._strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
 
     def train(self, assignment: Assignment) -> Outcome:
         """Trains one attempt of a trial; every error of the trainer is part of the outcome."""
@@ -174,7 +191,9 @@ def failure_of(error: BaseException, log_tail: str = "") -> Failure:
     """Describes what a trainer raised."""
     stack = "".join(traceback.format_exception(error))
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & _MEMORY_ERRORS:
+    if isinstance(error, InfeasibleError):
+        cause = Cause.INFEASIBLE
+    elif names & _MEMORY_ERRORS:
         cause = Cause.OUT_OF_MEMORY
     elif names & _LOST_ERRORS:
         cause = Cause.LOST
@@ -196,15 +215,14 @@ def _message(error: BaseException) -> str:
     return (f"{name}: {line}" if line else name)[:MESSAGE_CHARACTERS]
 
 
-def _import_tensorflow(threads: int) -> Any:
+def _warm_up(threads: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras  # heavy, and only workers have them
-    import tensorflow as tf
+    import tensorflow as tf  # heavy, and only workers have it
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # Collectives wait inside an op: with a single thread between ops, two of them wait for ever.
     tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
+    importlib.import_module("tuner_trainers.training")
     logging.getLogger("tuner_trainers").setLevel(logging.INFO)
-    return keras

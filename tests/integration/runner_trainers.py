@@ -1,0 +1,124 @@
+"""Small trainers for gangs: the real loop of two workers, on data made up from a seed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner_trainers.context import Result
+
+from tuner.errors import InfeasibleError
+from tuner.runner.worker import Context
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+BATCH = 32
+
+
+def fit(
+    units: int,
+    epochs: int,
+    context: Context,
+    strategy: tf.distribute.Strategy | None,
+    *,
+    after_epoch: Callable[[int, Context], None] = lambda epoch, context: None,
+) -> Result:
+    """Fits a line with a hidden layer; returns the loss of each epoch as metrics."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(7)
+    strategy = strategy or tf.distribute.get_strategy()
+    random = np.random.default_rng(0)
+    x = random.normal(size=(BATCH * 4, 5)).astype("float32")
+    y = (x @ random.normal(size=(5, 1))).astype("float32")
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).repeat().with_options(options)
+    with strategy.scope():
+        layers = [keras.layers.Dense(units, activation="tanh"), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((5,)), *layers])
+        optimizer = keras.optimizers.SGD(0.05)
+        optimizer.build(model.trainable_variables)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(batches: object) -> object:
+        def replica(x: object, y: object) -> object:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.square(model(x, training=True) - y)) / BATCH
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            return loss
+
+        losses = strategy.run(replica, args=next(batches))  # type: ignore[call-overload]
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    batches = iter(strategy.experimental_distribute_dataset(rows))
+    losses = []
+    for epoch in range(epochs):
+        losses.append(float(sum(float(step(batches)) for _ in range(4))))
+        after_epoch(epoch, context)
+    print(f"rank {context.rank} of {context.workers} is done")
+    return Result(
+        metrics={f"loss{epoch}": loss for epoch, loss in enumerate(losses)},
+        step=epochs,
+        stopped=False,
+    )
+
+
+def fail(kind: str, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Raises what a trainer may raise, on every rank."""
+    print("about to fail")
+    errors: dict[str, BaseException] = {
+        "value": ValueError("units must be even\nand so on"),
+        "memory": MemoryError("no room"),
+        "infeasible": InfeasibleError("the loss is not a number."),
+        "exit": SystemExit(3),
+    }
+    raise errors[kind]
+
+
+def fail_on_one_rank(context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Fails on rank 1 while rank 0 waits for it."""
+    if context.rank == 1:
+        raise ValueError("only here")
+    return fit(4, 1000, context, strategy)
+
+
+def die_on_one_rank(
+    folder: str, context: Context, strategy: tf.distribute.Strategy | None
+) -> Result:
+    """Kills rank 1's process in the middle of the training, as a machine's end would."""
+
+    def die(epoch: int, context: Context) -> None:
+        if context.rank == 1 and epoch == 2:
+            Path(folder, "died").write_text(str(os.getpid()))
+            os.kill(os.getpid(), 9)
+
+    return fit(4, 1000, context, strategy, after_epoch=die)
+
+
+def linger(folder: str, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Trains for long."""
+
+    def pause(epoch: int, context: Context) -> None:
+        Path(folder, f"rank{context.rank}").write_text(str(os.getpid()))
+        time.sleep(0.1)
+
+    return fit(4, 10_000, context, strategy, after_epoch=pause)
+
+
+def where(context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Returns the process id."""
+    return Result(metrics={"pid": os.getpid()}, step=1, stopped=False)
+
+
+def losses_of(result: Result) -> Sequence[float]:
+    """The losses in the order of epochs."""
+    return [result.metrics[f"loss{epoch}"] for epoch in range(result.step)]

@@ -1,0 +1,230 @@
+"""The runner with a real study server, a real Ray and the real trainer, on a small table."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tuner.client import Client, Study
+from tuner.config import Settings
+from tuner.errors import DataError
+from tuner.runner.cluster import Cluster
+from tuner.runner.runner import Runner
+from tuner.service import StudyServer
+from tuner.study import Cause, StudyState, TrialState
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    # Ray leaves its sockets and log files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning"),
+]
+
+STUDY = """
+study: {name}
+metric: {{name: val_loss, goal: minimize}}
+data: {{train: {data}, validation: 0.25, label: bought}}
+trainer: tabular
+features:
+  age: {{kind: numeric, buckets: {{int: [2, 8]}}}}
+  city: {{kind: categorical, vocabulary: {{int: [2, 4]}}}}
+parameters: {{layers: 1, units: {{int: [4, 16]}}}}
+search: {{algorithm: random, seed: 1, early_stopping: none}}
+limits: {{trials: {trials}, parallel: {parallel}}}
+training: {{epochs: {epochs}, batch_size: 32}}
+resources: {{workers: {workers}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("data")
+    return Settings(data_dir=folder, server_port=0, cpus=2, lease_seconds=5)
+
+
+@pytest.fixture(scope="module")
+def server(settings: Settings) -> Iterator[StudyServer]:
+    with StudyServer(settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(settings: Settings) -> Iterator[Cluster]:
+    with Cluster(settings) as cluster:
+        yield cluster
+
+
+class Crew:
+    """A runner at work in a thread."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self.runner = Runner(settings, cluster)
+        self._thread = threading.Thread(target=self.runner.run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.runner.stop()
+        self._thread.join(30)
+        self.runner.close()
+
+
+@pytest.fixture
+def crew(
+    settings: Settings, server: StudyServer, cluster: Cluster
+) -> Iterator[Callable[[], Crew]]:
+    crews: list[Crew] = []
+
+    def hire() -> Crew:
+        crews.append(Crew(replace(settings, server=server.address), cluster))
+        return crews[-1]
+
+    yield hire
+    for each in crews:
+        each.stop()
+
+
+@pytest.fixture
+def client(server: StudyServer) -> Iterator[Client]:
+    with Client(server.address) as client:
+        yield client
+
+
+@pytest.fixture
+def submit(client: Client, tmp_path: Path) -> Callable[..., Study]:
+    def make(name: str, **changes: object) -> Study:
+        values = {"trials": 3, "parallel": 1, "epochs": 2, "workers": 2, "data": "rows.csv"}
+        write_rows(tmp_path / "rows.csv")
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(STUDY.format(name=name, **(values | changes)))
+        return client.submit(path)
+
+    return make
+
+
+def write_rows(path: Path, rows: int = 200) -> None:
+    """Writes people of whom the old ones and those from Ulm buy."""
+    draw = random.Random(5)
+    lines = ["age,city,bought"]
+    for _ in range(rows):
+        age, city = draw.randint(18, 80), draw.choice(["Ulm", "Bonn", "Kiel"])
+        lines.append(f"{age},{city},{'yes' if age > 55 or city == 'Ulm' else 'no'}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def training_pids() -> list[int]:
+    """The Ray actors below this process that train right now, as Ray names them."""
+    parents, training = dict[int, int](), list[int]()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = Path("/proc", name, "stat").read_text()
+            command = Path("/proc", name, "cmdline").read_bytes()
+        except OSError:
+            continue
+        parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
+        if b"Worker.train" in command:
+            training.append(int(name))
+    return sorted(pid for pid in training if descends(pid, os.getpid(), parents))
+
+
+def descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
+    while pid in parents and pid != ancestor:
+        pid = parents[pid]
+    return pid == ancestor
+
+
+def test_a_study_is_prepared_trained_and_kept(
+    crew: Callable[[], Crew], submit: Callable[..., Study], settings: Settings
+) -> None:
+    crew()
+    study = submit("whole", trials=4, parallel=2)
+    assert study.wait(200) is StudyState.COMPLETED, study.record
+    record = study.record
+    assert record.statistics is not None and record.statistics.rows == 200
+    assert Path(record.statistics.uri).is_relative_to(settings.artifacts_dir / "statistics")
+    trials = list(study.trials(full=True))
+    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 4
+    for trial in trials:
+        assert [measurement.step for measurement in trial.measurements] in ([0, 1], [1, 2])
+        assert Path(trial.record.artifact_uri, "trial.json").is_file()
+        assert trial.record.attempt == 1
+    assert study.best().value == min(trial.metrics["val_loss"] for trial in trials)
+
+
+def test_a_killed_worker_costs_one_attempt(
+    crew: Callable[[], Crew], submit: Callable[..., Study]
+) -> None:
+    crew()
+    study = submit("killed", trials=1, epochs=60)
+    until(lambda: list(study.trials()) and study.trial(0).measurements)
+    pids = training_pids()
+    assert len(pids) == 2
+    os.kill(pids[1], 9)
+    assert study.wait(200) is StudyState.COMPLETED
+    trial = study.trial(0)
+    assert trial.state is TrialState.SUCCEEDED
+    assert trial.record.attempt == 2
+    first, second = trial.record.attempts
+    assert first.failure is not None and first.failure.cause is Cause.LOST
+    assert second.failure is None
+    assert not Path(f"/proc/{pids[0]}").exists(), "the gang of the dead worker is gone"
+
+
+def test_a_runner_that_stops_gives_its_trial_back_and_the_next_one_runs_it(
+    crew: Callable[[], Crew], submit: Callable[..., Study]
+) -> None:
+    first = crew()
+    study = submit("handed-over", trials=1, epochs=40)
+    until(lambda: list(study.trials()) and study.trial(0).measurements)
+    first.stop()
+    trial = study.trial(0)
+    assert trial.state is TrialState.QUEUED
+    assert trial.record.lease is None
+    crew()
+    assert study.wait(200) is StudyState.COMPLETED
+    assert study.trial(0).state is TrialState.SUCCEEDED
+
+
+def test_a_study_that_is_stopped_lets_its_gang_go(
+    crew: Callable[[], Crew], submit: Callable[..., Study]
+) -> None:
+    crew()
+    study = submit("stopped", trials=1, epochs=10_000)
+    until(lambda: list(study.trials()) and study.trial(0).measurements)
+    study.stop("enough")
+    until(lambda: study.trial(0).state.is_finished)
+    assert study.trial(0).state is TrialState.PRUNED
+    after = submit("after", trials=1)
+    assert after.wait(200) is StudyState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 8}, "each trial needs 8 CPUs, but this machine offers 2: lower resources"),
+        ({"data": "nothing.csv"}, "nothing.csv"),
+    ],
+)
+def test_what_cannot_run_is_said_at_once(
+    crew: Callable[[], Crew],
+    submit: Callable[..., Study],
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    crew()
+    study = submit(f"bad-{'-'.join(changes)}", **changes)
+    with pytest.raises(DataError, match=message):
+        study.wait_prepared(60)
+    assert study.state is StudyState.STOPPED

@@ -1,0 +1,187 @@
+"""Gangs on a real Ray with a real MultiWorkerMirroredStrategy."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tuner_trainers.context import Result
+
+from tests.integration import runner_trainers as trainers
+from tuner.config import Settings
+from tuner.errors import InvalidArgumentError
+from tuner.runner.cluster import Cluster
+from tuner.runner.gang import Gang
+from tuner.runner.pool import Shape
+from tuner.runner.worker import Assignment, Outcome, Train
+from tuner.study import Cause
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    # Ray leaves its sockets and log files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning"),
+]
+
+TWO = Shape(workers=2, mirrored=True)
+#: Nobody listens there; what a gang's log cannot reach does not stop it.
+NO_SERVER = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), cpus=3)
+    with Cluster(settings) as cluster:
+        yield cluster
+
+
+class Bench:
+    """One gang at a time, built anew when the last one is broken."""
+
+    def __init__(self) -> None:
+        self.gang: Gang | None = None
+
+    def whole(self) -> Gang:
+        if self.gang is None or self.gang.broken:
+            self.close()
+            self.gang = Gang(TWO, NO_SERVER)
+        return self.gang
+
+    def close(self) -> None:
+        if self.gang is not None:
+            self.gang.close()
+
+
+@pytest.fixture(scope="module")
+def bench(cluster: Cluster) -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def run(gang: Gang, train: Train, folder: Path) -> Outcome:
+    outcome = gang.train(assignment(train, folder), lambda: False)
+    assert outcome is not None
+    return outcome
+
+
+def assignment(train: Train, folder: Path) -> Assignment:
+    return Assignment(
+        trial="studies/s/trials/0", attempt=1, artifact_dir=str(folder / "1"), train=train
+    )
+
+
+def result_of(outcome: Outcome) -> Result:
+    assert outcome.failure is None, outcome.failure
+    assert outcome.result is not None
+    return outcome.result
+
+
+def test_the_capacity_is_what_was_asked_for(cluster: Cluster) -> None:
+    capacity = cluster.capacity()
+    assert capacity.cpus == 3
+    with pytest.raises(InvalidArgumentError, match="needs 4 CPUs, but this machine offers 3"):
+        capacity.check(Shape(workers=4, mirrored=True))
+
+
+def test_two_workers_give_the_losses_of_one_trial_after_trial(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gang = bench.whole()
+    pids = gang.pids
+    pairs = [
+        trainers.losses_of(result_of(run(gang, partial(trainers.fit, units, 3), tmp_path)))
+        for units in (4, 8, 4)
+    ]
+    assert pairs[0] == pytest.approx(pairs[2], abs=1e-6), "nothing is left of the trial between"
+    single = Gang(Shape(workers=1), NO_SERVER)
+    try:
+        for units, losses in zip((4, 8), pairs, strict=False):
+            alone = result_of(run(single, partial(trainers.fit, units, 3), tmp_path))
+            assert losses == pytest.approx(trainers.losses_of(alone), abs=1e-5)
+    finally:
+        single.close()
+    assert not gang.broken and gang.pids == pids and gang.answers()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "message"),
+    [
+        ("value", Cause.USER_ERROR, "ValueError: units must be even"),
+        ("exit", Cause.USER_ERROR, "SystemExit: 3"),
+        ("infeasible", Cause.INFEASIBLE, "the loss is not a number."),
+    ],
+)
+def test_what_a_trainer_raises_is_told_and_the_gang_goes_on(
+    bench: Bench, tmp_path: Path, kind: str, cause: Cause, message: str
+) -> None:
+    gang = bench.whole()
+    failure = run(gang, partial(trainers.fail, kind), tmp_path).failure
+    assert failure is not None
+    assert (failure.cause, failure.message) == (cause, message)
+    assert "in fail\n" in failure.stack
+    assert failure.log_tail == "about to fail\n"
+    assert not gang.broken
+    assert result_of(run(gang, partial(trainers.fit, 4, 1), tmp_path)).step == 1
+
+
+def test_a_trial_that_needs_too_much_memory_costs_the_gang(bench: Bench, tmp_path: Path) -> None:
+    gang = bench.whole()
+    failure = run(gang, partial(trainers.fail, "memory"), tmp_path).failure
+    assert failure is not None
+    assert failure.cause is Cause.OUT_OF_MEMORY
+    assert gang.broken
+
+
+def test_a_failure_that_leaves_a_worker_waiting_costs_the_gang(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gang = bench.whole()
+    failure = run(gang, trainers.fail_on_one_rank, tmp_path).failure
+    assert failure is not None
+    assert (failure.cause, failure.message) == (Cause.USER_ERROR, "ValueError: only here")
+    assert gang.broken
+
+
+def test_a_killed_worker_loses_the_attempt_and_costs_the_gang(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gang = bench.whole()
+    failure = run(gang, partial(trainers.die_on_one_rank, str(tmp_path)), tmp_path).failure
+    assert int((tmp_path / "died").read_text()) == gang.pids[1]
+    assert failure is not None
+    assert failure.cause is Cause.LOST
+    assert gang.broken
+
+
+def test_a_cancelled_trial_ends_with_its_gang(bench: Bench, tmp_path: Path) -> None:
+    gang = bench.whole()
+    cancelled = threading.Event()
+    threading.Timer(2.0, cancelled.set).start()
+    train = partial(trainers.linger, str(tmp_path))
+    assert gang.train(assignment(train, tmp_path), cancelled.is_set) is None
+    assert gang.broken
+    gang.close()
+    for pid in gang.pids:
+        for _ in range(500):
+            if not os.path.exists(f"/proc/{pid}"):
+                break
+            time.sleep(0.02)
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_gang_whose_worker_died_between_trials_is_found_broken(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gang = bench.whole()
+    assert gang.answers()
+    os.kill(gang.pids[0], 9)
+    for _ in range(100):
+        if not gang.answers():
+            break
+        time.sleep(0.05)
+    assert gang.broken
