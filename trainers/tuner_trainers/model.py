@@ -1,0 +1,82 @@
+"""A trial's model: preprocessing, network and head, from raw columns to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tuner.errors import InvalidArgumentError
+from tuner.space import Value
+from tuner.trainer_spaces import effective_parameters
+from tuner_trainers.context import TrialTask
+from tuner_trainers.heads import head_of
+from tuner_trainers.preprocessing import Encoder, build_encoder
+from tuner_trainers.statistics import Statistics
+from tuner_trainers.tabular import build_network
+from tuner_trainers.target import Target
+
+#: Rows that are predicted at once.
+CHUNK_ROWS = 8192
+
+Forward = Callable[[Mapping[str, tf.Tensor]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The parts of a trial's model and the trainer's effective parameters."""
+
+    encoder: Encoder
+    network: keras.Model
+    target: Target
+    parameters: Mapping[str, Value]
+
+    def forward(self) -> Forward:
+        """A function from encoded rows to predictions, traced once."""
+        head = head_of(self.target)
+        specs = {
+            name: tf.TensorSpec(tensor.shape, tensor.dtype)
+            for name, tensor in self.network.input.items()
+        }
+
+        @tf.function(input_signature=[specs], autograph=False)  # type: ignore[untyped-decorator]
+        def predict(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+            return head(self.network(inputs, training=False))
+
+        def forward(inputs: Mapping[str, tf.Tensor]) -> npt.NDArray[np.float32]:
+            rows = next(iter(inputs.values())).shape[0]
+            parts = [
+                predict(
+                    {name: t[start : start + CHUNK_ROWS] for name, t in inputs.items()}
+                ).numpy()
+                for start in range(0, max(rows, 1), CHUNK_ROWS)
+            ]
+            return np.concatenate(parts)
+
+        return forward
+
+    def serving(self) -> keras.Model:
+        """The whole as one Keras model: raw columns, in the encoder's order, to predictions."""
+        inputs = self.encoder.model.inputs
+        outputs = head_of(self.target)(self.network(self.encoder.model(inputs)))
+        return keras.Model(inputs, outputs, name="model")
+
+
+def build_model(
+    task: TrialTask,
+    statistics: Statistics,
+    target: Target,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Model:
+    """Builds the model of a trial; the network's variables lie in the strategy's scope."""
+    if task.trainer != "tabular":
+        raise InvalidArgumentError(f"there is no trainer {task.trainer!r}; use `tabular`.")
+    parameters = effective_parameters(task.trainer, task.settings, task.parameters)
+    encoder = build_encoder(task.features, task.parameters, statistics, task.data.missing_values)
+    with (strategy or tf.distribute.get_strategy()).scope():
+        network = build_network(encoder, parameters, target.units)
+    return Model(encoder=encoder, network=network, target=target, parameters=parameters)

@@ -1,0 +1,144 @@
+"""Predicts raw rows with an exported model, from its SavedModel alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tuner.errors import DataError
+from tuner_trainers import data
+from tuner_trainers.columns import number_text
+from tuner_trainers.data import Columns
+from tuner_trainers.target import Target
+
+#: Where an exported model keeps what is not TensorFlow's.
+EXTRA = Path("assets.extra/tuner")
+METADATA = EXTRA / "metadata.json"
+FORMAT_VERSION = 1
+
+#: Rows that are predicted at once.
+BATCH_ROWS = 8192
+
+
+class Predictor:
+    """An exported model. Its methods may be called from several threads.
+
+    Attributes:
+        metadata: what metadata.json says.
+        inputs: the columns it needs, each "number" or "string".
+        target: what it predicts.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Loads the model of `directory`; raises DataError."""
+        self.directory = Path(directory)
+        self.metadata = _metadata(self.directory)
+        self.inputs: Mapping[str, str] = {
+            column["name"]: column["kind"] for column in self.metadata["inputs"]
+        }
+        self.target = Target.from_json(self.metadata["target"])
+        self._arguments = {
+            column["name"]: column["argument"] for column in self.metadata["inputs"]
+        }
+        try:
+            self._model = tf.saved_model.load(str(self.directory))
+        except (OSError, tf.errors.OpError) as error:
+            raise DataError(f"{self.directory} cannot be loaded: {_line(error)}.") from error
+        self._signature = self._model.signatures["serving_default"]
+
+    def read(self, uri: str) -> Columns:
+        """Reads the columns that the model needs from a file; raises DataError."""
+        return data.read(
+            uri,
+            types=self.inputs,
+            missing_values=tuple(self.metadata["missing_values"]),
+            columns=tuple(self.inputs),
+        )
+
+    def predict(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
+        """Predicts rows.
+
+        Args:
+            columns: the raw columns; those that the model does not use are ignored. NaN or None
+                is a missing number, "" or None a missing string.
+
+        Returns:
+            Columns: the label by its own name, and of classes `probability({class})` for each.
+
+        Raises:
+            DataError: a column is missing, or holds text where numbers are needed.
+        """
+        return self.target.predicted(self.outputs(columns))
+
+    def outputs(self, columns: Columns) -> npt.NDArray[np.float32]:
+        """The probabilities [rows, classes], or of a regression the predicted numbers [rows]."""
+        raw = {name: _checked(columns, name, kind) for name, kind in self.inputs.items()}
+        lengths = {len(column) for column in raw.values()}
+        if len(lengths) > 1:
+            raise DataError("the columns differ in length; give each of them all rows.")
+        name = "scores" if self.target.classes else "value"
+        parts = [
+            self._call({column: raw[column][start : start + BATCH_ROWS] for column in raw}, name)
+            for start in range(0, max(lengths.pop(), 1), BATCH_ROWS)
+        ]
+        return np.concatenate(parts)
+
+    def _call(self, raw: Columns, output: str) -> npt.NDArray[np.float32]:
+        inputs = {self._arguments[name]: _tensor(column) for name, column in raw.items()}
+        predicted: npt.NDArray[np.float32] = self._signature(**inputs)[output].numpy()
+        return predicted
+
+
+def _metadata(directory: Path) -> dict[str, Any]:
+    path = directory / METADATA
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{directory} is no exported model: it has no {METADATA} that can be read."
+        ) from error
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{directory} was exported by another version of tuner; export it again.")
+    return fields
+
+
+def _checked(columns: Columns, name: str, kind: str) -> npt.NDArray[Any]:
+    if name not in columns:
+        raise DataError(f"the column {name!r} is missing; the model needs it.")
+    column = np.asarray(columns[name])
+    return _numbers(name, column) if kind == "number" else _strings(column)
+
+
+def _numbers(name: str, column: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    if column.dtype.kind in "biuf":
+        return column.astype(np.float64)
+    for row, value in enumerate(column.tolist()):
+        if value is not None and not isinstance(value, (int, float)):
+            raise DataError(f"the column {name!r} takes numbers, but row {row} holds {value!r}.")
+    return np.asarray([np.nan if value is None else value for value in column.tolist()], float)
+
+
+def _strings(column: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    return np.asarray([_string(value) for value in column.tolist()], object)
+
+
+def _string(value: object) -> str:
+    if value is None:
+        return ""
+    return number_text(float(value)) if isinstance(value, (int, float)) else str(value)
+
+
+def _tensor(column: npt.NDArray[Any]) -> tf.Tensor:
+    if column.dtype == object:
+        return tf.constant(column.tolist(), tf.string, shape=column.shape)
+    return tf.constant(column, tf.float64)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,191 @@
+"""The tabular trainer's network: a deep part and a wide, linear one over encoded columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tuner.space import Value
+from tuner_trainers.preprocessing import Encoder, IdFeature
+
+#: Up to this many rows, a product with the one-hot is faster than gathering and adding rows.
+MATMUL_LIMIT = 1024
+
+Tensors = Mapping[str, keras.KerasTensor]
+
+
+def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int) -> keras.Model:
+    """Builds the network of a trial.
+
+    Args:
+        encoder: the preprocessing whose outputs it takes.
+        parameters: the trainer's effective parameters.
+        units: how many outputs it has.
+
+    Returns:
+        A model from the encoder's outputs to float32 [batch, units], without an activation.
+    """
+    inputs = _inputs(encoder)
+    depth, width = int(parameters["layers"]), int(parameters["units"])
+    outputs: keras.KerasTensor | None = None
+    for index in range(depth):
+        outputs = _dense(inputs, encoder.ids, outputs, width, f"hidden_{index + 1}")
+        outputs = keras.layers.Activation(str(parameters["activation"]))(outputs)
+        if parameters["dropout"]:
+            outputs = keras.layers.Dropout(float(parameters["dropout"]))(outputs)
+    outputs = _dense(inputs, encoder.ids, outputs, units, "output")
+    if parameters["wide"] and encoder.ids and depth:
+        wide = Lookup.over(encoder.ids, encoder.ids, units, "sum", initial="zeros", name="wide")
+        outputs = keras.layers.Add()([outputs, wide(inputs["ids"])])
+    return keras.Model(inputs, outputs, name="tabular")
+
+
+def _inputs(encoder: Encoder) -> Tensors:
+    inputs = {}
+    if encoder.numbers:
+        inputs["numbers"] = keras.Input((encoder.numbers,), name="numbers")
+    if encoder.ids:
+        inputs["ids"] = keras.Input((len(encoder.ids),), dtype="int32", name="ids")
+    return inputs
+
+
+def _dense(
+    inputs: Tensors,
+    ids: Sequence[IdFeature],
+    below: keras.KerasTensor | None,
+    units: int,
+    name: str,
+) -> keras.KerasTensor:
+    """A dense layer over the one `below`, or over all that the encoder gives."""
+    if below is not None:
+        return keras.layers.Dense(units, name=name)(below)
+    parts = _parts(inputs, ids)
+    one_hot = [feature for feature in ids if not feature.embedding]
+    sums = []
+    if parts:
+        block = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        sums.append(keras.layers.Dense(units, name=name)(block))
+    if one_hot:
+        lookup = Lookup.over(one_hot, ids, units, "sum", bias=not parts, name=f"{name}_one_hot")
+        sums.append(lookup(inputs["ids"]))
+    return keras.layers.Add()(sums) if len(sums) > 1 else sums[0]
+
+
+def _parts(inputs: Tensors, ids: Sequence[IdFeature]) -> list[keras.KerasTensor]:
+    """The numbers and the embeddings, those of equal dimensions from one table."""
+    parts = [inputs["numbers"]] if "numbers" in inputs else []
+    embedded = sorted((f for f in ids if f.embedding), key=lambda feature: feature.embedding)
+    for dimensions, group in groupby(embedded, key=lambda feature: feature.embedding):
+        name = f"embedding_{dimensions}"
+        lookup = Lookup.over(list(group), ids, dimensions, "concatenate", name=name)
+        parts.append(lookup(inputs["ids"]))
+    return parts
+
+
+@keras.saving.register_keras_serializable(package="tuner")
+class Lookup(keras.layers.Layer):  # type: ignore[misc]
+    """Rows of a table for several id features: embeddings, or a product with their one-hot.
+
+    One operation for all features, where a layer for each would cost as many. The rows of ids
+    that stand for missing and unseen values start at zero: what was never seen says nothing.
+
+    Call: int32 [batch, ids] -> float32 [batch, len(positions) * units] for "concatenate",
+    [batch, units] for "sum".
+
+    Args:
+        positions: the columns of the ids that are looked up.
+        sizes: how many ids each of these columns has.
+        reserved: how many of the first ids of each column start at zero.
+        units: the width of the table.
+        combine: "concatenate" or "sum".
+        initial: the initializer of the other rows.
+        bias: whether a bias is added.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[int],
+        sizes: Sequence[int],
+        reserved: Sequence[int],
+        units: int,
+        combine: str,
+        initial: str = "glorot_uniform",
+        bias: bool = False,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.positions, self.sizes, self.reserved = list(positions), list(sizes), list(reserved)
+        self.units, self.combine, self.initial, self.bias = units, combine, initial, bias
+        self._offsets = np.cumsum([0, *self.sizes[:-1]]).astype(np.int32)
+
+    @classmethod
+    def over(
+        cls,
+        features: Sequence[IdFeature],
+        of: Sequence[IdFeature],
+        units: int,
+        combine: str,
+        **base: Any,
+    ) -> Lookup:
+        """The layer for `features`, a part `of` the encoder's."""
+        places = {feature.name: index for index, feature in enumerate(of)}
+        return cls(
+            [places[feature.name] for feature in features],
+            [feature.size for feature in features],
+            [feature.reserved for feature in features],
+            units,
+            combine,
+            **base,
+        )
+
+    def build(self, _: Any) -> None:
+        """Makes the table."""
+        shape = (sum(self.sizes), self.units)
+        self.table = self.add_weight(shape=shape, initializer=self._initial, name="table")
+        if self.bias:
+            self.offset = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        """int32 [batch, ids] -> float32 [batch, ...]."""
+        places = tf.gather(ids, self.positions, axis=1) + self._offsets
+        if self.combine == "concatenate":
+            rows = tf.gather(self.table, places)
+            return tf.reshape(rows, (-1, len(self.sizes) * self.units))
+        total = self._summed(places)
+        return total + self.offset if self.bias else total
+
+    def _summed(self, places: tf.Tensor) -> tf.Tensor:
+        size = sum(self.sizes)
+        if size > MATMUL_LIMIT:
+            return tf.reduce_sum(tf.gather(self.table, places), axis=1)
+        hot = tf.raw_ops.DenseBincount(
+            input=places, size=size, weights=tf.zeros((0,), self.table.dtype), binary_output=True
+        )
+        return tf.matmul(tf.ensure_shape(hot, (None, size)), self.table)
+
+    def compute_output_spec(self, ids: keras.KerasTensor, **_: Any) -> keras.KerasTensor:
+        """The shape and dtype of the output."""
+        columns = len(self.sizes) if self.combine == "concatenate" else 1
+        return keras.KerasTensor((ids.shape[0], columns * self.units), dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """The layer's state, from which it can be built again."""
+        names = ("positions", "sizes", "reserved", "units", "combine", "initial", "bias")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+    def _initial(self, shape: tuple[int, ...], dtype: str) -> tf.Tensor:
+        values = keras.initializers.get(self.initial)(shape, dtype)
+        return values * tf.constant(self._learned_rows()[:, None], dtype)
+
+    def _learned_rows(self) -> npt.NDArray[np.float32]:
+        """0 for the rows that start at zero, 1 for the others."""
+        rows = np.ones(sum(self.sizes), np.float32)
+        for offset, reserved in zip(self._offsets.tolist(), self.reserved, strict=True):
+            rows[offset : offset + reserved] = 0.0
+        return rows
