@@ -184,7 +184,7 @@ def test_a_fixed_value_under_a_condition_exists_only_there() -> None:
 
 MANAGED = "study: s\nmetric: {name: val_auc}\ndata: {train: t.csv, label: y}\ntrainer: tabular\n"
 
-#: What follows MANAGED (so line 5 on), the line and column of the mistake, and words of the message.
+#: What follows MANAGED (so line 5 on), where the mistake is, and words of the message.
 MISTAKES = [
     ("colour: red", 5, 1, "unknown key 'colour'; allowed: study, metric"),
     ("paramters: {}", 5, 1, "unknown key 'paramters'; did you mean 'parameters'?"),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import RenderableType
+from rich.table import Table
 
 from tuner import study_file
-from tuner.cli import documents
+from tuner.cli import describe, documents
 from tuner.cli.session import Session, json_option
-from tuner.cli.submit import describe
 from tuner.client import tables
 from tuner.errors import TunerError
 from tuner.space import Space
@@ -38,8 +36,12 @@ def check(session: Session, file: Path, no_data: bool) -> None:
     if session.as_json:
         session.print_json(_document(file, read, space, prepared))
         return
+    if prepared is not None:
+        describe.print_features(session, prepared.features, space)
+        for name, reason in prepared.skipped.items():
+            session.note(f"{name} is left out: {reason}")
     if space.parameters:
-        session.out.print(_space_table(space))
+        session.out.print(tables.fitted(_space_table(space), session.out, "values", "when"))
     session.say(f"ok: {read.study_id}: {_summary(read.spec, prepared)}")
     if skipped:
         session.note(skipped)
@@ -64,32 +66,26 @@ def _prepare(
     except ModuleNotFoundError as error:
         return None, f"the data was not read: {error.name} is missing; pip install 'tuner[all]'"
     try:
-        with _spinner(session):
+        with session.spinner("reading the data"):
             return prepare.prepare(spec), ""
     except TunerError as error:
-        remedy = "" if "--no-data" in error.message else "  (--no-data checks the file alone)"
-        raise type(error)(f"{file}: {error.message}{remedy}") from error
-
-
-def _spinner(session: Session) -> AbstractContextManager[object]:
-    if session.as_json or not session.err.is_terminal:
-        return nullcontext()
-    return session.err.status("reading the data")
+        cause = error.message.rstrip(".")
+        raise type(error)(f"{file}: {cause}; --no-data checks the file alone.") from error
 
 
 def _summary(spec: StudySpec, prepared: Prepared | None) -> str:
     if prepared is None:
-        return describe(spec)
-    rows = f"{prepared.statistics.rows:,} rows · {prepared.task}"
-    classes = f" of {len(prepared.classes)} classes" if len(prepared.classes) > 2 else ""
-    completed = describe(spec, features=prepared.features, space=prepared.space)
-    return f"{rows}{classes} · {completed}"
+        return describe.summary(spec)
+    rows = prepared.statistics.rows
+    told = describe.summary(spec, rows, features=prepared.features, space=prepared.space)
+    classes = len(prepared.classes)
+    return f"{prepared.task}{f' of {classes} classes' if classes > 2 else ''} · {told}"
 
 
-def _space_table(space: Space) -> RenderableType:
+def _space_table(space: Space) -> Table:
     view = tables.table()
     for heading in ("parameter", "group", "values", "when"):
-        view.add_column(heading, no_wrap=heading == "parameter")
+        view.add_column(heading, no_wrap=True)
     conditions = {
         child.parameter.name: f"{parent.name} is {' or '.join(map(str, child.parent_values))}"
         for parent in space.walk()

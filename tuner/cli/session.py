@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -72,6 +73,12 @@ class Session:
         """Prints text as it is, unless the output is for machines."""
         if not self.as_json:
             self.out.print(text, soft_wrap=True)
+
+    def spinner(self, text: str) -> AbstractContextManager[object]:
+        """Shows that something takes its time, where somebody looks."""
+        if self.as_json or not self.err.is_terminal:
+            return nullcontext()
+        return self.err.status(text)
 
     def note(self, text: str) -> None:
         """Prints text for people on standard error."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from tuner import convert
@@ -150,7 +148,7 @@ def lines(study: Study) -> Iterator[str]:
 
 def render(progress: Progress, *, width: int, height: int) -> RenderableType:
     """One frame of the live view."""
-    parts: list[RenderableType] = [_header(progress), _bar(progress)]
+    parts: list[RenderableType] = [_header(progress), _bar(progress, width)]
     best = progress.best
     if best is not None:
         parts.append(_best(best, progress))
@@ -184,12 +182,14 @@ def _header(progress: Progress) -> Text:
     return text
 
 
-def _bar(progress: Progress) -> RenderableType:
-    total = max(progress.study.spec.limits.trials, 1)
-    grid = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=total, completed=min(progress.finished, total), width=_BAR_WIDTH)
-    grid.add_row(bar, _counts(progress))
-    return grid
+def _bar(progress: Progress, width: int) -> Text:
+    """How far the study is, if there is room, and the counts."""
+    counts = _counts(progress)
+    room = max(0, min(_BAR_WIDTH, width - len(counts) - 2))
+    part = progress.finished / max(progress.study.spec.limits.trials, 1)
+    done = round(min(part, 1.0) * room)
+    gap = "  " if room else ""
+    return Text.assemble(("━" * done, "green"), ("━" * (room - done), "bright_black"), gap, counts)
 
 
 def _counts(progress: Progress) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,8 @@ STATE_STYLES: Mapping[str, str] = {
     StudyState.STOPPED: "red",
 }
 _NAME_WIDTH = 18
+#: Narrower than this a cut column says nothing.
+_LEAST_WIDTH = 12
 #: What a table needs beside its parameters: number, state, value, step, time.
 _FIXED_WIDTH = 46
 
@@ -81,6 +84,19 @@ def table(*, title: str | None = None) -> Table:
     )
 
 
+def fitted(view: Table, console: Console, *flexible: str) -> Table:
+    """The table, with some columns cut as far as a narrow terminal makes it necessary."""
+    unlimited = console.options.update(max_width=10_000)
+    excess = console.measure(view, options=unlimited).maximum - console.width
+    for column in view.columns:
+        if column.header in flexible and excess > 0:
+            natural = max(console.measure(cell).maximum for cell in column.cells)
+            column.max_width = max(natural - excess, _LEAST_WIDTH)
+            column.overflow = "ellipsis"
+            excess -= natural - column.max_width
+    return view
+
+
 def parameters(values: Mapping[str, Value]) -> str:
     """`layers=3 units=128`."""
     return " ".join(f"{name}={setting(value)}" for name, value in values.items())
@@ -127,7 +143,8 @@ def trials(
             style="bold" if row.number == best else "",
         )
     if hidden:
-        view.caption = f"and {len(hidden)} more parameters; --json has them all"
+        noun = "parameter" if len(hidden) == 1 else "parameters"
+        view.caption = f"and {len(hidden)} more {noun}; --json has them all"
         view.caption_justify = "left"
     return view
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tuner import convert
 from tuner.client.channel import Connection
-from tuner.errors import InvalidArgumentError, LeaseLostError
+from tuner.errors import InvalidArgumentError, LeaseLostError, TunerError
 from tuner.space import Value
 from tuner.study import Cause, Failure, Measurement, Metric, Trial
 from tuner.v1 import study_service_pb2 as pb
@@ -108,7 +108,7 @@ class RunningTrial:
         Returns:
             Whether to go on; False if the attempt should end now.
         """
-        if self.stop:
+        if not self._open:
             return False
         measurement = self._measured(metrics, self._next_step if step is None else step)
         try:
@@ -122,7 +122,9 @@ class RunningTrial:
 
     def complete(self, result: float | Mapping[str, float] | None = None) -> None:
         """Ends the attempt with a result; without one, the best reported measurement is it."""
-        if result is None and not self._reported and not self._stop:
+        if result is None and not self._reported:
+            if self._stop:
+                return self.release("stopped before it reported")
             raise InvalidArgumentError(
                 f"trial {self.number} has no result: report one, or complete it with a value."
             )
@@ -152,12 +154,12 @@ class RunningTrial:
             name=self.name, attempt=self.attempt, reason=reason, request_id=str(uuid.uuid4())
         )
         try:
-            # Short: somebody is waiting to leave, and the lease ends by itself anyway.
             self._connection.call(
                 lambda stub: stub.ReleaseTrial, request, timeout_seconds=5.0, patience_seconds=2.0
             )
-        except LeaseLostError:
-            logger.debug("%s was lost before it was given back", self.name)
+        except TunerError as error:
+            # Whoever leaves must not be held up; the lease ends by itself.
+            logger.debug("%s was not given back: %s", self.name, error)
 
     def keras_callback(self) -> keras.callbacks.Callback:
         """A Keras callback that reports each epoch and ends the training when it is stopped."""
@@ -200,7 +202,8 @@ class RunningTrial:
         self.fail(Failure(cause=Cause.USER_ERROR, message=message))
 
     def _fail_with(self, error: Exception) -> None:
-        summary = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+        told = str(error).strip().splitlines()
+        summary = f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
         stack = "".join(traceback.format_exception(error))
         logger.warning("trial %d failed: %s", self.number, summary)
         self.fail(Failure(cause=_cause(error), message=summary[:2000], stack=stack[-20_000:]))

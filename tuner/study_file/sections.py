@@ -24,7 +24,7 @@ TASKS: Mapping[str, tuple[Task, ...]] = {
     "regression": (Task.REGRESSION,),
 }
 _COLUMN_TYPES = ("number", "string")
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 #: Ten years.
 _MAX_HOURS = 87_600
 #: What is read on with after a mistake; never part of a result.
@@ -222,7 +222,7 @@ def export_model(top: Section) -> str | None:
     section.require("model", "a name such as `model: adult-income`")
     model = section.text("model", "a model's name")
     if model is not None and not _MODEL.fullmatch(model):
-        what = "1 to 63 letters, digits, -, _ and ., starting with a letter or digit"
+        what = "1 to 128 letters, digits, -, _ and ., starting with a letter or digit"
         section.expect("model", what)
     return model
 

@@ -1,0 +1,614 @@
+"""The client and the command line against a real study server."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import tuner
+from tuner.cli import main
+from tuner.client import Client, Study
+from tuner.config import Settings
+from tuner.errors import (
+    AlreadyExistsError,
+    DataError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from tuner.service.server import StudyServer
+from tuner.space import Domain
+from tuner.study import Cause, StudyState, TrialState
+from tuner.v1 import study_service_pb2 as pb
+
+SPACE: Mapping[str, Domain] = {
+    "x": tuner.Float(-5.0, 5.0),
+    "layers": tuner.Int(1, 4),
+    "activation": tuner.Categorical(["relu", "gelu"]),
+}
+
+
+def settings(folder: Path, **more: object) -> Settings:
+    return Settings(data_dir=folder, server_port=0, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyServer]:
+    folder = tmp_path_factory.mktemp("server")
+    with StudyServer(settings(folder, lease_seconds=1.5)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: StudyServer) -> Iterator[Client]:
+    with tuner.connect(server.address) as client:
+        yield client
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A study's name that no other test uses."""
+    words = request.node.name.removeprefix("test_").split("[")[0]
+    return str(words).replace("_", "-")[:63].strip("-")
+
+
+def loss(x: object) -> float:
+    return (float(x) - 1.0) ** 2  # type: ignore[arg-type]
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
+    study = client.create_study(
+        name, SPACE, minimize="loss", trials=12, search="random", seed=3, early_stopping="none"
+    )
+    seen = []
+    for trial in study:
+        with trial as p:
+            seen.append(trial.number)
+            for step in range(3):
+                assert trial.report({"loss": loss(p["x"]) + 2 - step, "other": 1.0})
+    assert seen == list(range(12))
+    assert study.state is StudyState.COMPLETED
+    trials = list(study.trials())
+    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 12
+    for done in trials:
+        assert done.value == pytest.approx(loss(done.parameters["x"]))
+        assert done.metrics["other"] == 1.0
+    best = study.best()
+    assert best.value == min(trial.value for trial in trials if trial.value is not None)
+    assert best.parameters == trials[best.number].parameters
+    shares = study.importance()
+    assert shares.trials == 12
+    assert sum(shares.parameters.values()) == pytest.approx(1.0)
+    assert max(shares.parameters, key=shares.parameters.__getitem__) == "x"
+
+
+def test_pages_are_read_one_after_the_other(
+    client: Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.client.study._PAGE", 3)
+    study = client.create_study(name, SPACE, minimize="loss", trials=8, search="random")
+    for trial in study:
+        trial.complete(loss(trial.parameters["x"]))
+    assert [trial.number for trial in study.trials()] == list(range(8))
+    assert [trial.number for trial in study.trials(order_by="number desc", limit=4)] == [
+        7,
+        6,
+        5,
+        4,
+    ]
+    values = [trial.value for trial in study.trials(order_by="best")]
+    assert values == sorted(values)  # type: ignore[type-var]
+    assert list(study.trials(states=[TrialState.FAILED])) == []
+
+
+def test_an_exception_fails_the_attempt_and_the_loop_goes_on(
+    client: Client, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=3, search="random")
+    for trial in study:
+        with trial:
+            if trial.number == 1:
+                raise ValueError("units must be even")
+            trial.complete(0.5)
+    failed = study.trial(1)
+    assert failed.state is TrialState.FAILED
+    assert [t.state for t in study.trials()].count(TrialState.SUCCEEDED) == 2
+    failure = failed.record.attempts[-1].failure
+    assert failure is not None
+    assert failure.cause is Cause.USER_ERROR
+    assert failure.message == "ValueError: units must be even"
+    assert 'raise ValueError("units must be even")' in failure.stack
+    assert "trial 1 failed: ValueError: units must be even" in caplog.messages
+
+
+def test_memory_errors_have_a_cause_of_their_own(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1, search="random")
+    for trial in study:
+        with trial:
+            raise MemoryError("too large")
+    failure = study.trial(0).record.attempts[0].failure
+    assert failure is not None and failure.cause is Cause.OUT_OF_MEMORY
+
+
+def test_a_block_without_a_result_fails_and_says_so(
+    client: Client, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1, search="random")
+    for trial in study:
+        with trial:
+            pass
+    assert study.trial(0).state is TrialState.FAILED
+    assert "call trial.report(...) or trial.complete(...)" in caplog.text
+
+
+def test_completing_without_a_result_is_a_mistake(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1, search="random")
+    for trial in study:
+        with pytest.raises(InvalidArgumentError, match="trial 0 has no result"):
+            trial.complete()
+        trial.complete(1.0)
+        trial.complete(2.0)
+        assert not trial.report(3.0)
+    assert study.best().value == 1.0
+
+
+def test_infeasible_trials_are_told_apart(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=2, search="random")
+    for trial in study:
+        with trial:
+            if trial.number == 0:
+                trial.infeasible("does not fit")
+                continue
+            trial.complete(1.0)
+    assert [trial.state for trial in study.trials()] == [
+        TrialState.INFEASIBLE,
+        TrialState.SUCCEEDED,
+    ]
+    assert study.trial(0).record.state_reason == "does not fit"
+
+
+def test_ctrl_c_gives_the_trial_back(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=2, search="random")
+    with pytest.raises(KeyboardInterrupt):
+        for trial in study:
+            with trial:
+                raise KeyboardInterrupt
+    given_back = study.trial(0)
+    assert given_back.state is TrialState.QUEUED
+    for trial in study:
+        with trial as p:
+            if trial.number == 0:
+                assert trial.attempt == 2
+                assert p == given_back.parameters
+            trial.complete(1.0)
+    assert [trial.state for trial in study.trials()] == [TrialState.SUCCEEDED] * 2
+
+
+def test_leaving_the_loop_gives_an_open_trial_back(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=2, search="random")
+    for _ in study:
+        break
+    assert study.trial(0).state is TrialState.QUEUED
+
+
+def test_a_heartbeat_keeps_a_trial_that_reports_nothing(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1, search="random")
+    for trial in study:
+        with trial:
+            time.sleep(4)  # the lease is 1.5 s
+            trial.complete(1.0)
+    done = study.trial(0)
+    assert (done.state, done.record.attempt) == (TrialState.SUCCEEDED, 1)
+
+
+def test_a_lost_lease_ends_the_block_quietly(
+    client: Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1, search="random")
+    monkeypatch.setattr("tuner.client.heartbeat.Heartbeat.add", lambda *_: None)
+    for trial in study:
+        with trial:
+            with tuner.connect(client.address) as other:
+                _take(other.get_study(name))
+            assert not trial.report(0.1, step=9)
+            assert trial.stop
+    done = study.trial(0)
+    assert (done.value, done.record.attempt) == (1.0, 2)
+
+
+def _take(study: Study) -> None:
+    """Works on the study as another worker, as soon as a lease has ended."""
+
+    def work() -> None:
+        for trial in study:
+            trial.complete(1.0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def test_a_stopped_study_tells_its_trials(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=5, search="random")
+    for trial in study:
+        with trial:
+            assert trial.report(0.5)
+            study.stop("enough")
+            assert not trial.report(0.6)
+            assert trial.stop
+    assert study.state is StudyState.STOPPED
+    assert study.trial(0).value in (0.5, 0.6)
+
+
+def test_pause_holds_trials_back_until_resume(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1, search="random")
+    study.pause()
+    assert study.refresh().state is StudyState.PAUSED
+    timer = threading.Timer(1.0, study.resume)
+    timer.start()
+    for trial in study:
+        assert study.refresh().state is StudyState.ACTIVE
+        trial.complete(1.0)
+    timer.join(timeout=30)
+    assert study.best().number == 0
+
+
+# --- several processes -----------------------------------------------------------------------
+
+
+def _work(address: str, name: str) -> None:
+    with tuner.connect(address) as client:
+        study = client.create_study(name, SPACE, minimize="loss", trials=40, search="random")
+        for trial in study:
+            with trial as p:
+                trial.report(loss(p["x"]))
+
+
+def test_four_processes_share_a_study(client: Client, server: StudyServer, name: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_work, args=(server.address, name)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=100)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    trials = list(client.get_study(name).trials(full=True))
+    assert [trial.number for trial in trials] == list(range(40))
+    assert {trial.state for trial in trials} == {TrialState.SUCCEEDED}
+    assert all(len(trial.record.attempts) == 1 for trial in trials)
+    by_worker = Counter(trial.record.attempts[0].worker_id for trial in trials)
+    assert len(by_worker) > 1
+    points = {tuple(sorted(trial.parameters.items())) for trial in trials}
+    assert len(points) == 40
+
+
+FORKS = """
+import multiprocessing, sys, tuner
+client = tuner.connect(sys.argv[1])
+study = client.create_study(sys.argv[2], {"x": tuner.Float(0, 1)}, minimize="loss", trials=20)
+
+def work():
+    for trial in study:
+        with trial as p:
+            trial.report(p["x"])
+
+first = next(iter(study))       # the parent's connection and heartbeat are in use
+fork = multiprocessing.get_context("fork")
+workers = [fork.Process(target=work) for _ in range(4)]
+for worker in workers: worker.start()
+first.complete(0.5)
+for worker in workers: worker.join(timeout=60)
+print([worker.exitcode for worker in workers], study.state)
+"""
+
+
+def test_a_forked_process_works_on(client: Client, server: StudyServer, name: str) -> None:
+    command = [sys.executable, "-c", FORKS, server.address, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.stdout == "[0, 0, 0, 0] COMPLETED\n", done.stderr
+    assert {trial.state for trial in client.get_study(name).trials()} == {TrialState.SUCCEEDED}
+
+
+# --- studies ---------------------------------------------------------------------------------
+
+
+def test_the_same_study_again_is_the_same_study(client: Client, name: str) -> None:
+    first = client.create_study(name, SPACE, maximize="score", trials=3)
+    again = client.create_study(name, SPACE, maximize="score", trials=3)
+    assert again.record.create_time == first.record.create_time
+    with pytest.raises(AlreadyExistsError):
+        client.create_study(name, {"y": tuner.Float(0, 1)}, maximize="score", trials=3)
+
+
+def test_mistakes_are_raised_as_what_they_are(client: Client, name: str) -> None:
+    with pytest.raises(NotFoundError):
+        client.get_study("nowhere")
+    with pytest.raises(InvalidArgumentError, match="'my-study' would do"):
+        client.create_study("My Study", SPACE, maximize="score")
+    with pytest.raises(InvalidArgumentError, match="name one metric"):
+        client.create_study(name, SPACE)
+    study = client.create_study(name, SPACE, maximize="score")
+    with pytest.raises(NotFoundError, match="has a result yet"):
+        study.best()
+    with pytest.raises(NotFoundError):
+        study.trial(7)
+    for _ in study:
+        with pytest.raises(FailedPreconditionError):
+            study.delete()
+        study.delete(force=True)
+        break
+    with pytest.raises(NotFoundError):
+        study.refresh()
+
+
+def test_nobody_at_the_address(client: Client) -> None:
+    with pytest.raises(UnavailableError, match="start one with `tuner up`"):
+        tuner.connect("127.0.0.1:1")
+
+
+def test_a_server_is_found_where_it_says_it_listens(
+    server: StudyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNER_SERVER", raising=False)
+    monkeypatch.setenv("TUNER_DATA_DIR", str(tmp_path))
+    (tmp_path / "server.json").write_text(json.dumps({"address": server.address}))
+    with tuner.connect() as client:
+        assert client.address == server.address
+
+
+def test_work_goes_on_after_the_server_restarted(tmp_path: Path) -> None:
+    first = StudyServer(settings(tmp_path))
+    with first:
+        port = int(first.address.rpartition(":")[2])
+        client = tuner.connect(first.address)
+        study = client.create_study("mine", SPACE, maximize="score", trials=6, search="random")
+        work = iter(study)
+        next(work).complete(1.0)
+        held = next(work)
+    restarted: list[StudyServer] = []
+    wake = threading.Event()
+
+    def restart() -> None:
+        with StudyServer(Settings(data_dir=tmp_path, server_port=port)) as second:
+            restarted.append(second)
+            wake.wait(60)
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        assert held.report(0.5, step=0)  # waits for the server
+        held.complete()
+        for trial in work:
+            trial.complete(0.1)
+        assert [trial.value for trial in study.trials()] == [1.0, 0.5, 0.1, 0.1, 0.1, 0.1]
+        assert study.trial(1).record.attempt == 1
+    finally:
+        wake.set()
+        thread.join(timeout=60)
+        client.close()
+    assert restarted
+
+
+# --- managed studies, and the command line ---------------------------------------------------
+
+MANAGED = """\
+study: {name}
+metric: {{name: val_auc}}
+data: {{train: t.csv, label: y}}
+trainer: tabular
+features: {{a: {{kind: numeric, buckets: {{int: [2, 9]}}}}}}
+limits: {{trials: 3}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(MANAGED.format(name=name))
+    return path
+
+
+def _answer_preparation(client: Client, name: str, failure: str = "") -> None:
+    """Does what a runner does with a study that is PREPARING."""
+    study = client.get_study(name)
+    request = pb.PrepareStudyRequest(name=study.name)
+    if failure:
+        request.failure = failure
+    else:
+        message = client._connection.call(
+            lambda s: s.GetStudy, pb.GetStudyRequest(name=study.name)
+        )
+        request.prepared.space.CopyFrom(message.space)
+        request.prepared.features.extend(message.features)
+        request.prepared.statistics.rows = 1234
+        request.prepared.statistics.fingerprint = "f"
+        request.prepared.statistics.uri = "u"
+    client._connection.call(lambda stub: stub.PrepareStudy, request)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit code, the output and the errors of a command."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(exit_.value.code or 0), out, err
+
+
+def test_a_submitted_study_waits_for_a_runner(client: Client, file: Path) -> None:
+    study = client.submit(file)
+    assert study.wait_prepared(0.3) is StudyState.PREPARING
+    assert study.wait(0.3) is StudyState.PREPARING
+
+
+def test_data_that_cannot_be_used_is_told(client: Client, file: Path, name: str) -> None:
+    study = client.submit(file)
+    _answer_preparation(client, name, failure="t.csv has no column 'y'; name another label.")
+    with pytest.raises(DataError, match="no column 'y'"):
+        study.wait_prepared(30)
+
+
+def test_submit_says_what_will_be_done(
+    client: Client, file: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.submit(file)
+    _answer_preparation(client, name)
+    code, out, err = run(capsys, "--server", client.address, "submit", str(file))
+    assert code == 0
+    assert out == (f"{name}: 1,234 rows · 1 feature · 1 parameter (1 preprocessing) · 3 trials\n")
+    assert err == f"tuner watch {name}\n"
+
+
+def test_submit_fails_with_the_reason(
+    client: Client, file: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.submit(file)
+    timer = threading.Timer(1.0, _answer_preparation, (client, name, "t.csv is empty; check it."))
+    timer.start()
+    code, out, err = run(capsys, "submit", str(file), "--server", client.address)
+    timer.join(timeout=30)
+    assert (code, out, err) == (2, "", "error: t.csv is empty; check it.\n")
+
+
+@pytest.fixture
+def finished(client: Client, name: str) -> Study:
+    """A study of five trials: one failed, one infeasible."""
+    study = client.create_study(name, SPACE, maximize="score", trials=5, search="random", seed=1)
+    for trial in study:
+        with trial:
+            if trial.number == 2:
+                raise ValueError("units [must] be even")
+            if trial.number == 3:
+                trial.infeasible("does not fit")
+                continue
+            trial.report(trial.number / 10)
+    return study
+
+
+def test_trials_lists_them(
+    client: Client, finished: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ("--server", client.address)
+    code, out, _ = run(capsys, *at, "trials", finished.study_id)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines() if line.strip()]
+    assert rows[0][:5] == ["trial", "state", "score", "step", "time"]
+    assert [row[:2] for row in rows[2:]] == [
+        ["0", "succeeded"],
+        ["1", "succeeded"],
+        ["2", "failed"],
+        ["3", "infeasible"],
+        ["4", "succeeded"],
+    ]
+    code, out, _ = run(capsys, *at, "trials", finished.study_id, "--top", "2", "--json")
+    document = json.loads(out)
+    assert [(row["trial"], row["value"]) for row in document] == [(4, 0.4), (1, 0.1)]
+    assert document[0]["parameters"] == finished.trial(4).parameters
+
+
+def test_studies_lists_them(
+    client: Client, finished: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "--server", client.address, "studies")
+    assert code == 0
+    (row,) = (line.split() for line in out.splitlines() if finished.study_id in line)
+    assert row[:7] == [finished.study_id, "completed", "5/5", "1", "score", "↑", "0.4000"]
+    code, out, _ = run(capsys, "--server", client.address, "studies", "--json")
+    (found,) = (d for d in json.loads(out) if d["study"] == finished.study_id)
+    assert found["trials"]["succeeded"] == 3
+    assert found["best_trial"] == 4
+
+
+def test_watch_prints_a_line_for_each_trial(
+    client: Client, finished: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "--server", client.address, "watch", finished.study_id)
+    assert code == 0
+    lines = [line for line in out.splitlines() if line.startswith("trial ")]
+    assert len([line for line in lines if not line.startswith("trial  ")]) == 5
+    assert any(line.startswith("trial 2 failed: ValueError: units [must]") for line in lines)
+    assert any(line.startswith("trial 4 succeeded score=0.4000 (best 0.4000") for line in lines)
+    assert "what mattered: " in out or "best trials of" in out
+    code, out, _ = run(capsys, "--server", client.address, "watch", finished.study_id, "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert {key for event in events for key in event} >= {"study", "trial"}
+
+
+def test_logs_show_why_a_trial_failed(
+    client: Client, finished: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "--server", client.address, "logs", f"{finished.study_id}/2")
+    assert code == 0
+    assert 'raise ValueError("units [must] be even")' in out
+    assert "failed" in err and "user error" in err
+    code, _, err = run(capsys, "--server", client.address, "logs", f"{finished.study_id}/99")
+    assert code == 2
+    assert err.startswith("error: ")
+
+
+def test_failed_trials_run_again(
+    client: Client, finished: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ("--server", client.address)
+    code, out, _ = run(capsys, *at, "retry", finished.study_id, "--failed")
+    assert (code, out) == (0, f"{finished.study_id}: due again: 2\n")
+    assert finished.trial(2).state is TrialState.QUEUED
+
+
+def test_studies_are_stopped_and_deleted(
+    client: Client, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.create_study(name, SPACE, maximize="score")
+    at = ("--server", client.address)
+    for verb, state in (("pause", "paused"), ("resume", "active")):
+        code, out, _ = run(capsys, *at, verb, name)
+        assert (code, out.split(":")[0].strip()) == (0, f"{name} is {state}")
+    code, out, _ = run(capsys, *at, "stop", name, "--reason", "enough")
+    assert (code, out) == (0, f"{name} is stopped: enough\n")
+    code, _, err = run(capsys, *at, "delete", name)
+    assert (code, err) == (
+        2,
+        f"error: deleting {name} with 0 trials needs --yes; see `tuner delete --help`.\n",
+    )
+    assert run(capsys, *at, "delete", name, "--yes")[:2] == (0, f"{name} is deleted\n")
+    assert run(capsys, *at, "stop", name)[0] == 2
+
+
+# --- Keras -----------------------------------------------------------------------------------
+
+
+def test_a_keras_model_reports_its_epochs_and_stops(client: Client, name: str) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keras = pytest.importorskip("keras")
+    import numpy as np
+
+    study = client.create_study(name, SPACE, minimize="loss", trials=2, search="random")
+    x = np.zeros((8, 1), dtype="float32")
+    for trial in study:
+        with trial:
+            model = keras.Sequential([keras.layers.Dense(1)])
+            model.compile(loss="mse")
+            callback = trial.keras_callback()
+            if trial.number == 0:
+                model.fit(x, x, epochs=3, verbose=0, callbacks=[callback])
+                continue
+            study.stop("enough")
+            history = model.fit(x, x, epochs=50, verbose=0, callbacks=[callback])
+            assert len(history.epoch) == 1
+    first = study.trial(0)
+    assert [m.step for m in first.measurements] == [0, 1, 2]
+    assert first.value == min(m.metrics["loss"] for m in first.measurements)

@@ -1,0 +1,133 @@
+"""`tuner export` and `tuner predict`: from a trial to a model, from rows to predictions."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from tuner import registry
+from tuner.cli.session import Session, json_option, server_option
+from tuner.client import Study, Trial, tables
+from tuner.errors import DataError, FailedPreconditionError, InvalidArgumentError
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--to", "target", type=click.Path(path_type=Path), required=True, help="A new folder."
+)
+@click.option("--trial", "number", type=click.IntRange(0), help="Not the best, but this trial.")
+@server_option
+@click.pass_obj
+def export(session: Session, study: str, target: Path, number: int | None) -> None:
+    """Export the best trial of STUDY as a model that TensorFlow Serving can serve."""
+    handle = session.client.get_study(study)
+    trial = handle.best() if number is None else handle.trial(number)
+    source = _artifacts(handle, trial)
+    with session.spinner(f"exporting trial {trial.number} and checking its predictions"):
+        path = registry.export_to(source, target)
+    if session.as_json:
+        session.print_json({"study": study, "trial": trial.number, "path": str(path)})
+        return
+    value = "" if trial.value is None else f" ({trial.metric.name} {tables.number(trial.value)})"
+    session.say(f"trial {trial.number}{value} is exported to {path}")
+    session.note(f"tuner predict {target} --input rows.csv")
+
+
+def _artifacts(study: Study, trial: Trial) -> Path:
+    uri = trial.record.artifact_uri.removeprefix("file://")
+    if not uri:
+        raise FailedPreconditionError(
+            f"trial {trial.number} of {study.study_id} is {trial.state.lower()} and has left no "
+            "weights; choose another with --trial."
+        )
+    path = Path(uri)
+    if not path.is_dir():
+        raise FailedPreconditionError(
+            f"the weights of trial {trial.number} lie in {uri}, which this machine does not see; "
+            "run the export where the runner runs."
+        )
+    return path
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--input", required=True, metavar="FILE", help="Raw rows: CSV or Parquet.")
+@click.option("--output", type=click.Path(path_type=Path), help="A CSV file; else the screen.")
+@json_option
+@click.pass_obj
+def predict(session: Session, model: Path, input: str | Path, output: Path | None) -> None:
+    """Predict raw rows with the exported MODEL, a folder."""
+    directory = _version(model)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with session.spinner("loading the model"):
+        from tuner_trainers.predict import Predictor  # TensorFlow costs seconds
+
+        predictor = Predictor(directory)
+        columns = predictor.read(str(input))
+        if not next((len(column) for column in columns.values()), 0):
+            raise DataError(f"{input} has no rows; give it some.")
+        predicted = predictor.predict(columns)
+    rows = _rows(predicted)
+    if output is not None:
+        _save_csv(session, output, predicted, rows)
+    elif session.as_json:
+        for row in rows:
+            session.print_line(row)
+    else:
+        _write_csv(sys.stdout, predicted, rows)
+
+
+def _version(model: Path) -> Path:
+    """A model's newest version, or the folder itself."""
+    if not model.is_dir():
+        raise InvalidArgumentError(f"{model} is no folder; give the folder of an exported model.")
+    versions = [path for path in model.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return max(versions, key=lambda path: int(path.name), default=model)
+
+
+def _rows(predicted: Mapping[str, Any]) -> Iterator[dict[str, object]]:
+    """Each row as plain values: numbers as short as their precision allows."""
+    names = list(predicted)
+    for values in zip(*(predicted[name] for name in names), strict=True):
+        yield {name: _plain(value) for name, value in zip(names, values, strict=True)}
+
+
+def _plain(value: Any) -> object:
+    # str() of a numpy number is the shortest text that reads back as the same number.
+    return float(str(value)) if getattr(value, "dtype", None) == "float32" else value
+
+
+def _write_csv(
+    file: TextIO, predicted: Mapping[str, Any], rows: Iterable[Mapping[str, object]]
+) -> None:
+    writer = csv.DictWriter(file, list(predicted), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _save_csv(
+    session: Session,
+    output: Path,
+    predicted: Mapping[str, Any],
+    rows: Iterable[Mapping[str, object]],
+) -> None:
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            _write_csv(file, predicted, rows)
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InvalidArgumentError(f"cannot write {output}: {error.strerror}.") from error
+    count = len(next(iter(predicted.values())))
+    if session.as_json:
+        session.print_json({"predictions": count, "output": str(output)})
+    else:
+        session.say(f"{count:,} predictions in {output}")
