@@ -155,7 +155,8 @@ def test_a_study_is_prepared_trained_and_kept(
     assert record.statistics is not None and record.statistics.rows == 200
     assert Path(record.statistics.uri).is_relative_to(settings.artifacts_dir / "statistics")
     trials = list(study.trials(full=True))
-    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 4
+    failures = [attempt.failure for trial in trials for attempt in trial.record.attempts]
+    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 4, failures
     for trial in trials:
         assert [measurement.step for measurement in trial.measurements] in ([0, 1], [1, 2])
         assert Path(trial.record.artifact_uri, "trial.json").is_file()

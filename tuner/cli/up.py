@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from tuner.cli.session import Session, json_option
 from tuner.config import Settings
@@ -207,26 +206,22 @@ class _Running:
 
 def _run(session: Session, settings: Settings, lock: int) -> None:
     supervisor = Supervisor(start_seconds=_START_SECONDS, keep_open=[lock], on_event=session.note)
-    try:
-        with supervisor:
-            session.note("starting the study server, the runner and the web pages")
-            running = _start(supervisor, settings)
-            if session.as_json:
-                session.print_line(running.document())
-            else:
-                session.say(running.text())
-            while True:
-                supervisor.check()
-                time.sleep(_CHECK_SECONDS)
-    finally:
-        (settings.data_dir / "server.json").unlink(missing_ok=True)
+    with supervisor:
+        session.note("starting the study server, the runner and the web pages")
+        running = _start(supervisor, settings)
+        if session.as_json:
+            session.print_line(running.document())
+        else:
+            session.say(running.text())
+        while True:
+            supervisor.check()
+            time.sleep(_CHECK_SECONDS)
 
 
 def _start(supervisor: Supervisor, settings: Settings) -> _Running:
     (said,) = supervisor.start(_command(_SERVER, "server", settings))
     address = str(said["address"])
     _check_health(address)
-    _write_address(settings.data_dir, address)
     # A restarted server keeps its port, also one that it chose itself.
     settings = replace(settings, server_port=int(address.rpartition(":")[2]))
     supervisor.replace(_command(_SERVER, "server", settings))
@@ -264,10 +259,3 @@ def _check_health(address: str) -> None:
             raise UnavailableError(f"the study server at {address} does not answer.") from error
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise UnavailableError(f"the study server at {address} is not serving.")
-
-
-def _write_address(data_dir: Path, address: str) -> None:
-    """Says where the server listens to clients that know only the data directory."""
-    partial = data_dir / f"server.json.{os.getpid()}"
-    partial.write_text(json.dumps({"address": address}))
-    partial.replace(data_dir / "server.json")

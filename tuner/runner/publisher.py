@@ -8,9 +8,10 @@ import time
 import uuid
 from pathlib import Path
 
-from tuner import convert, registry
+from tuner import convert
 from tuner.client.channel import Connection
 from tuner.errors import TunerError
+from tuner.registry import publish
 from tuner.study import Study
 from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
@@ -79,7 +80,7 @@ class Publisher:
         trial = convert.trial_from_proto(
             self._connection.call(lambda stub: stub.GetTrial, request)
         )
-        version = registry.publish(
+        version = publish(
             Path(trial.artifact_uri), self._artifacts / "models", study.spec.export_model or ""
         )
         update = pb.UpdateStudyRequest(

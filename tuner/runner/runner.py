@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -140,5 +141,12 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> Non
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         capacity = cluster.capacity()
-        ready({"runner": settings.server_address, "cpus": capacity.cpus, "gpus": capacity.gpus})
+        ready(
+            {
+                "address": settings.server_address,
+                "cpus": capacity.cpus,
+                "gpus": capacity.gpus,
+                "pid": os.getpid(),
+            }
+        )
         runner.run()
