@@ -26,8 +26,8 @@ EXACT_LIMIT = 100_000
 FREQUENT_LIMIT = 25_000
 #: Smallest hashes kept to estimate distinct values; the standard error is 1.6 %.
 _HASHES = 4096
-#: Values kept at the coarsest level of a quantile sketch; ranks are off by some 0.1 % at most.
-_QUANTILE_VALUES = 2048
+#: Values kept at the coarsest level of a quantile sketch; ranks are off by less than 0.1 %.
+_QUANTILE_VALUES = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,230 @@
+"""Preparing a study: what its data completes, and what is refused before a trial runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tuner_trainers.prepare import Prepared, prepare
+
+from tuner.errors import DataError, InvalidArgumentError, TunerError
+from tuner.space import Categorical, Child, Domain, Float, Int, Parameter, Space, Value
+from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
+from tuner.trainer_spaces import Task
+
+ACCURACY = Metric(name="val_accuracy")
+RMSE = Metric(name="val_rmse", goal=Goal.MINIMIZE)
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes 40 rows of the columns x, city, y, or what is given instead."""
+
+    def write(name: str = "train.csv", **columns: Callable[[int], object]) -> str:
+        made: dict[str, Callable[[int], object]] = {
+            "x": lambda i: i * i % 37,
+            "city": lambda i: "abc"[i % 3],
+            "y": lambda i: ("no", "yes")[i % 2],
+            **columns,
+        }
+        lines = [",".join(made), *(",".join(str(f(i)) for f in made.values()) for i in range(40))]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return str(tmp_path / name)
+
+    return write
+
+
+def prepared(uri: str, metric: Metric = ACCURACY, label: str = "y", **spec: Any) -> Prepared:
+    source = {k: spec.pop(k) for k in list(spec) if k in DataSource.__dataclass_fields__}
+    return prepare(
+        StudySpec(
+            metrics=(metric,),
+            trainer=spec.pop("trainer", "tabular"),
+            data=DataSource(train_uri=uri, label=label, **source),
+            **spec,
+        )
+    )
+
+
+def numeric(name: str = "x", **settings: Value) -> Feature:
+    return Feature(name=name, kind="numeric", columns=(name,), settings=settings)
+
+
+def space(**domains: Domain) -> Space:
+    return Space.of({name.replace("__", "."): domain for name, domain in domains.items()})
+
+
+class TestComplete:
+    def test_features_and_space_are_proposed(self, write: Write) -> None:
+        found = prepared(write())
+        assert [feature.name for feature in found.features] == ["x", "city"]
+        names = [parameter.name for parameter in found.space.walk()]
+        assert {"layers", "units", "learning_rate"} <= set(names)
+        assert found.statistics.rows == 40
+        assert (found.task, found.classes) == (Task.BINARY, ("no", "yes"))
+
+    def test_every_parameter_is_tuned_or_set(self, write: Write) -> None:
+        found = prepared(write(), settings={"epochs": 3, "units": 8})
+        names = {parameter.name for parameter in found.space.walk()}
+        assert found.settings["epochs"] == 3 and found.settings["units"] == 8
+        assert "units" not in names and "layers" in names
+        assert not names & set(found.settings)
+        assert found.settings["optimizer"] == "adam"
+
+    def test_the_users_features_and_space_stay(self, write: Write) -> None:
+        mine = (numeric(scaling="log"),)
+        asked = space(x__buckets=Int(2, 8), learning_rate=Float(1e-4, 1e-1, log=True))
+        found = prepared(write(), features=mine, space=asked)
+        assert found.features == mine and found.space == asked
+        assert found.settings["layers"] == 2
+
+    def test_tuned_features_or_training_leave_the_trainers_space(self, write: Write) -> None:
+        asked = space(x__buckets=Int(2, 8), batch_size=Int(16, 32))
+        found = prepared(write(), features=(numeric(),), space=asked)
+        names = [parameter.name for parameter in found.space.walk()]
+        assert names[:2] == ["x.buckets", "batch_size"] and "layers" in names
+        assert names.count("batch_size") == 1
+
+    def test_a_setting_of_a_proposed_feature_may_be_tuned(self, write: Write) -> None:
+        found = prepared(write(), space=space(x__buckets=Int(2, 3)))
+        assert found.space.parameters[0].domain == Int(2, 3)
+        assert [p.name for p in found.space.walk()].count("x.buckets") == 1
+
+    def test_children_count_as_parameters(self, write: Write) -> None:
+        child = Parameter(name="weight_decay", domain=Float(1e-6, 1e-2, log=True))
+        parent = Parameter(
+            name="optimizer",
+            domain=Categorical(("adam", "sgd")),
+            children=(Child(("adam",), child),),
+        )
+        found = prepared(write(), space=Space((parent,)))
+        assert "weight_decay" not in found.settings
+
+    def test_progress(self, write: Write) -> None:
+        seen: list[int] = []
+        source = DataSource(train_uri=write(), label="y")
+        spec = StudySpec(metrics=(ACCURACY,), trainer="tabular", data=source)
+        prepare(spec, progress=lambda rows, done, total: seen.append(rows))
+        assert seen == [40]
+
+
+class TestTask:
+    @pytest.mark.parametrize(
+        ("label", "task", "classes"),
+        [
+            (lambda i: i % 2, Task.BINARY, ("0", "1")),
+            (lambda i: (10, 9, -1)[i % 3], Task.MULTICLASS, ("-1", "9", "10")),
+            (lambda i: "cab"[i % 3], Task.MULTICLASS, ("a", "b", "c")),
+            (lambda i: "" if i < 5 else "ab"[i % 2], Task.BINARY, ("a", "b")),
+            (lambda i: i, Task.REGRESSION, ()),
+            (lambda i: (i % 3) / 2, Task.REGRESSION, ()),
+        ],
+    )
+    def test_inferred(
+        self, write: Write, label: Callable[[int], object], task: Task, classes: tuple[str, ...]
+    ) -> None:
+        metric = RMSE if task is Task.REGRESSION else ACCURACY
+        found = prepared(write(y=label), metric)
+        assert (found.task, found.classes) == (task, classes)
+
+    def test_said(self, write: Write) -> None:
+        uri = write(y=lambda i: i % 4)
+        assert prepared(uri, RMSE, task="regression").task is Task.REGRESSION
+        halves = write(y=lambda i: (i % 2) / 2)
+        assert prepared(halves, task="classification").classes == ("0", "0.5")
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("columns", "asked", "message"),
+        [
+            ({"y": lambda i: "no"}, {}, r"only one value, 'no'.*at least two"),
+            ({"y": lambda i: ""}, {}, "missing in every row"),
+            ({"y": lambda i: i if i else "inf"}, {}, "infinite in 1 rows"),
+            ({}, {"label": "why"}, "no label 'why'"),
+            ({}, {"label": "Y"}, r"no label 'Y'; "),
+            ({}, {"task": "regression"}, r"holds text such as 'no'.*classification"),
+            ({}, {"task": "ranking"}, "classification or regression, but got 'ranking'"),
+            ({}, {"metric": Metric(name="auc")}, "no metric 'auc'; it reports"),
+            ({}, {"metric": Metric(name="val_loss")}, "goal: minimize"),
+            ({}, {"validation_fraction": 0.01}, r"leaves 40 to train on and 0 to validate"),
+            ({}, {"validation_fraction": 1.5}, "0 < validation < 1"),
+            ({}, {"features": (numeric("z"),)}, "no column 'z'"),
+            ({}, {"features": (numeric("y"),)}, "uses the label"),
+            ({}, {"features": (numeric("city"),)}, r"holds text such as 'a'.*categorical"),
+            ({"x": lambda i: ""}, {"features": (numeric(),)}, "missing in every row; remove"),
+            ({}, {"features": (numeric(bins=4),)}, "no setting 'bins'; it has scaling"),
+            ({}, {"features": (numeric(), numeric())}, "same name"),
+            ({}, {"space": space(layer=Int(1, 2))}, "'layer'"),
+            (
+                {},
+                {"features": (numeric(),), "space": space(layer=Int(1, 2))},
+                "did you mean 'layers'",
+            ),
+            ({}, {"space": space(layers=Float(1, 2))}, "whole number from 0 to 10"),
+            ({}, {"settings": {"units": "many"}}, "`units` takes a whole number"),
+            ({}, {"settings": {"neurons": 4}}, "no parameter 'neurons'"),
+            ({}, {"column_types": {"town": "string"}}, "no column 'town'"),
+            ({"x": lambda i: 1, "city": lambda i: ""}, {}, "no column to learn from"),
+            ({}, {"trainer": "forest"}, "no trainer 'forest'; it is one of tabular"),
+        ],
+    )
+    def test_with_cause_and_remedy(
+        self, write: Write, columns: dict[str, Any], asked: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises((DataError, InvalidArgumentError), match=message) as caught:
+            prepared(write(**columns), **asked)
+        assert "\n" not in caught.value.message
+
+    def test_everything_fixed(self, write: Write) -> None:
+        every = {"layers": 1, "units": 4, "dropout": 0.0, "learning_rate": 0.01, "batch_size": 8}
+        with pytest.raises(InvalidArgumentError, match="space is empty"):
+            prepared(write(), features=(numeric(),), settings=every)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "is empty"),
+            ("x,city,y\n", "header but no rows"),
+            ("x,y\n1,no\n", "no column 'city'"),
+            ("x,city\n1,a\n", "no label 'y'"),
+            ("x,city,y\nfar,a,no\n", "'x' is a number, but holds 'far'"),
+        ],
+    )
+    @pytest.mark.parametrize("role", ["validation_uri", "test_uri"])
+    def test_held_out_data(
+        self, write: Write, tmp_path: Path, role: str, text: str, message: str
+    ) -> None:
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(DataError, match=message) as caught:
+            prepared(write(), ACCURACY, "y", **{role: str(tmp_path / "other.csv")})
+        assert "other.csv" in caught.value.message
+
+    def test_paths(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"nowhere\.csv does not exist"):
+            prepared(str(tmp_path / "nowhere.csv"))
+        (tmp_path / "empty.csv").touch()
+        with pytest.raises(DataError, match="is empty"):
+            prepared(str(tmp_path / "empty.csv"))
+
+    def test_a_study_without_data(self) -> None:
+        with pytest.raises(TunerError, match="trainer and data"):
+            prepare(StudySpec(metrics=(ACCURACY,)))
+
+
+def test_real_data(shared_data: Path) -> None:
+    adult = prepared(
+        str(shared_data / "adult" / "train.csv"),
+        Metric(name="val_auc"),
+        label="income",
+        test_uri=str(shared_data / "adult" / "test.csv"),
+    )
+    assert adult.classes == ("<=50K", ">50K") and len(adult.features) == 14
+    tuned = [p.name for p in adult.space.walk() if p.group == "preprocessing"]
+    assert "age.buckets" in tuned and "capital_gain.buckets" in tuned
+    flights = prepared(str(shared_data / "flights" / "flights.csv"), RMSE, label="arr_delay")
+    assert flights.task is Task.REGRESSION and set(flights.skipped) == {"year"}
