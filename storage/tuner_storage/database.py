@@ -99,14 +99,19 @@ def connect(url: str, name: str = "TUNER_DATABASE_URL") -> Connection:
 
 
 def _target(url: str, name: str) -> Mapping[str, str]:
+    """What may be shown of an address: none of the password, also where it was not escaped."""
     try:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.Error:
+        parts = {"host": "@"}
+    shown = {key: str(value) for key, value in parts.items() if key != "password"}
+    ports = shown.get("port", "5432").split(",")
+    if not all(map(str.isdecimal, ports)) or any("@" in value for value in shown.values()):
         raise DataDirectoryError(
             f"{name} is not a PostgreSQL address; write postgresql://USER:PASSWORD@HOST:5432/"
             "DATABASE, special characters of the password as %XX."
-        ) from None
-    return {key: str(value) for key, value in parts.items() if key != "password"}
+        )
+    return shown
 
 
 def _cause(text: str, target: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
 import pwd
@@ -27,8 +26,11 @@ logger = logging.getLogger(__name__)
 #: The major version whose programs are used.
 POSTGRES = 18
 
-#: What a socket's path may take, in bytes; the kernel's limit on Linux and, less 4, on macOS.
+#: What a socket's path may take, in bytes: the kernel's limit on macOS, and less 4 on Linux.
 _SOCKET_PATH_BYTES = 103
+#: The cluster, seen from PostgreSQL's processes, which all work in it. Its user needs no way there
+#: then: the directories above may stay closed to it.
+_HERE = "/proc/self/cwd"
 _SOCKET = ".s.PGSQL.5432"
 _SYSTEM_USER = "pgserver"
 _PR_SET_PDEATHSIG = 1
@@ -59,7 +61,7 @@ class EmbeddedPostgres:
         self._log = data_dir / "postgres.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._account = _account()
-        self._sockets = _socket_directory(self._cluster, self._account)
+        self._shortcut: Path | None = None
         try:
             self._start()
         except OSError as error:
@@ -85,7 +87,8 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """Where it answers: a URL for psycopg."""
-        return f"postgresql://tuner@/postgres?host={quote(str(self._sockets), safe='')}"
+        sockets = self._shortcut or self._cluster
+        return f"postgresql://tuner@/postgres?host={quote(str(sockets), safe='')}"
 
     @property
     def pid(self) -> int:
@@ -103,34 +106,39 @@ class EmbeddedPostgres:
                 # Like a power cut: nothing committed is lost, the next start takes longer.
                 process.send_signal(signal.SIGQUIT)
                 process.wait()
-        if self._sockets.parent != self._cluster.parent:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._shortcut is not None:
+            shutil.rmtree(self._shortcut.parent, ignore_errors=True)
+            self._shortcut = None
 
     # --- starting ---
 
     def _start(self) -> None:
         if self._account is not None:
-            _let_in(self._cluster.parent)
             _let_in(_programs())
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster()
         _await_previous(self._cluster)
-        _make_private(self._sockets, self._account)
+        self._shortcut = _shortcut(self._cluster)
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
-        self._process = self._spawn("postgres", "-D", str(self._cluster), *self._options())
+        self._process = self._spawn("postgres", self._cluster, "-D", *self._options())
         self._await_ready(self._process)
 
     def _options(self) -> Sequence[str]:
         settings = {
             "listen_addresses": "",
-            "unix_socket_directories": str(self._sockets),
+            "unix_socket_directories": ".",
             "unix_socket_permissions": "0700",
             "fsync": "on",
             "max_connections": "100",
             "log_line_prefix": "%m [%p] ",
         }
-        return [part for item in settings.items() for part in ("-c", "=".join(item))]
+        options = [part for item in settings.items() for part in ("-c", "=".join(item))]
+        return [self._seen(self._cluster), *options]
+
+    def _seen(self, cluster: Path) -> str:
+        """A cluster's path for the programs."""
+        return str(cluster) if self._account is None else _HERE
 
     def _make_cluster(self) -> None:
         """Makes the cluster under another name, so that half of one is never taken for a whole."""
@@ -139,7 +147,8 @@ class EmbeddedPostgres:
         _make_private(new, self._account)
         made = self._spawn(
             "initdb",
-            *("--pgdata", str(new), "--username", "tuner", "--auth", "trust"),
+            new,
+            *("--pgdata", self._seen(new), "--username", "tuner", "--auth", "trust"),
             *("--encoding", "UTF8", "--locale", "C"),
         )
         if made.wait(_START_SECONDS) != 0:
@@ -150,7 +159,7 @@ class EmbeddedPostgres:
             self._cluster.rmdir()
         new.rename(self._cluster)
 
-    def _spawn(self, program: str, *args: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, program: str, cluster: Path, *args: str) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in a terminal is for the server, which then stops this.
         account = self._account
         with self._log.open("ab") as log:
@@ -159,7 +168,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd="/",
+                cwd=cluster,
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,
                 user=None if account is None else account.pw_uid,
@@ -234,21 +243,18 @@ def _make_private(path: Path, account: pwd.struct_passwd | None) -> None:
         os.chown(path, account.pw_uid, account.pw_gid)
 
 
-def _socket_directory(cluster: Path, account: pwd.struct_passwd | None) -> Path:
-    """Beside the cluster, or in a short path where that would be too long for a socket."""
-    beside = cluster.with_name("run")
-    if len(os.fsencode(beside / _SOCKET)) <= _SOCKET_PATH_BYTES:
-        return beside
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "") if account is None else ""
-    base = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
-    digest = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]
-    short = base / f"tuner-{os.getuid()}-{digest}"
-    if len(os.fsencode(short / _SOCKET)) > _SOCKET_PATH_BYTES:
-        short = Path("/tmp") / short.name
-    owners = (os.getuid(), os.getuid() if account is None else account.pw_uid)
-    if short.is_symlink() or (short.exists() and short.stat().st_uid not in owners):
-        raise DataDirectoryError(f"{short} belongs to another user; set XDG_RUNTIME_DIR.")
-    return short
+def _shortcut(cluster: Path) -> Path | None:
+    """A short way to a cluster whose own path is too long for a socket; None if it is not."""
+    if len(os.fsencode(cluster / _SOCKET)) <= _SOCKET_PATH_BYTES:
+        return None
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    fits = (
+        len(os.fsencode(Path(runtime) / "tuner-12345678" / "pg" / _SOCKET)) <= _SOCKET_PATH_BYTES
+    )
+    base = runtime if fits and Path(runtime).is_dir() else "/tmp"
+    shortcut = Path(tempfile.mkdtemp(prefix="tuner-", dir=base)) / "pg"
+    shortcut.symlink_to(cluster)
+    return shortcut
 
 
 def _bound_to_parent() -> Callable[[], None] | None:
@@ -297,16 +303,16 @@ def _pid(pid_file: Path) -> int:
 
 
 def _runs(cluster: Path, pid: int) -> bool:
-    """Whether the process is this cluster's postmaster, not one that got its number later."""
-    try:
-        args = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        if Path("/proc/self").exists():
+    """Whether the process is this cluster's PostgreSQL, not one that got its number later."""
+    if Path("/proc/self").exists():
+        try:
+            program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+            return b"postgres" in program and os.path.samefile(f"/proc/{pid}/cwd", cluster)
+        except OSError:
             return False
-        command = ["ps", "-p", str(pid), "-o", "args="]
-        listed = subprocess.run(command, capture_output=True, timeout=10)
-        args = listed.stdout.split()
-    return os.fsencode(cluster) in args
+    command = ["ps", "-p", str(pid), "-o", "args="]
+    listed = subprocess.run(command, capture_output=True, timeout=10).stdout.split()
+    return os.fsencode(cluster) in listed
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tuner.config import Settings
 from tuner.errors import TunerError
-from tuner.service.server import StudyServer, serve
+from tuner.service.server import serve
 
 
 def main() -> int:
@@ -20,18 +21,16 @@ def main() -> int:
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        serve(settings, on_ready=_say_ready)
+        serve(settings, ready=_say)
     except TunerError as error:
-        print(
-            json.dumps({"error": {"reason": error.reason, "message": error.message}}), flush=True
-        )
+        _say({"error": {"reason": error.reason, "message": error.message}})
         print(f"error: {error.message}", file=sys.stderr)
         return 2
     return 0
 
 
-def _say_ready(server: StudyServer) -> None:
-    print(json.dumps({"address": server.address, "pid": os.getpid()}), flush=True)
+def _say(what: Mapping[str, Any]) -> None:
+    print(json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import (  # type: ignore[import-untyped]
@@ -148,9 +148,13 @@ def _listen(server: grpc.Server, host: str, port: int) -> str:
 
 
 def serve(
-    settings: Settings, on_ready: Callable[[StudyServer], None] = lambda server: None
+    settings: Settings, *, ready: Callable[[Mapping[str, Any]], None] = lambda said: None
 ) -> None:
     """Runs a study server until SIGTERM or SIGINT; call it from the main thread.
+
+    Args:
+        settings: Where it keeps its data and listens.
+        ready: Is told the `address` and the `pid` once calls are answered.
 
     Raises:
         FailedPreconditionError: the port is in use.
@@ -160,6 +164,6 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with StudyServer(settings) as server:
-        on_ready(server)
+        ready({"address": server.address, "pid": os.getpid()})
         stop.wait()
         logger.info("the study server stops")

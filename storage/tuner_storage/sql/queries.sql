@@ -354,42 +354,21 @@ FROM tuner.attempts
 WHERE study = %(study)s::bigint AND end_time IS NOT NULL;
 
 -- write_log --
--- Keeps what is new in a piece: what an earlier piece holds is cut off its front, what a later one
--- holds off its end.
-WITH before AS (
-    SELECT log_offset + char_length(text) AS end_offset
+-- Keeps the end of a piece that no piece before it holds: a log only grows.
+WITH held AS (
+    SELECT greatest(%(log_offset)s::bigint, max(log_offset + char_length(text))) AS past
     FROM tuner.trial_logs
     WHERE study = %(study)s::bigint
         AND trial = %(trial)s::integer
         AND attempt = %(attempt)s::integer
-        AND log_offset <= %(log_offset)s::bigint
-    ORDER BY log_offset DESC
-    LIMIT 1
-), after AS (
-    SELECT log_offset AS start_offset
-    FROM tuner.trial_logs
-    WHERE study = %(study)s::bigint
-        AND trial = %(trial)s::integer
-        AND attempt = %(attempt)s::integer
-        AND log_offset > %(log_offset)s::bigint
-    ORDER BY log_offset
-    LIMIT 1
-), bounds AS (
-    SELECT
-        greatest(%(log_offset)s::bigint, (SELECT end_offset FROM before)) AS first,
-        least(
-            %(log_offset)s::bigint + char_length(%(text)s::text),
-            (SELECT start_offset FROM after)
-        ) AS past
+        AND log_offset < %(log_offset)s::bigint + char_length(%(text)s::text)
 )
 INSERT INTO tuner.trial_logs (study, trial, attempt, log_offset, text)
 SELECT
-    %(study)s::bigint, %(trial)s::integer, %(attempt)s::integer, first,
-    substr(
-        %(text)s::text, (first - %(log_offset)s::bigint)::integer + 1, (past - first)::integer
-    )
-FROM bounds
-WHERE past > first
+    %(study)s::bigint, %(trial)s::integer, %(attempt)s::integer, past,
+    substr(%(text)s::text, (past - %(log_offset)s::bigint)::integer + 1)
+FROM held
+WHERE past < %(log_offset)s::bigint + char_length(%(text)s::text)
 ON CONFLICT ON CONSTRAINT trial_logs_pkey DO NOTHING;
 
 -- read_log --
