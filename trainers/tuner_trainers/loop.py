@@ -127,9 +127,6 @@ class Loop:
         return summed
 
     def _sum(self, value: tf.Tensor) -> tf.Tensor:
-        def reduced() -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-        sums = self._strategy.experimental_local_results(self._strategy.run(reduced))
-        return sums[0] / len(sums)
+        values = self._strategy.run(tf.identity, args=(value,))
+        copies = len(self._strategy.experimental_local_results(values))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) / copies

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tuner.errors import DataError, InfeasibleError
-from tuner.space import Value
 from tuner.trainer_spaces import Task, check_metric
 from tuner_trainers import artifacts, data, golden, metrics, rows
 from tuner_trainers.artifacts import TrialRecord
@@ -26,19 +24,13 @@ from tuner_trainers.golden import Golden
 from tuner_trainers.heads import loss_of
 from tuner_trainers.loop import Examples, Loop
 from tuner_trainers.model import Model, build_model
+from tuner_trainers.optimizers import build_optimizer
 from tuner_trainers.preprocessing import input_kinds
 from tuner_trainers.rows import Rows
 from tuner_trainers.statistics import Statistics
 from tuner_trainers.target import target_of
 
 Outputs = npt.NDArray[np.floating[Any]]
-
-_OPTIMIZERS: Mapping[str, Callable[..., keras.optimizers.Optimizer]] = {
-    "adam": keras.optimizers.Adam,
-    "sgd": lambda **settings: keras.optimizers.SGD(momentum=0.9, **settings),
-    "rmsprop": keras.optimizers.RMSprop,
-    "adagrad": keras.optimizers.Adagrad,
-}
 
 
 def train(
@@ -53,13 +45,12 @@ def train(
         DataError: the data cannot be used.
         Exception: what reporting raised, on rank 0; the others return as if told to stop.
     """
-    keras.backend.clear_session()
     keras.utils.set_random_seed(trial_seed(task))
     try:
         return _train(task, context, strategy or tf.distribute.get_strategy())
     finally:
+        # Frees the graphs, so that a process trains trial after trial in the same memory.
         keras.backend.clear_session()
-        gc.collect()
 
 
 def trial_seed(task: TrialTask) -> int:
@@ -140,8 +131,7 @@ def _load(task: TrialTask, uri: str, statistics: Statistics, model: Model) -> Ro
 
 def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute.Strategy) -> Loop:
     with strategy.scope():
-        optimizer = _optimizer(model.parameters)
-        optimizer.build(model.network.trainable_variables)
+        optimizer = build_optimizer(model.parameters, model.network)
     labels = tf.constant(model.target.learned(training.labels))
     return Loop(
         strategy,
@@ -152,15 +142,6 @@ def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute
         batch_size=int(model.parameters["batch_size"]),
         seed=trial_seed(task),
     )
-
-
-def _optimizer(parameters: Mapping[str, Value]) -> keras.optimizers.Optimizer:
-    optimizer = _OPTIMIZERS[str(parameters["optimizer"])](
-        learning_rate=float(parameters["learning_rate"]),
-        weight_decay=float(parameters["weight_decay"]) or None,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    return optimizer
 
 
 @dataclass(frozen=True, slots=True)
