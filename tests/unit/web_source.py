@@ -130,7 +130,8 @@ class MemorySource(StudySource):
             yield Event(resume_token=token, what=trial)
         while not self._closed and not self._studies[study_id].state.is_finished:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or len(self._events) > seen, 0.2)
+                if len(self._events) == seen:
+                    self._changed.wait(0.2)
                 news, seen = self._events[seen:], len(self._events)
             yield from news
 

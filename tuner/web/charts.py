@@ -49,9 +49,9 @@ def progress(trials: Iterable[Trial], metric: Metric, *, by_time: bool = False) 
     if best:
         data.append(_best_line(best, ordered, metric, place))
     values = [v for t in ordered if (v := format.result(t, metric)) is not None]
-    axis: dict[str, Any] = {"title": {"text": "ended" if by_time else "trial"}}
-    axis |= {"type": "date"} if by_time else {"rangemode": "tozero"}
-    return _figure([trace for trace in data if trace["x"]], axis, _axis(metric.name, values))
+    axis: dict[str, Any] = {"title": _title("ended" if by_time else "trial")}
+    axis |= {"type": "date"} if by_time else {}
+    return _figure([trace for trace in data if trace["x"]], axis, _axis(values))
 
 
 def _number(trial: Trial) -> int:
@@ -148,7 +148,6 @@ def curves(
     series: Mapping[int, Series],
     states: Mapping[int, TrialState],
     best: int | None,
-    metric: str,
 ) -> Figure:
     """A metric by step, one line per trial, the best trial's on top.
 
@@ -156,7 +155,6 @@ def curves(
         series: the points of each trial by its number.
         states: the state of each of these trials.
         best: the number of the best trial.
-        metric: the name of what is drawn.
     """
     looks: dict[str, tuple[list[int], dict[str, Any]]] = {
         "pruned": ([], {"color": "--pruned", "width": 1}),
@@ -172,8 +170,8 @@ def curves(
         line = {"color": "--accent", "width": 2.8}
         data.append(_lines(f"best: trial {best}", series, [best], line))
     values = [value for points in series.values() for _, value in points]
-    axis = {"title": {"text": "step"}, "rangemode": "tozero"}
-    return _figure([trace for trace in data if trace["x"]], axis, _axis(metric, values))
+    axis = {"title": _title("step")}
+    return _figure([trace for trace in data if trace["x"]], axis, _axis(values))
 
 
 def _lines(
@@ -216,8 +214,8 @@ def metrics(series: Mapping[str, Series]) -> Figure:
         del trace["customdata"]
         data.append(trace)
     values = [value for points in series.values() for _, value in points]
-    axis = {"title": {"text": "step"}, "rangemode": "tozero"}
-    figure = _figure(data, axis, _axis("", values))
+    axis = {"title": _title("step")}
+    figure = _figure(data, axis, _axis(values))
     figure["layout"]["height"] = 220
     return figure
 
@@ -241,10 +239,13 @@ def view(values: Iterable[float]) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _axis(name: str, values: Iterable[float]) -> dict[str, Any]:
-    axis: dict[str, Any] = {"title": {"text": html.escape(name)}}
+def _title(text: str) -> dict[str, Any]:
+    return {"text": text, "standoff": 8, "font": {"size": 12, "color": "--muted"}}
+
+
+def _axis(values: Iterable[float]) -> dict[str, Any]:
     bulk = view(values)
-    return axis if bulk is None else axis | {"range": list(bulk)}
+    return {} if bulk is None else {"range": list(bulk)}
 
 
 def _plain(x: Any) -> Any:

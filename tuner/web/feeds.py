@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
-from tuner.errors import NotFoundError, TunerError, UnavailableError
+from tuner.errors import NotFoundError, TunerError
 from tuner.web.source import StudySource
 
 logger = logging.getLogger(__name__)
 
 #: A feed that nobody asked for this long is closed.
 IDLE_SECONDS = 60.0
-#: At most this many feeds are open; the one longest unused makes room.
-MOST_FEEDS = 64
+#: At most this many feeds are open, as a server has 64 streams for everybody; the one longest
+#: unused makes room.
+MOST_FEEDS = 24
 
 _RETRY_SECONDS = 1.0
 
@@ -38,8 +39,8 @@ class Feed(abc.ABC):
         """Takes in one stream to its end; returns whether there is nothing more to come."""
 
     @abc.abstractmethod
-    def forget(self) -> None:
-        """Takes notice that the stream cannot be taken up where it broke."""
+    def broke(self, error: TunerError) -> None:
+        """Takes notice that the stream ended with an error; it is tried again soon."""
 
     def start(self, *, again: bool = False) -> None:
         """Follows, if it does not already; `again`: even if there was nothing more to come."""
@@ -72,12 +73,10 @@ class Feed(abc.ABC):
             return self.follow(self._source)
         except NotFoundError:
             return True
-        except UnavailableError:
-            return False
         except TunerError as error:
             if not self._closed.is_set():
-                logger.warning("a stream broke and starts again: %s", error)
-                self.forget()
+                logger.debug("a stream broke and starts again: %s", error)
+                self.broke(error)
             return False
 
 

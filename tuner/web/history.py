@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from tuner.client.study import Importance
+from tuner.errors import TunerError, UnavailableError
 from tuner.study import Measurement, Study, Trial, TrialState
 from tuner.web import format
 from tuner.web.feeds import Feed
@@ -34,6 +35,7 @@ class History(Feed):
         self._changed = threading.Condition()
         self._study, self._asked = study, time.monotonic()
         self._token = ""
+        self._error: TunerError | None = None
         self._version = 0
         self._ready = False
         self._trials: dict[int, Trial] = {}
@@ -51,18 +53,25 @@ class History(Feed):
                 self._changed.notify_all()
         return self._study.state.is_finished
 
-    def forget(self) -> None:
-        """Starts over: what happened meanwhile is not known."""
+    def broke(self, error: TunerError) -> None:
+        """Goes on where the stream broke, or starts over where the server cannot tell."""
         with self._changed:
-            self._token = ""
-            self._curves.clear()
+            self._error = error
+            if not isinstance(error, UnavailableError):
+                self._token = ""
+            self._changed.notify_all()
 
     def _take(self, event: Event) -> None:
         self._token = event.resume_token
         self._version += 1
+        self._error = None
         match event.what:
             case Study() as study:
                 self._study, self._asked = study, time.monotonic()
+                if not event.resume_token:
+                    # Everything as it is comes next: what was reported meanwhile is not known.
+                    self._curves.clear()
+                    self._latest.clear()
             case Trial() as trial:
                 self._take_trial(trial)
             case Reported(number=number, measurement=measurement):
@@ -106,18 +115,27 @@ class History(Feed):
         )
 
     def ready(self) -> None:
-        """Waits until the trials that there were at first have arrived, within reason."""
+        """Waits until the trials that there were at first have arrived, within reason.
+
+        Raises:
+            TunerError: the server does not send them.
+        """
         with self._changed:
-            if not self._ready:
-                expected = self._study.trial_counts.total
-                self._changed.wait_for(lambda: len(self._trials) >= expected, _FIRST_SECONDS)
-                self._ready = True
+            if self._ready:
+                return
+            expected = self._study.trial_counts.total
+            self._changed.wait_for(
+                lambda: self._error is not None or len(self._trials) >= expected, _FIRST_SECONDS
+            )
+            if self._error is not None:
+                raise self._error
+            self._ready = True
 
     def trials(self) -> list[Trial]:
         """Every trial by number; a running one with its latest measurement as its value."""
         with self._changed:
             trials = [self._trials[number] for number in sorted(self._trials)]
-            latest = dict(self._latest)
+            latest = {n: c[max(c)] for n, c in self._curves.items() if c} | self._latest
         return [
             format.valued(t, latest[t.number])
             if t.state is TrialState.RUNNING and t.number in latest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from tuner.errors import TunerError
 from tuner.web.feeds import Feed
 from tuner.web.source import StudySource
 
@@ -36,8 +37,8 @@ class LogTail(Feed):
             self._changed.notify_all()
         return ended
 
-    def forget(self) -> None:
-        """Nothing is lost: each stream brings the whole log."""
+    def broke(self, error: TunerError) -> None:
+        """Nothing is lost: the next stream brings the whole log."""
 
     def _take(self, attempt: int, text: str) -> None:
         if attempt != self._attempt:

@@ -160,7 +160,7 @@ def curves_figure(
     measured = history.curves(chosen)
     series = {n: points for n, m in measured.items() if (points := points_of(m, name))}
     states = {number: trial.state for number, trial in chosen.items()}
-    figure = charts.curves(series, states, current.best_trial, name)
+    figure = charts.curves(series, states, current.best_trial)
     figure["metrics"] = sorted({key for m in measured.values() for p in m for key in p.metrics})
     figure["note"] = (
         f"The {CURVES} best and the {CURVES} newest trials." if len(trials) > 2 * CURVES else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable, Collection
 
@@ -25,7 +26,7 @@ class AddressInUseError(TunerError):
 
 
 def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
-    """Serves the pages until SIGINT or SIGTERM.
+    """Serves the pages until SIGINT or SIGTERM; call it from the main thread.
 
     Args:
         settings: `host` and `web_port` say where, `server` whose studies.
@@ -35,7 +36,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> 
         AddressInUseError: the port is taken, or the host is not this machine's.
     """
     address = settings.server or running_server(settings)
-    with _listen(settings.host, settings.web_port) as listener:
+    with listen(settings.host, settings.web_port) as listener:
         port = listener.getsockname()[1]
         app = create_app(StudySource(address), allowed_hosts=allowed_hosts(settings.host))
         config = uvicorn.Config(
@@ -45,10 +46,14 @@ def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> 
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
+        server = uvicorn.Server(config)
+        # uvicorn has its own handlers while it runs, and hands the signal on to these afterwards.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         if ready is not None:
             # Connections wait in the listener's queue until uvicorn takes them.
             ready(url(settings.host, port))
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def allowed_hosts(host: str) -> Collection[str] | None:
@@ -63,12 +68,17 @@ def url(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket to serve from. Raises AddressInUseError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise AddressInUseError(
             f"the web pages cannot listen on {host}:{port} ({error.strerror}): stop what runs "
             "there, or choose another port with TUNER_WEB_PORT."
         ) from error
+    # Connections inherit it; asyncio sets it only on sockets that it made itself, and without it
+    # every answer waits 40 ms for the reader's acknowledgement of its headers.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
