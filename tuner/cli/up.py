@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,52 +123,49 @@ def _configure_logging(settings: Settings) -> None:
 
 @contextmanager
 def _owned(data_dir: Path, session: Session) -> Iterator[int]:
-    """Holds the data directory for one `tuner up`, until the last of its processes has ended."""
-    path = data_dir / "up.lock"
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise DataDirectoryError(
-            f"{data_dir} cannot be written ({error.strerror}): choose another with --data-dir."
-        ) from error
-    try:
-        _lock(descriptor, path, session)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path, session: Session) -> None:
-    deadline, told = time.monotonic() + _TAKEOVER_SECONDS, False
-    while True:
+    """Keeps the data directory for one `tuner up`; yields what its children hold, too."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode() or "unknown"
-        else:
-            return
-        if time.monotonic() > deadline or _is_alive(holder):
+            (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+            owner = os.open(data_dir / "up.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
             raise DataDirectoryError(
-                f"`tuner up` already runs on {path.parent} (process {holder}): stop it first, or "
+                f"{data_dir} cannot be written ({error.strerror}): choose another with --data-dir."
+            ) from error
+        stack.callback(os.close, owner)
+        if not _try_lock(owner):
+            holder = os.pread(owner, 32, 0).decode() or "unknown"
+            raise DataDirectoryError(
+                f"`tuner up` already runs on {data_dir} (process {holder}): stop it first, or "
                 "choose another directory with --data-dir."
             )
-        if not told:
+        os.ftruncate(owner, 0)
+        os.pwrite(owner, str(os.getpid()).encode(), 0)
+        # The children's lock is on the folder that they log to: it needs no file of its own.
+        children = os.open(data_dir / "logs", os.O_RDONLY)
+        stack.callback(os.close, children)
+        if not _try_lock(children):
             session.note("waiting for what is left of the last run to end")
-        told = True
-        time.sleep(_CHECK_SECONDS)
+            _wait_lock(children, data_dir)
+        yield children
 
 
-def _is_alive(pid: str) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True
+
+
+def _wait_lock(descriptor: int, data_dir: Path) -> None:
+    deadline = time.monotonic() + _TAKEOVER_SECONDS
+    while not _try_lock(descriptor):
+        if time.monotonic() > deadline:
+            raise DataDirectoryError(
+                f"processes of an earlier `tuner up` still run on {data_dir}: stop them first."
+            )
+        time.sleep(_CHECK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
