@@ -278,12 +278,14 @@ class LiveStudy:
             case StudyState.PAUSED:
                 return Wait(reason="the study is paused", retry_after=_LATER)
         running = self.record.board.count(TrialState.RUNNING)
-        if self._room() == 0:
-            reason = f"{running} trials run, as many as may run at once"
-            return Wait(reason=reason, retry_after=_SOON)
         reached = self.record.reached(now)
-        why = "every trial is out" if reached is None or not reached.gives_up else reached.reason
-        return Wait(reason=f"{why}; {running} still run", retry_after=_SOON)
+        if reached is not None and reached.gives_up:
+            reason = f"{reached.reason}; {running} trials still run"
+        elif self._room() == 0:
+            reason = f"{running} trials run, as many as may run at once"
+        else:
+            reason = f"every trial is out; {running} still run"
+        return Wait(reason=reason, retry_after=_SOON)
 
     # --- reporting ---
 
