@@ -63,6 +63,17 @@ def test_a_running_trial_has_its_latest_measurement_as_its_value(
     assert eventually(lambda: _value(history, RUNNING.number) == 0.777)
 
 
+def test_what_ran_before_anybody_looked_has_a_value_too(
+    source: MemorySource, history: History
+) -> None:
+    source.calls.clear()
+    history.value_running(history.trials())
+    last = RUNNING.measurements[-1].metrics["val_auc"]
+    assert _value(history, RUNNING.number) == last
+    history.value_running(history.trials())
+    assert source.calls.count("get_trial") == 2
+
+
 def _value(history: History, number: int) -> float | None:
     measured = history.trials()[number].final_measurement
     return None if measured is None else measured.metrics["val_auc"]

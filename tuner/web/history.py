@@ -41,6 +41,7 @@ class History(Feed):
         self._trials: dict[int, Trial] = {}
         self._curves: dict[int, dict[int, Measurement]] = {}
         self._latest: dict[int, Measurement] = {}
+        self._valued: set[tuple[int, int]] = set()
         self._importance: tuple[int, float, Importance] | None = None
 
     # --- the stream ------------------------------------------------------------------------
@@ -72,6 +73,7 @@ class History(Feed):
                     # Everything as it is comes next: what was reported meanwhile is not known.
                     self._curves.clear()
                     self._latest.clear()
+                    self._valued.clear()
             case Trial() as trial:
                 self._take_trial(trial)
             case Reported(number=number, measurement=measurement):
@@ -142,6 +144,18 @@ class History(Feed):
             else t
             for t in trials
         ]
+
+    def value_running(self, trials: Collection[Trial]) -> None:
+        """Learns the values of running trials that reported before the stream began."""
+        running = {(t.number, t.attempt) for t in trials if t.state is TrialState.RUNNING}
+        with self._changed:
+            unknown = running - self._valued
+            self._valued = self._valued & running | unknown
+        for number, attempt in unknown:
+            trial = self._source.get_trial(self.study_id, number)
+            with self._changed:
+                if trial.measurements and trial.attempt == attempt:
+                    self._latest.setdefault(number, trial.measurements[-1])
 
     def curves(self, numbers: Collection[int]) -> Mapping[int, Sequence[Measurement]]:
         """The measurements by step of the trials with these numbers; others' are dropped."""

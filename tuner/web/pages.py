@@ -192,6 +192,7 @@ def _summary(site: Site, history: History) -> dict[str, Any]:
 
 def _table(history: History, table: Table) -> dict[str, Any]:
     current = history.study()
+    history.value_running(history.trials())
     trials = history.trials()
     matching = [t for t in trials if table.state is None or t.state is table.state]
     pages = max(1, math.ceil(len(matching) / PAGE_TRIALS))
