@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -231,6 +232,12 @@ def test_events_add_up(progress: live.Progress) -> None:
     assert progress.latest == {2: (5, 0.61)}
     assert progress.best is not None
     assert progress.best.number == 0
+
+
+def test_before_its_trials_are_known_the_study_counts() -> None:
+    counts = values.TrialCounts(running=1, succeeded=3, failed=2)
+    progress = live.Progress(replace(study(), trial_counts=counts))
+    assert (progress.finished, progress.count(TrialState.RUNNING)) == (5, 1)
 
 
 def test_a_trial_ends_once(progress: live.Progress) -> None:

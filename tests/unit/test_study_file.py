@@ -282,7 +282,7 @@ def test_a_mistake_is_found_where_it_is(addition: str, line: int, column: int, w
         ("", 1, 1, "the file is empty"),
         ("# nothing\n", 1, 1, "the file is empty"),
         ("- a\n", 1, 1, "a study file is a mapping of keys, but got a list"),
-        ("[" * 5000, 1, 1, "nested too deeply"),
+        ("[" * 900, 1, 1, "nested too deeply"),
         ("study: a\nmetric: {name: m}\n", 1, 1, "nothing to search: add `parameters:"),
         (SCRIPT.replace("{x: {float: [0, 1]}}", "{}"), 3, 1, "the space is empty"),
         (SCRIPT.replace("{float: [0, 1]}", "3"), 3, 1, "every parameter is fixed"),

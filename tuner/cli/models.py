@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import click
 
 from tuner import registry
+from tuner.cli.quiet import quiet_libraries
 from tuner.cli.session import Session, json_option, server_option
 from tuner.client import Study, Trial, tables
 from tuner.errors import DataError, FailedPreconditionError, InvalidArgumentError
@@ -66,7 +67,7 @@ def predict(session: Session, model: Path, input: str | Path, output: Path | Non
     """Predict raw rows with the exported MODEL, a folder."""
     directory = _version(model)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with session.spinner("loading the model"):
+    with quiet_libraries(), session.spinner("loading the model"):
         from tuner_trainers.predict import Predictor  # TensorFlow costs seconds
 
         predictor = Predictor(directory)

@@ -9,11 +9,11 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
-from tuner_trainers.statistics import ColumnStatistics, Statistics, scan
 
 from tuner.cli.session import Session, json_option
 from tuner.client import tables
 from tuner.errors import InvalidArgumentError
+from tuner_trainers.statistics import ColumnStatistics, Statistics, scan
 
 _TOP = 4
 

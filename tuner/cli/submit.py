@@ -32,14 +32,16 @@ def submit(session: Session, file: Path, wait: bool, name: str | None) -> None:
     """Start the study that FILE describes."""
     study_id, spec = study_file.load(file)
     study = session.client.create(name or study_id, spec)
-    prepared = _prepare(session, study)
+    prepared = _prepare(session, study, None if wait else _PREPARE_SECONDS)
     if wait and prepared:
         _follow(session, study)
     elif session.as_json:
         session.print_json(documents.study(study.refresh()))
+    elif prepared:
+        session.note(f"tuner watch {study.study_id}")
 
 
-def _prepare(session: Session, study: Study) -> bool:
+def _prepare(session: Session, study: Study, timeout_seconds: float | None) -> bool:
     """Waits for the runner; returns whether trials can start. Raises DataError."""
     with session.spinner("reading the data"):
         state = study.wait_prepared(_RUNNER_SECONDS)
@@ -49,7 +51,7 @@ def _prepare(session: Session, study: Study) -> bool:
             "Ctrl-C leaves the study waiting."
         )
         with session.spinner("reading the data"):
-            state = study.wait_prepared(_PREPARE_SECONDS - _RUNNER_SECONDS)
+            state = study.wait_prepared(timeout_seconds)
     if state is StudyState.PREPARING:
         session.say(
             f"{study.study_id} waits for a runner; `tuner watch {study.study_id}` shows it"
@@ -68,7 +70,6 @@ def _report(session: Session, record: values.Study) -> None:
     session.say(f"{record.study_id}: {describe.summary(spec, rows)}")
     if record.state is not StudyState.ACTIVE:
         session.say(f"it is {record.state.lower()} {record.state_reason}".rstrip())
-    session.note(f"tuner watch {record.study_id}")
 
 
 def _follow(session: Session, study: Study) -> None:

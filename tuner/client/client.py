@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,10 +48,9 @@ def connect(address: str | None = None) -> Client:
     settings = Settings.read(server=address)
     if settings.server:
         return _answering(settings.server, _CONNECT_SECONDS)
-    try:
+    with suppress(UnavailableError):
         return _answering(running_server(settings), 0.0)
-    except UnavailableError:
-        local = LocalTuner.start(settings)
+    local = LocalTuner.start(settings)
     try:
         return _answering(local.address, _CONNECT_SECONDS, local)
     except TunerError:

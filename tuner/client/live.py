@@ -19,7 +19,7 @@ from tuner.v1 import study_service_pb2 as pb
 
 _REFRESH_PER_SECOND = 4
 _MOST_ROWS = 24
-_FRAME_ROWS = 9
+_FRAME_ROWS = 10
 _BAR_WIDTH = 30
 
 
@@ -67,12 +67,14 @@ class Progress:
 
     def count(self, state: TrialState) -> int:
         """How many trials are in a state."""
+        if not self.trials:
+            return int(getattr(self.study.trial_counts, state.lower()))
         return sum(trial.state is state for trial in self.trials.values())
 
     @property
     def finished(self) -> int:
         """How many trials have ended."""
-        return sum(trial.state.is_finished for trial in self.trials.values())
+        return sum(self.count(state) for state in TrialState if state.is_finished)
 
     def rows(self, most: int) -> list[Trial]:
         """The trials to show: those that run, then the best, then the latest."""

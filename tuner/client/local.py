@@ -51,6 +51,7 @@ class LocalTuner:
             )
         )
         try:
+            child.start()
             said = child.wait_ready(time.monotonic() + _START_SECONDS)
         except BaseException:
             child.stop()

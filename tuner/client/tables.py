@@ -128,13 +128,13 @@ def trials(
     names = ordered((name for row in rows for name in row.parameters), spec)
     shown, hidden = _fitting(names, rows, width - _FIXED_WIDTH)
     view = table()
-    view.add_column("trial", justify="right", no_wrap=True)
-    view.add_column("state", no_wrap=True)
-    view.add_column(_headed(spec.metric.name), justify="right", no_wrap=True)
-    view.add_column("step", justify="right", no_wrap=True)
-    view.add_column("time", justify="right", no_wrap=True)
-    for name in shown:
-        view.add_column(_headed(name), justify="right", no_wrap=True, overflow="ellipsis")
+    for heading in ("trial", "state", spec.metric.name, "step", "time", *shown):
+        view.add_column(
+            _headed(heading, shown),
+            justify="left" if heading == "state" else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
     for row in rows:
         cells = [setting(row.parameters[n]) if n in row.parameters else "" for n in shown]
         view.add_row(
@@ -174,15 +174,23 @@ def _fitting(
     shown: list[str] = []
     for place, name in enumerate(names):
         cells = [setting(row.parameters[name]) for row in rows if name in row.parameters]
-        width -= 2 + max(map(len, (_headed(name), *cells)))
+        width -= 2 + max(map(len, (*_headed(name, names).split("\n"), *cells)))
         if width < 0:
             return shown, list(names[place:])
         shown.append(name)
     return shown, []
 
 
-def _headed(name: str) -> str:
-    """A name short enough for a column: its end tells most."""
+def _headed(name: str, names: Sequence[str]) -> str:
+    """A heading: `FEATURE.SETTING` in two lines, and beside such the others in the lower one."""
+    feature, _, word = name.rpartition(".")
+    if feature:
+        return f"{_short(feature)}\n{_short(word)}"
+    return ("\n" if any("." in other for other in names) else "") + _short(name)
+
+
+def _short(name: str) -> str:
+    """A word short enough for a column: its end tells most."""
     return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
 
 
