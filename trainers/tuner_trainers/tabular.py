@@ -70,9 +70,11 @@ def _dense(
     sums = []
     if parts:
         block = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
-        sums.append(keras.layers.Dense(units, name=name)(block))
+        # TensorFlow's optimizer of graphs breaks on a product, its bias, a sum and a relu in this
+        # order, so the bias goes with the other summand.
+        sums.append(keras.layers.Dense(units, use_bias=not one_hot, name=name)(block))
     if one_hot:
-        lookup = Lookup.over(one_hot, ids, units, "sum", bias=not parts, name=f"{name}_one_hot")
+        lookup = Lookup.over(one_hot, ids, units, "sum", bias=True, name=f"{name}_one_hot")
         sums.append(lookup(inputs["ids"]))
     return keras.layers.Add()(sums) if len(sums) > 1 else sums[0]
 

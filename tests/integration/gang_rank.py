@@ -1,0 +1,50 @@
+"""One rank of a gang, in a process of its own: trains three trials, the second of which fails.
+
+python -m tests.integration.gang_rank FOLDER RANK HOST:PORT,HOST:PORT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.integration import trials
+
+
+def main(folder: Path, rank: int, workers: list[str]) -> None:
+    """Writes what each trial came to, to rank-{rank}.json."""
+    cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+    os.environ["TF_CONFIG"] = json.dumps(cluster)
+    import tensorflow as tf  # only after TF_CONFIG is set
+
+    from tuner_trainers import training
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if len(workers) > 1 else None
+    results = []
+    for trial, dropout in ((0, 0.0), (1, 0.0), (2, 0.1)):
+        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{trial}"
+        artifact_dir.mkdir()
+        context = trials.Context(artifact_dir, rank=rank, workers=len(workers))
+        if trial == 1:
+            context.decide = _lose
+        task = trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
+        try:
+            result = training.train(task, context, strategy)
+            end = "stopped" if result.stopped else "whole"
+        except ConnectionError as error:
+            end = str(error)
+        losses = [metrics["loss"] for metrics in context.reports]
+        results.append({"end": end, "losses": losses})
+    (folder / f"rank-{len(workers)}-{rank}.json").write_text(json.dumps(results))
+
+
+def _lose(step: int, metrics: Mapping[str, float]) -> bool:
+    raise ConnectionError("lost")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","))
