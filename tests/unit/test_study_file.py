@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tuner import convert, study_file
+from tuner import convert, engine, study_file
 from tuner.errors import InvalidArgumentError, StudyFileError
 from tuner.space import Categorical, Discrete, Float, Group, Int
 from tuner.study import Goal, StudySpec
-from tuner.study_file import Problem
+from tuner.study_file import Problem, sections
 
 GOOD = """\
 study: adult-income
@@ -248,6 +248,12 @@ MISTAKES = [
     ),
     ("training: {epochs: 0}", 5, 20, "from 1 to 10000, but got 0"),
     ("search: {algorithm: bayes}", 5, 21, "unknown algorithm 'bayes'; allowed: auto, random"),
+    (
+        "search: {algorithm: grid}\nparameters: {dropout: {float: [0, 0.5]}}",
+        5,
+        21,
+        "for each parameter, but dropout has none; add `step:`",
+    ),
     ("search: {early_stopping: off}", 5, 26, "unknown early stopping 'off'; allowed: asha"),
     ("search: {seed: 1.5}", 5, 16, "must be a whole number"),
     ("limits: {trials: 0}", 5, 18, "limits.trials must be a whole number from 1"),
@@ -316,6 +322,11 @@ def test_what_must_be_there_is_asked_for(text: str, line: int, column: int, word
     problems = study_file.check(text)
     assert [(p.line, p.column) for p in problems] == [(line, column)]
     assert words in problems[0].message
+
+
+def test_the_words_for_searching_are_the_engines() -> None:
+    assert sections.ALGORITHMS == engine.ALGORITHMS
+    assert set(sections.EARLY_STOPPING) == set(engine.RULES)
 
 
 def test_every_mistake_is_found_at_once() -> None:

@@ -11,10 +11,10 @@ import yaml
 from tuner import trainer_spaces
 from tuner.errors import InvalidArgumentError, StudyFileError
 from tuner.setting import Setting
-from tuner.space import Group, Space
+from tuner.space import Float, Group, Space
 from tuner.study import StudySpec
 from tuner.study_file import feature_section, parameters, sections
-from tuner.study_file.nodes import Problem, Problems, Section, compose, show
+from tuner.study_file.nodes import Problem, Problems, Section, compose, listed, show
 from tuner.study_file.parameters import Found, Lookup
 
 __all__ = ["KEYS", "Problem", "StudyFile", "check", "load", "parse", "read"]
@@ -129,7 +129,7 @@ def _spec(top: Section, folder: Path) -> StudySpec:
     _read_parameters(top, trainer or _likely_trainer(top, managed), found)
     if not managed:
         _check_script(top, found)
-    return StudySpec(
+    spec = StudySpec(
         metrics=(sections.metric(top, managed, data),),
         space=_space(top, found),
         settings=found.settings,
@@ -142,6 +142,8 @@ def _spec(top: Section, folder: Path) -> StudySpec:
         export_model=sections.export_model(top),
         labels=sections.labels(top),
     )
+    _check_grid(top, spec)
+    return spec
 
 
 def _likely_trainer(top: Section, managed: bool) -> str | None:
@@ -191,6 +193,22 @@ def _check_script(top: Section, found: Found) -> None:
         top.problems.add(
             top.entries["parameters" if top.has("parameters") else "training"][0],
             f"the space is empty: every parameter is fixed; give one a domain, as in {example}",
+        )
+
+
+def _check_grid(top: Section, spec: StudySpec) -> None:
+    """A grid has every value of every parameter, so that each must have a number of them."""
+    endless = [
+        parameter.name
+        for parameter in spec.space.walk()
+        if isinstance(parameter.domain, Float) and parameter.domain.step is None
+    ]
+    section = top.section("search", None, "{algorithm: grid}")
+    if spec.search.algorithm == "grid" and section is not None and endless:
+        section.reject(
+            "algorithm",
+            f"a grid needs a number of values for each parameter, but {listed(endless)} has none; "
+            "add `step:`, or write {discrete: [...]}",
         )
 
 
