@@ -9,12 +9,12 @@ from pathlib import Path
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from tuner_trainers.prepare import prepare
 
 from tuner.errors import DataError, InvalidArgumentError, TunerError
 from tuner.runner.pool import Shape
 from tuner.space import Space, Value
 from tuner.study import Feature, Resources, StatisticsRef, StudySpec
+from tuner_trainers.prepare import prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tuner_trainers.context import Result, TrialTask
-
 from tuner import convert
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
@@ -25,6 +23,7 @@ from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
 from tuner.study import Cause, Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
+from tuner_trainers.context import Result, TrialTask
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -175,7 +174,7 @@ class Slot:
         if outcome is None:
             self._release(trial)
         elif outcome.failure is not None and not outcome.lease_lost:
-            self._complete(trial, failure=_or_its_own_fault(trial, outcome.failure))
+            self._complete(trial, failure=judged(trial, outcome.failure))
         elif outcome.result is not None and not outcome.lease_lost:
             self._complete(trial, result=outcome.result, artifact_uri=assignment.artifact_dir)
         else:
@@ -237,11 +236,11 @@ class Slot:
                     return None
 
 
-def _or_its_own_fault(trial: Trial, failure: Failure) -> Failure:
+def judged(trial: Trial, failure: Failure) -> Failure:
     """A trial whose every attempt loses a worker is what kills them: it is not tried for ever."""
     if failure.cause is not Cause.LOST or trial.attempt < _LOST_ATTEMPTS:
         return failure
-    message = f"{failure.message.rstrip('.')}, in attempt {trial.attempt}; it is not tried again."
+    message = f"{failure.message.rstrip('.')}, and attempt {trial.attempt} was not the first."
     return replace(failure, cause=Cause.USER_ERROR, message=message)
 
 

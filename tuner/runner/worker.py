@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
-from tuner_trainers.context import Result
 
 from tuner import convert
 from tuner.client.channel import Connection
@@ -31,6 +30,7 @@ from tuner.errors import (
 from tuner.runner.capture import Capture
 from tuner.study import Cause, Failure, Measurement
 from tuner.v1 import study_service_pb2
+from tuner_trainers.context import Result
 
 if TYPE_CHECKING:
     import tensorflow as tf

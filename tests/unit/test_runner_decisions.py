@@ -1,0 +1,152 @@
+"""What the runner decides without Ray: failures, shapes, tasks, and Ray's environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from tuner.errors import InfeasibleError, InvalidArgumentError, UnavailableError
+from tuner.runner import environment
+from tuner.runner.pool import Shape
+from tuner.runner.preparation import shape_of
+from tuner.runner.slot import judged, task_of
+from tuner.runner.worker import MESSAGE_CHARACTERS, STACK_CHARACTERS, failure_of
+from tuner.study import (
+    Cause,
+    DataSource,
+    Failure,
+    Feature,
+    Metric,
+    Resources,
+    Search,
+    StatisticsRef,
+    Study,
+    StudySpec,
+    StudyState,
+    Trial,
+    TrialState,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class ResourceExhaustedError(Exception):
+    """Named like TensorFlow's."""
+
+
+class AbortedError(Exception):
+    """Named like TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "message"),
+    [
+        (ValueError("first line\nsecond line"), Cause.USER_ERROR, "ValueError: first line"),
+        (KeyError(), Cause.USER_ERROR, "KeyError"),
+        (KeyboardInterrupt(), Cause.USER_ERROR, "KeyboardInterrupt"),
+        (MemoryError(), Cause.OUT_OF_MEMORY, "MemoryError"),
+        (ResourceExhaustedError("OOM"), Cause.OUT_OF_MEMORY, "ResourceExhaustedError: OOM"),
+        (AbortedError("\n peer is gone"), Cause.LOST, "AbortedError: peer is gone"),
+        (InfeasibleError("the loss is not finite."), Cause.INFEASIBLE, "the loss is not finite."),
+    ],
+)
+def test_a_failure_names_its_cause_in_one_line(
+    error: BaseException, cause: Cause, message: str
+) -> None:
+    failure = failure_of(error, "the end of the log")
+    assert (failure.cause, failure.message) == (cause, message)
+    assert failure.log_tail == "the end of the log"
+
+
+def test_a_failure_keeps_the_end_of_a_long_stack() -> None:
+    failure = failure_of(ValueError("x" * 50_000 + "end"))
+    assert len(failure.message) == MESSAGE_CHARACTERS
+    assert len(failure.stack) == STACK_CHARACTERS
+    assert failure.stack.endswith("end\n")
+
+
+@pytest.mark.parametrize(
+    ("resources", "shape"),
+    [
+        (Resources(), Shape(workers=1)),
+        (Resources(strategy="multi_worker", workers=1), Shape(workers=1)),
+        (Resources(workers=2), Shape(workers=2, mirrored=True)),
+        (Resources(strategy="single", workers=2), Shape(workers=1)),
+        (
+            Resources(workers=2, cpus_per_worker=2, gpus_per_worker=0.5),
+            Shape(workers=2, cpus_per_worker=2, gpus_per_worker=0.5, mirrored=True),
+        ),
+    ],
+)
+def test_resources_become_a_shape(resources: Resources, shape: Shape) -> None:
+    assert shape_of(resources) == shape
+
+
+def test_a_strategy_without_a_trainer_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="'parameter_server' is not supported"):
+        shape_of(Resources(strategy="parameter_server"))
+
+
+STUDY = Study(
+    study_id="s",
+    spec=StudySpec(
+        metrics=(Metric(name="val_auc"),),
+        trainer="tabular",
+        data=DataSource(train_uri="rows.csv", label="y"),
+        features=(Feature(name="age", kind="numeric", columns=("age",)),),
+        settings={"epochs": 3},
+        search=Search(seed=9),
+    ),
+    state=StudyState.ACTIVE,
+    statistics=StatisticsRef(fingerprint="f", uri="/statistics/f.json", rows=7),
+    create_time=NOW,
+    update_time=NOW,
+)
+TRIAL = Trial(
+    study_id="s",
+    number=4,
+    state=TrialState.RUNNING,
+    parameters={"units": 8},
+    attempt=1,
+    create_time=NOW,
+)
+
+
+def test_a_task_has_all_that_a_trainer_reads() -> None:
+    task = task_of(STUDY, TRIAL)
+    assert (task.study, task.trial, task.trainer, task.seed) == ("s", 4, "tabular", 9)
+    assert task.parameters == {"units": 8} and task.settings == {"epochs": 3}
+    assert task.features == STUDY.spec.features
+    assert task.statistics_path == "/statistics/f.json"
+
+
+def test_an_unprepared_study_has_no_tasks() -> None:
+    with pytest.raises(UnavailableError, match="not prepared yet"):
+        task_of(replace(STUDY, statistics=None), TRIAL)
+
+
+def test_a_trial_that_kills_its_worker_each_time_is_not_tried_for_ever() -> None:
+    lost = Failure(cause=Cause.LOST, message="a worker of the gang died.")
+    assert judged(replace(TRIAL, attempt=4), lost) is lost
+    final = judged(replace(TRIAL, attempt=5), lost)
+    assert final.cause is Cause.USER_ERROR
+    assert final.message == "a worker of the gang died, in attempt 5; it is not tried again."
+    error = Failure(cause=Cause.USER_ERROR, message="x")
+    assert judged(replace(TRIAL, attempt=9), error) is error
+
+
+def test_a_ray_of_our_own_is_closed_to_others() -> None:
+    first: dict[str, str] = {}
+    second: dict[str, str] = {}
+    environment.prepare(first, own_cluster=True)
+    environment.prepare(second, own_cluster=True)
+    assert first["RAY_AUTH_MODE"] == "token"
+    assert (
+        len(first["RAY_AUTH_TOKEN"]) >= 32 and first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+    )
+    assert first["RAY_USAGE_STATS_ENABLED"] == "0"
+    joined = {"RAY_AUTH_TOKEN": "the user's"}
+    environment.prepare(joined, own_cluster=False)
+    assert joined == {"RAY_AUTH_TOKEN": "the user's", "RAY_USAGE_STATS_ENABLED": "0"}
