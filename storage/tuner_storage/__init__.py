@@ -4,14 +4,8 @@ from tuner_storage.database import Database
 from tuner_storage.directory import DataDirectory
 from tuner_storage.embedded import EmbeddedPostgres
 from tuner_storage.errors import RepeatedRequestError, StaleError
-from tuner_storage.store import (
-    Answer,
-    LoadedTrials,
-    LogPiece,
-    Store,
-    StoredStudy,
-    TrialPage,
-)
+from tuner_storage.store import Store
+from tuner_storage.values import Answer, LoadedTrials, LogPiece, StoredStudy, TrialPage
 
 __all__ = [
     "Answer",

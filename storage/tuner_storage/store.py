@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 from psycopg.rows import class_row
@@ -20,73 +20,15 @@ from tuner.study import (
     Measurement,
     Metric,
     Study,
-    StudySpec,
     StudyState,
     Trial,
-    TrialState,
 )
 from tuner_storage import rows
 from tuner_storage.database import Connection, Database
 from tuner_storage.queries import QUERIES
+from tuner_storage.values import NO_ANSWER, Answer, LoadedTrials, LogPiece, StoredStudy, TrialPage
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a repeated request is answered with; without an id it is not kept."""
-
-    request_id: str = ""
-    method: str = ""
-    body: bytes = b""
-
-    def columns(self) -> dict[str, Any]:
-        """The parameters of a statement that keeps it."""
-        return {"request_id": self.request_id, "method": self.method, "answer": self.body}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredStudy:
-    """A study with what only the database and its server know."""
-
-    #: Names the row for ever, even after another study took the id.
-    key: int
-    study: Study
-    submitted: StudySpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedTrials:
-    """A study's history, as a server needs it to go on with the study."""
-
-    #: With the measurements of their current attempts, without attempts.
-    trials: tuple[Trial, ...]
-    #: Why earlier attempts ended of trials that may be tried again, by trial.
-    causes: Mapping[int, tuple[Cause, ...]]
-    #: The time of all attempts that have ended.
-    attempt_time: timedelta
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialPage:
-    """Which trials to list, after which one; `order` is `number`, `number desc` or `best`."""
-
-    order: str = "number"
-    states: tuple[TrialState, ...] = ()
-    limit: int = 100
-    after_number: int | None = None
-    after_score: float | None = None
-    #: With measurements and attempts.
-    full: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogPiece:
-    """A piece of a trial's log."""
-
-    attempt: int
-    offset: int
-    text: str
 
 
 class Store:
@@ -102,7 +44,7 @@ class Store:
     # --- studies ---
 
     def create_study(
-        self, study: Study, *, answer: Answer = Answer(), replaces: int | None = None
+        self, study: Study, *, answer: Answer = NO_ANSWER, replaces: int | None = None
     ) -> int:
         """Returns the new study's key; `replaces` is the key of one that stopped without a trial.
 
@@ -143,7 +85,7 @@ class Store:
         }
         return [_stored(row) for row in self._rows(rows.StudyRow, "list_studies", parameters)]
 
-    def save_study(self, key: int, study: Study, *, answer: Answer = Answer()) -> None:
+    def save_study(self, key: int, study: Study, *, answer: Answer = NO_ANSWER) -> None:
         """Writes a study; its etag is one more than the etag that was read.
 
         Raises:
@@ -183,7 +125,7 @@ class Store:
         due: Sequence[Trial],
         proposed: Sequence[Trial],
         host: str,
-        answer: Answer = Answer(),
+        answer: Answer = NO_ANSWER,
     ) -> None:
         """Writes trials as they are once leased: all to one worker, at one time.
 
@@ -257,7 +199,7 @@ class Store:
         metric: Metric,
         now: datetime,
         expired_by: datetime | None = None,
-        answer: Answer = Answer(),
+        answer: Answer = NO_ANSWER,
     ) -> None:
         """Writes a trial as it is after its current attempt: ended, or due again.
 
@@ -309,7 +251,7 @@ class Store:
         *,
         study: Study | None,
         now: datetime,
-        answer: Answer = Answer(),
+        answer: Answer = NO_ANSWER,
     ) -> None:
         """Makes failed trials due again, and writes `study` if that takes it up again.
 
@@ -321,7 +263,7 @@ class Store:
             changed = {"study": key, "numbers": list(numbers)}
             connection.execute(QUERIES["retry_trials"], changed)
             if study is not None:
-                _save_study(connection, key, study, Answer())
+                _save_study(connection, key, study, NO_ANSWER)
             kept = {**answer.columns(), "study": key, "now": now}
             connection.execute(QUERIES["record_answer"], kept)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+
 from tuner_storage import Database, EmbeddedPostgres
 
 _TEMPLATE = "template_tuner"

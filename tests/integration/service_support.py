@@ -173,7 +173,7 @@ def refused(code: str, reason: str) -> Iterator[list[str]]:
         yield said
     except grpc.RpcError as error:
         assert error.code() is grpc.StatusCode[code], error
-        metadata = {item[0]: item[1] for item in error.trailing_metadata()}
+        metadata = {item.key: item.value for item in error.trailing_metadata()}
         status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
         detail = error_details_pb2.ErrorInfo()
         assert status.details[0].Unpack(detail)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tuner_storage import Database, DataDirectory, EmbeddedPostgres
-from tuner_storage import embedded as embedded_module
 
 from tuner.errors import DataDirectoryError
+from tuner_storage import Database, DataDirectory, EmbeddedPostgres
+from tuner_storage import embedded as embedded_module
 
 HOLD = """
 import sys, time

@@ -7,11 +7,11 @@ from itertools import product
 
 import psycopg
 import pytest
-from tuner_storage import Database, EmbeddedPostgres, embedded, queries
 
 from tests.integration.conftest import database_of, make_database
 from tuner.errors import DataDirectoryError
 from tuner.study import STUDY_MOVES, TRIAL_MOVES, StudyState, TrialState
+from tuner_storage import Database, EmbeddedPostgres, embedded, queries
 
 
 def _dump(url: str) -> list[str]:

@@ -9,15 +9,6 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from tuner_storage import (
-    Answer,
-    Database,
-    LogPiece,
-    RepeatedRequestError,
-    StaleError,
-    Store,
-    TrialPage,
-)
 
 from tuner.errors import (
     AlreadyExistsError,
@@ -40,6 +31,15 @@ from tuner.study import (
     StudyState,
     Trial,
     TrialState,
+)
+from tuner_storage import (
+    Answer,
+    Database,
+    LogPiece,
+    RepeatedRequestError,
+    StaleError,
+    Store,
+    TrialPage,
 )
 
 NO_ANSWER = Answer()

@@ -343,6 +343,11 @@ def test_page_tokens_round_trip() -> None:
         assert pages.next_trial(page, METRIC, [done(0, 0.1)]) == ""
 
 
+def test_full_pages_are_short_enough_for_a_message() -> None:
+    assert pages.trial_page(pb.ListTrialsRequest(page_size=1000)).limit == 1000
+    assert pages.trial_page(pb.ListTrialsRequest(page_size=1000, view=pb.FULL)).limit == 100
+
+
 @pytest.mark.parametrize("token", ["best:1:", "number:x:", "number:-1:", "number:1:x", "1", ":"])
 def test_foreign_page_tokens_are_refused(token: str) -> None:
     with pytest.raises(InvalidArgumentError, match="page_token"):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from tuner_storage.rows import score
-
 from tuner.study import Metric, Trial, TrialCounts, TrialState
+from tuner_storage.rows import score
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from google.protobuf.message import Message
-from tuner_storage import RepeatedRequestError
 
 from tuner.errors import LeaseLostError, NotFoundError, UnavailableError
 from tuner.service import outcome
 from tuner.service.events import Reported
+from tuner.service.exchange import Asking, Directive, Result, Suggested, Wait
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply, silent
 from tuner.study import (
@@ -27,56 +27,13 @@ from tuner.study import (
     Trial,
     TrialState,
 )
+from tuner_storage import RepeatedRequestError
 
 M = TypeVar("M", bound=Message)
 
 _TURN_SECONDS = 60.0
 _SOON = timedelta(seconds=0.3)
 _LATER = timedelta(seconds=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """Who asks for how many trials."""
-
-    worker_id: str
-    count: int = 1
-    host: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Why there is no trial now, and when to ask again."""
-
-    reason: str
-    retry_after: timedelta
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suggested:
-    """The trials that a worker now holds; or a wait; or neither, once the study has ended."""
-
-    state: StudyState
-    trials: tuple[Trial, ...] = ()
-    wait: Wait | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Directive:
-    """What a worker should do, and until when it holds its trial."""
-
-    decision: Decision
-    reason: str
-    expire_time: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a worker says at the end of an attempt: a measurement, or a failure, or neither."""
-
-    final: Measurement | None = None
-    failure: Failure | None = None
-    artifact_uri: str = ""
 
 
 class LiveStudy:

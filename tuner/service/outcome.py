@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from tuner_storage.rows import score
-
 from tuner.errors import InvalidArgumentError
 from tuner.study import Cause, Failure, Measurement, Metric, Trial, TrialState
+from tuner_storage.rows import score
 
 #: How often a trial is tried again after each cause; None: as often as it happens.
 RETRIES: Mapping[Cause, int | None] = {

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tuner_storage import TrialPage
-from tuner_storage.rows import score
-
 from tuner.errors import InvalidArgumentError
 from tuner.service import validate
 from tuner.study import Metric, StudyState, Trial, TrialState, parse_trial_name
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
+from tuner_storage import TrialPage
+from tuner_storage.rows import score
 
 S = TypeVar("S", StudyState, TrialState)
 
+#: The longest pages. In the FULL view a trial may be large, and a message may not.
+_BASIC = 1000
+_FULL = 100
 _ORDERS = ("number", "number desc", "best")
 
 
@@ -54,13 +56,14 @@ def trial_page(request: pb.ListTrialsRequest) -> TrialPage:
             f"`order_by` must be {', '.join(_ORDERS)}, but got {request.order_by!r}."
         )
     number, after = _parse(order, request.page_token)
+    full = request.view == pb.FULL
     return TrialPage(
         order=order,
         states=trial_states(request.states),
-        limit=validate.page_size(request.page_size),
+        limit=min(validate.page_size(request.page_size), _FULL if full else _BASIC),
         after_number=number,
         after_score=after,
-        full=request.view == pb.FULL,
+        full=full,
     )
 
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from tuner_storage import LoadedTrials, StaleError, Store, StoredStudy
 
 from tuner.engine import StudyEngine
 from tuner.errors import FailedPreconditionError
@@ -20,6 +19,7 @@ from tuner.service.events import EventLog
 from tuner.service.limits import Progress, Reached
 from tuner.service.reply import Reply, silent
 from tuner.study import Study, StudyState, Trial, TrialState
+from tuner_storage import LoadedTrials, StaleError, Store, StoredStudy
 
 M = TypeVar("M", bound=Message)
 

@@ -21,9 +21,6 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
     health_pb2_grpc,
 )
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
-from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
-from tuner_storage.directory import replace_file
-from tuner_storage.embedded import POSTGRES
 
 from tuner.config import Settings
 from tuner.errors import FailedPreconditionError
@@ -34,6 +31,9 @@ from tuner.service.studies import Studies
 from tuner.service.ticker import Ticker
 from tuner.v1 import study_service_pb2
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
+from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
+from tuner_storage.directory import replace_file
+from tuner_storage.embedded import POSTGRES
 
 logger = logging.getLogger(__name__)
 

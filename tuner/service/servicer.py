@@ -11,14 +11,13 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
-from tuner_storage import LogPiece
 
 from tuner import convert
 from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.service import lifecycle, pages, validate, watch
 from tuner.service.events import Event, Reported
+from tuner.service.exchange import Asking, Result, Suggested
 from tuner.service.lifecycle import Changes, Prepared
-from tuner.service.live import Asking, Result, Suggested
 from tuner.service.reply import Reply
 from tuner.service.studies import Studies
 from tuner.study import (
@@ -33,6 +32,7 @@ from tuner.study import (
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 from tuner.v1.study_service_pb2_grpc import StudyServiceServicer
+from tuner_storage import LogPiece
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from tuner_storage import LogPiece, StaleError, Store, StoredStudy, TrialPage
 
 from tuner import convert
 from tuner.engine import Importance, StudyEngine, check_search
@@ -25,6 +24,7 @@ from tuner.service.live import LiveStudy
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply
 from tuner.study import Study, StudySpec, StudyState, Trial, TrialState
+from tuner_storage import LogPiece, StaleError, Store, StoredStudy, TrialPage
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)

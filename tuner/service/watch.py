@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tuner_storage import LogPiece
-
 from tuner.service.events import Event
 from tuner.service.live import LiveStudy
 from tuner.service.record import utc_now
 from tuner.service.studies import Studies
+from tuner_storage import LogPiece
 
 #: How long a stream may take to notice that its client went away.
 _TICK_SECONDS = 1.0
