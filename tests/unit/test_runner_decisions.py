@@ -132,7 +132,7 @@ def test_a_trial_that_kills_its_worker_each_time_is_not_tried_for_ever() -> None
     assert judged(replace(TRIAL, attempt=4), lost) is lost
     final = judged(replace(TRIAL, attempt=5), lost)
     assert final.cause is Cause.USER_ERROR
-    assert final.message == "a worker of the gang died, in attempt 5; it is not tried again."
+    assert final.message == "a worker of the gang died, and attempt 5 was not the first."
     error = Failure(cause=Cause.USER_ERROR, message="x")
     assert judged(replace(TRIAL, attempt=9), error) is error
 
