@@ -17,6 +17,9 @@ import tensorflow as tf
 #: Between the tokens of a cross; no UTF-8 text of a data file holds it.
 SEPARATOR = "\x1f"
 
+#: Scaled numbers are cut here, so that no number, however large, overflows the network.
+LIMIT = 1e18
+
 
 class _RawLayer(keras.layers.Layer):  # type: ignore[misc]
     """A layer without variables that sees raw columns as they are.
@@ -96,7 +99,7 @@ class Scale(_RawLayer):
         known = tf.math.is_finite(numbers)
         fill = tf.constant(self.fill, tf.float64)
         scaled = tf.where(known, self._scaled(tf.where(known, numbers, 0.0)), fill)
-        columns = [tf.cast(scaled, tf.float32)]
+        columns = [tf.cast(tf.clip_by_value(scaled, -LIMIT, LIMIT), tf.float32)]
         if self.indicator:
             columns.append(tf.cast(~known, tf.float32))
         return tf.stack(columns, axis=1)

@@ -16,7 +16,6 @@ from tuner.errors import FailedPreconditionError, InvalidArgumentError, ModelRej
 
 #: How long an export, or a verification, may take on a busy machine.
 TIMEOUT_SECONDS = 300
-#: The last line of a process's errors is what went wrong; TensorFlow's own lines come before.
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -122,6 +121,7 @@ def _run(done: str, *arguments: str) -> None:
             f"the model was not {done}: it took more than {TIMEOUT_SECONDS} s."
         ) from error
     if process.returncode:
+        # The last line is what went wrong; TensorFlow's own lines come before.
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
         raise ModelRejectedError(f"the model was not {done}: {lines[-1]}")
 
