@@ -351,6 +351,7 @@ def _data_to_proto(data: DataSource) -> study_pb2.DataSource:
         task=data.task or "",
         column_types=dict(data.column_types),
         missing_values=data.missing_values,
+        exclude=data.exclude,
     )
     if data.validation_uri is not None:
         message.validation_uri = data.validation_uri
@@ -371,6 +372,7 @@ def _data_from_proto(message: study_pb2.DataSource) -> DataSource:
         task=message.task or None,
         column_types={key: message.column_types[key] for key in sorted(message.column_types)},
         missing_values=tuple(message.missing_values),
+        exclude=tuple(message.exclude),
     )
 
 

@@ -158,6 +158,8 @@ class DataSource:
     task: str | None = None
     column_types: Mapping[str, str] = field(default_factory=dict)
     missing_values: tuple[str, ...] = ()
+    #: Columns that become no feature unless a feature names them; * and ? match.
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.validation_uri is not None:

@@ -97,7 +97,7 @@ def test_specifications_round_trip_through_json(
         search=Search(algorithm="tpe", early_stopping="none", seed=-5),
         limits=Limits(trials=7, parallel=2, duration=duration, failed_trials=3),
         trainer="tabular",
-        data=DataSource(train_uri="t.csv", label="y", validation_uri="v.csv"),
+        data=DataSource(train_uri="t.csv", label="y", validation_uri="v.csv", exclude=("a*",)),
         features=(
             Feature(
                 name="a x b",

@@ -78,9 +78,23 @@ class TestComplete:
     def test_the_users_features_and_space_stay(self, write: Write) -> None:
         mine = (numeric(scaling="log"),)
         asked = space(x__buckets=Int(2, 8), learning_rate=Float(1e-4, 1e-1, log=True))
-        found = prepared(write(), features=mine, space=asked)
+        found = prepared(write(), features=mine, space=asked, exclude=("*",))
         assert found.features == mine and found.space == asked
         assert found.settings["layers"] == 2
+
+    def test_other_columns_get_features_that_nothing_tunes(self, write: Write) -> None:
+        numbers = {name: lambda i: i * i % 31 for name in ("a1", "a2", "b")}
+        mine = (numeric(scaling="log"), Feature(name="b x x", kind="cross", columns=("b", "x")))
+        asked = space(learning_rate=Float(1e-4, 1e-1, log=True))
+        found = prepared(write(**numbers), features=mine, space=asked, exclude=("a?",))
+        assert [feature.name for feature in found.features] == ["x", "b x x", "city", "b"]
+        assert found.space == asked
+
+    def test_a_pattern_does_not_exclude_what_a_feature_names(self, write: Write) -> None:
+        found = prepared(write(), features=(numeric("x"),), exclude=("x", "ci*"))
+        assert [feature.name for feature in found.features] == ["x"]
+        with pytest.raises(InvalidArgumentError, match="no column to learn from"):
+            prepared(write(), exclude=("*",))
 
     def test_tuned_features_or_training_leave_the_trainers_space(self, write: Write) -> None:
         asked = space(x__buckets=Int(2, 8), batch_size=Int(16, 32))

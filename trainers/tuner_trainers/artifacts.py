@@ -130,12 +130,16 @@ def _written(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _task(fields: Mapping[str, Any]) -> TrialTask:
-    data = fields["data"]
+    # JSON has no tuples.
+    data: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in fields["data"].items()
+    }
     metric = fields["metric"]
     return TrialTask(
         **{
             **fields,
-            "data": DataSource(**{**data, "missing_values": tuple(data["missing_values"])}),
+            "data": DataSource(**data),
             "features": tuple(
                 Feature(**{**feature, "columns": tuple(feature["columns"])})
                 for feature in fields["features"]

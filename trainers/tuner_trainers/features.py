@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -45,26 +45,33 @@ class _Draft:
 
 
 def propose(
-    statistics: Statistics, label: str, relevance: Mapping[str, float] | None = None
+    statistics: Statistics,
+    label: str,
+    relevance: Mapping[str, float] | None = None,
+    *,
+    without: Collection[str] = (),
+    tune: bool = True,
 ) -> Proposal:
     """Proposes features from all columns but the label.
 
     Args:
         statistics: of the training data.
         label: the column to predict.
+        without: more columns to leave alone.
+        tune: whether to propose parameters too, or fix every setting.
         relevance: how much each column tells of the label, 0 to 1; the settings of those that
             tell most are tuned. Without it, the first columns count as telling most.
     """
     drafts, skipped = [], {}
     for name, column in statistics.columns.items():
-        if name == label:
+        if name == label or name in without:
             continue
         reason = _useless(column)
         if reason:
             skipped[name] = reason
         else:
             drafts.append(_draft(column, label, (relevance or {}).get(name)))
-    tuned = _most_relevant(drafts, relevance or {})
+    tuned = _most_relevant(drafts, relevance or {}) if tune else {}
     return Proposal(
         features=tuple(_untuned(draft, tuned) for draft in drafts),
         parameters=tuple(tuned.values()),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space, Value
@@ -38,8 +39,10 @@ class Prepared:
 def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
     """Reads a study's data once and completes the study from it.
 
-    Features are proposed where the study names none; the trainer's default space is added where
-    it names none of the trainer's parameters, those of the section `training` aside.
+    Columns that no feature names become features too, unless they are excluded; what of them is
+    worth tuning is proposed where the study names no feature at all. The trainer's default space
+    is added where the study names none of the trainer's parameters, those of the section
+    `training` aside.
 
     Args:
         spec: the study as its user wrote it.
@@ -90,10 +93,23 @@ def _source(spec: StudySpec) -> DataSource:
 
 
 def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Proposal:
-    if spec.features:
-        return Proposal(features=spec.features, parameters=())
-    told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
-    proposal = propose(statistics, source.label, told)
+    """The user's features, then those of the columns that no feature names.
+
+    A column that enters only a cross is named by none: it is seen by itself as well.
+    """
+    named = {f.columns[0] for f in spec.features if len(f.columns) == 1}
+    excluded = {
+        name
+        for name in statistics.columns
+        if any(fnmatchcase(name, pattern) for pattern in source.exclude)
+    }
+    without = named | excluded
+    if without >= statistics.columns.keys() - {source.label}:
+        told: Mapping[str, float] = {}
+    else:
+        told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
+    proposal = propose(statistics, source.label, told, without=without, tune=not spec.features)
+    proposal = replace(proposal, features=(*spec.features, *proposal.features))
     if not proposal.features:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in proposal.skipped.items())
         raise InvalidArgumentError(

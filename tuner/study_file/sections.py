@@ -95,7 +95,7 @@ def data(top: Section, folder: Path) -> DataSource | None:
     example = "{train: train.csv, label: income}"
     if top.has("trainer"):
         top.require("data", f"`data: {example}`")
-    keys = ("train", "validation", "test", "label", "task", "types", "missing")
+    keys = ("train", "validation", "test", "label", "task", "types", "missing", "exclude")
     section = top.section("data", keys, example)
     if section is None:
         return None
@@ -108,6 +108,7 @@ def data(top: Section, folder: Path) -> DataSource | None:
     task = section.choice("task", tuple(TASKS), "task")
     types = _column_types(section)
     missing = section.texts("missing", "[NA, '?']")
+    exclude = section.texts("exclude", "[id, 'arr_*']")
     if train is None or label is None:
         return None
     return DataSource(
@@ -119,6 +120,7 @@ def data(top: Section, folder: Path) -> DataSource | None:
         task=task,
         column_types=types,
         missing_values=missing,
+        exclude=exclude,
     )
 
 

@@ -171,7 +171,10 @@ class Study(_message.Message):
 
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
-        """The features made of the data's columns. Empty with a trainer: proposed from the statistics."""
+        """The features made of the data's columns. With a trainer of the box, the columns that none names and
+        `data.exclude` does not match become features too: their settings are proposed from the statistics, and
+        tuned if no feature is named at all.
+        """
 
     @_builtins.property
     def resources(self) -> Global___Resources:
@@ -425,6 +428,7 @@ class DataSource(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     COLUMN_TYPES_FIELD_NUMBER: _builtins.int
     MISSING_VALUES_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     train_uri: _builtins.str
     """The training data: a CSV or Parquet file, a directory or a glob, as the runner sees it."""
     validation_fraction: _builtins.float
@@ -445,6 +449,10 @@ class DataSource(_message.Message):
     def missing_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Words that mean a missing value, besides the empty one."""
 
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that become no feature unless a feature names them: names, or patterns with * and ?."""
+
     def __init__(
         self,
         *,
@@ -456,10 +464,11 @@ class DataSource(_message.Message):
         task: _builtins.str = ...,
         column_types: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         missing_values: _abc.Iterable[_builtins.str] | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["validation", b"validation", "validation_fraction", b"validation_fraction", "validation_uri", b"validation_uri"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_types", b"column_types", "label", b"label", "missing_values", b"missing_values", "task", b"task", "test_uri", b"test_uri", "train_uri", b"train_uri", "validation", b"validation", "validation_fraction", b"validation_fraction", "validation_uri", b"validation_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_types", b"column_types", "exclude", b"exclude", "label", b"label", "missing_values", b"missing_values", "task", b"task", "test_uri", b"test_uri", "train_uri", b"train_uri", "validation", b"validation", "validation_fraction", b"validation_fraction", "validation_uri", b"validation_uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_fraction", "validation_uri"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
