@@ -121,20 +121,27 @@ class Child:
             RefusedError: it refused; the message is its own.
             ProcessError: it crashed, or did not answer in time.
         """
+        return wait_ready([self], deadline)[0]
+
+    def fileno(self) -> int:
+        """The descriptor on which the child says that it is ready."""
         if self._process is None or self._process.stdout is None:
             raise ProcessError(f"the {self.command.name} was not started.")
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while not self._line.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise ProcessError(
-                        f"the {self.command.name} did not answer in time; see {self.command.log}."
-                    )
-                chunk = os.read(self._process.stdout.fileno(), 65536)
-                if not chunk:
-                    raise self._crashed()
-                self._line += chunk
-        return self._said()
+        return self._process.stdout.fileno()
+
+    def receive(self) -> Mapping[str, Any] | None:
+        """Reads what is there to read; returns what the child said once it has said all.
+
+        Raises:
+            RefusedError: it refused; the message is its own.
+            ProcessError: it crashed.
+        """
+        if not self._line.endswith(b"\n"):
+            chunk = os.read(self.fileno(), 65536)
+            if not chunk:
+                raise self._crashed()
+            self._line += chunk
+        return self._said() if self._line.endswith(b"\n") else None
 
     def _said(self) -> Mapping[str, Any]:
         try:
@@ -187,6 +194,30 @@ class Child:
         self._process = None
 
 
+def wait_ready(children: Sequence[Child], deadline: float) -> list[Mapping[str, Any]]:
+    """Returns what each of several children said when it was ready.
+
+    Raises:
+        RefusedError: one refused, the first of them; the message is its own.
+        ProcessError: one crashed, or did not answer in time.
+    """
+    said: dict[Child, Mapping[str, Any]] = {}
+    with selectors.DefaultSelector() as selector:
+        for child in children:
+            selector.register(child, selectors.EVENT_READ)
+        while len(said) < len(children):
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                late = next(child for child in children if child not in said).command
+                raise ProcessError(f"the {late.name} did not answer in time; see {late.log}.")
+            for key, _ in ready:
+                child = next(child for child in children if child is key.fileobj)
+                if (answer := child.receive()) is not None:
+                    said[child] = answer
+                    selector.unregister(child)
+    return [said[child] for child in children]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
     """When a crashed child is started again."""
@@ -229,19 +260,21 @@ class Supervisor:
     ) -> None:
         self.close()
 
-    def start(self, *commands: Command) -> list[Mapping[str, Any]]:
+    def start(self, *batches: Sequence[Command]) -> list[Mapping[str, Any]]:
         """Starts children side by side; returns what each said when it was ready.
+
+        Args:
+            batches: The children of a batch are stopped together, after those of later batches.
 
         Raises:
             RefusedError: one refused.
             ProcessError: one crashed, or did not answer in time.
         """
-        started = [Child(command, self._keep_open) for command in commands]
-        self._batches.append(started)
-        for child in started:
+        for batch in batches:
+            self._batches.append([Child(command, self._keep_open) for command in batch])
+        for child in self._children():
             child.start()
-        deadline = time.monotonic() + self._start_seconds
-        return [child.wait_ready(deadline) for child in started]
+        return wait_ready(self._children(), time.monotonic() + self._start_seconds)
 
     def replace(self, command: Command) -> None:
         """Says how the child of `command.name` is started the next time."""
@@ -286,7 +319,7 @@ class Supervisor:
         child.start()
 
     def close(self) -> None:
-        """Stops the children: the last started first, those started side by side together."""
+        """Stops the children, batch by batch, the last one first."""
         while self._batches:
             for child in self._batches[-1]:
                 child.signal_stop()

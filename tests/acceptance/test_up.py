@@ -213,3 +213,7 @@ def test_a_directory_that_cannot_be_written_is_said(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be written" in start(data_dir=tmp_path / "file" / "data").refused()
+
+
+def test_a_host_that_is_not_this_machine_is_said(start: Callable[..., Up]) -> None:
+    assert "'192.0.2.77'" in start("--host", "192.0.2.77").refused()

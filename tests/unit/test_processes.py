@@ -170,7 +170,7 @@ def test_a_crashed_child_is_started_again(command: Callable[..., Command]) -> No
     events: list[str] = []
     policy = RestartPolicy(first_delay_seconds=0.05)
     with Supervisor(policy=policy, on_event=events.append) as supervisor:
-        (said,) = supervisor.start(command(READY + "time.sleep(600)"))
+        (said,) = supervisor.start([command(READY + "time.sleep(600)")])
         os.kill(said["pid"], signal.SIGKILL)
         (child,) = supervisor._children()
         first = child.keeper_pid
@@ -200,7 +200,7 @@ def test_a_child_that_keeps_crashing_is_given_up(
     """
     policy = RestartPolicy(first_delay_seconds=0.01, quick_deaths=3)
     with Supervisor(policy=policy, on_event=lambda text: None) as supervisor:
-        supervisor.start(command(code))
+        supervisor.start([command(code)])
         with pytest.raises(
             ProcessError, match="stopped 3 times in a row, the last time with no luck"
         ):
@@ -230,3 +230,34 @@ def test_what_a_ready_child_says_is_an_object(command: Callable[..., Command]) -
     with pytest.raises(ProcessError, match="one line of JSON was expected"):
         child.wait_ready(time.monotonic() + 20)
     child.stop()
+
+
+def test_one_that_refuses_is_heard_while_others_still_start(
+    command: Callable[..., Command],
+) -> None:
+    slow = command("import time; time.sleep(600)")
+    refusing = command('print(\'{"error": "no"}\'); exit(2)')
+    with Supervisor(start_seconds=60) as supervisor:
+        with pytest.raises(RefusedError, match=r"^no$"):
+            supervisor.start([slow], [refusing])
+
+
+def test_batches_stop_last_first(command: Callable[..., Command], tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    code = """
+    import os, signal, sys, time
+    def stop(*_):
+        time.sleep({pause})
+        open({path!r}, "a").write({name!r} + "\\n")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    print("{{}}", flush=True)
+    time.sleep(600)
+    """
+
+    def each(name: str, pause: float) -> Command:
+        return command(code.format(name=name, pause=pause, path=str(order)))
+
+    with Supervisor() as supervisor:
+        supervisor.start([each("first", 0)], [each("second", 0.3), each("third", 0)])
+    assert order.read_text().split() == ["third", "second", "first"]

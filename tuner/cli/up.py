@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 
 from tuner.cli.session import Session, json_option
 from tuner.config import Settings
-from tuner.errors import DataDirectoryError, UnavailableError
+from tuner.errors import DataDirectoryError, InvalidArgumentError, UnavailableError
 from tuner.processes import Command, Supervisor, python
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -216,24 +217,44 @@ def _run(session: Session, settings: Settings, lock: int) -> None:
 
 
 def _start(supervisor: Supervisor, settings: Settings) -> _Running:
-    (said,) = supervisor.start(_command(_SERVER, "server", settings))
-    address = str(said["address"])
-    _check_health(address)
-    # A restarted server keeps its port, also one that it chose itself.
-    settings = replace(settings, server_port=int(address.rpartition(":")[2]))
-    supervisor.replace(_command(_SERVER, "server", settings))
+    """Starts everything at once: each waits for what it needs of the others."""
+    # The port is chosen here, so that all know it, and a restarted server keeps it.
+    port = settings.server_port or _free_port(settings.host)
     # Trials on other machines reach the server by the name that the user gave it.
-    reached = settings.server if settings.ray_address and settings.server else address
-    clients = replace(settings, server=reached, database_url="")
-    runner_said, web_said = supervisor.start(
-        _command(_RUNNER, "runner", clients), _command(_WEB, "web", clients)
+    named = settings.server if settings.ray_address else ""
+    address = named or _reachable(settings.host, port)
+    settings = replace(settings, server_port=port, server=address)
+    clients = replace(settings, database_url="")
+    server_said, runner_said, web_said = supervisor.start(
+        [_command(_SERVER, "server", settings)],
+        [_command(_RUNNER, "runner", clients), _command(_WEB, "web", clients)],
     )
+    _check_health(str(server_said["address"]))
     web = str(web_said["url"])
     clients = replace(clients, web_port=int(web.rpartition(":")[2].rstrip("/")))
     supervisor.replace(_command(_WEB, "web", clients))
     return _Running(
-        address=address, web=web, cpus=float(runner_said["cpus"]), data_dir=settings.data_dir
+        address=str(server_said["address"]),
+        web=web,
+        cpus=float(runner_said["cpus"]),
+        data_dir=settings.data_dir,
     )
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, 0), family=family) as listener:
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"nothing can listen on {host!r} ({error.strerror}): choose another with --host."
+        ) from error
+
+
+def _reachable(host: str, port: int) -> str:
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _command(name: str, word: str, settings: Settings) -> Command:
