@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner_trainers.context import Result
-
 from tuner.errors import InfeasibleError
 from tuner.runner.worker import Context
+from tuner_trainers.context import Result
 
 if TYPE_CHECKING:
     import tensorflow as tf

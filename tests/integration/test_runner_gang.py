@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tuner_trainers.context import Result
 
 from tests.integration import runner_trainers as trainers
 from tuner.config import Settings
@@ -20,6 +19,7 @@ from tuner.runner.gang import Gang
 from tuner.runner.pool import Shape
 from tuner.runner.worker import Assignment, Outcome, Train
 from tuner.study import Cause
+from tuner_trainers.context import Result
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tuner_trainers import data
 
 from tuner.errors import DataError
+from tuner_trainers import data
 
 
 def csv(folder: Path, text: str | bytes, name: str = "rows.csv") -> str:

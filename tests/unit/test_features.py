@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tuner_trainers import relevance, statistics
-from tuner_trainers.features import Proposal, propose
-from tuner_trainers.statistics import Statistics
 
 from tuner import features as kinds
 from tuner.errors import InvalidArgumentError
@@ -24,6 +21,9 @@ from tuner.trainer_spaces import (
     default_space,
     effective_parameters,
 )
+from tuner_trainers import relevance, statistics
+from tuner_trainers.features import Proposal, propose
+from tuner_trainers.statistics import Statistics
 
 
 def scanned(folder: Path, columns: Mapping[str, Sequence[object]]) -> Statistics:

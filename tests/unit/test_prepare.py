@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuner_trainers.prepare import Prepared, prepare
 
 from tuner.errors import DataError, InvalidArgumentError, TunerError
 from tuner.space import Categorical, Child, Domain, Float, Int, Parameter, Space, Value
 from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
 from tuner.trainer_spaces import Task
+from tuner_trainers.prepare import Prepared, prepare
 
 ACCURACY = Metric(name="val_accuracy")
 RMSE = Metric(name="val_rmse", goal=Goal.MINIMIZE)

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tuner.errors import DataError, InvalidArgumentError
 from tuner_trainers import data, statistics
 from tuner_trainers.sketches import EXACT_LIMIT
 from tuner_trainers.statistics import ColumnStatistics, Statistics
-
-from tuner.errors import DataError, InvalidArgumentError
 
 Numbers = npt.NDArray[np.float64]
 
