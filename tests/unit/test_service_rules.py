@@ -94,6 +94,22 @@ def test_limits_are_exact(set_limits: Limits, is_reached: bool, gives_up: bool) 
         assert found.gives_up == gives_up
 
 
+@pytest.mark.parametrize(
+    ("set_limits", "counts", "is_reached"),
+    [
+        (Limits(), TrialCounts(failed=5), True),
+        (Limits(), TrialCounts(failed=4), False),
+        (Limits(), TrialCounts(failed=5, pruned=1), False),
+        (Limits(), TrialCounts(failed=9, succeeded=1), False),
+        (Limits(failed_trials=6), TrialCounts(failed=5), False),
+    ],
+)
+def test_a_study_whose_first_trials_all_fail_ends(
+    set_limits: Limits, counts: TrialCounts, is_reached: bool
+) -> None:
+    assert (limits.reached(set_limits, progress(counts=counts)) is not None) == is_reached
+
+
 # --- outcomes ---
 
 

@@ -7,6 +7,10 @@ from datetime import datetime, timedelta
 
 from tuner.study import Limits, TrialCounts
 
+#: Where a study sets no limit of its own, it ends when so many trials have failed and no other
+#: has ended: the fault is not in their parameters.
+HOPELESS_TRIALS = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -39,6 +43,8 @@ def reached(limits: Limits, progress: Progress) -> Reached | None:
         return Reached(reason=f"its workers' time of {limits.worker_time} is used up")
     if limits.failed_trials is not None and counts.failed >= limits.failed_trials:
         return Reached(reason=f"{counts.failed} trials failed")
+    if limits.failed_trials is None and 0 < counts.finished == counts.failed >= HOPELESS_TRIALS:
+        return Reached(reason=f"the first {counts.failed} trials all failed")
     if (
         limits.no_improvement_trials is not None
         and progress.since_best >= limits.no_improvement_trials

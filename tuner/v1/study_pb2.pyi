@@ -345,7 +345,7 @@ class Limits(_message.Message):
     no_improvement_trials: _builtins.int
     """Ends the study after this many finished trials without a better one."""
     failed_trials: _builtins.int
-    """Ends the study after this many failed trials."""
+    """Ends the study after this many failed trials; 0 means after the first five, if all of them failed."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """The time from creation after which no trial is proposed."""
