@@ -10,6 +10,7 @@
     ├── UnavailableError            nobody answers; trying again may help
     ├── UnauthenticatedError        who you are is not known
     ├── PermissionDeniedError       you may not
+    ├── InternalError               a mistake of the server's own
     ├── DataError                   the data cannot be used
     ├── InfeasibleError             a trial cannot be trained with its parameters
     ├── ModelRejectedError          an exported model does not predict what was recorded
@@ -106,6 +107,13 @@ class PermissionDeniedError(TunerError):
 
     code = "PERMISSION_DENIED"
     reason = "PERMISSION_DENIED"
+
+
+class InternalError(TunerError):
+    """A mistake of the server's own; its log tells more."""
+
+    code = "INTERNAL"
+    reason = "INTERNAL"
 
 
 class DataError(TunerError):

@@ -104,8 +104,8 @@ class Refusal(grpc.RpcError, grpc.Call):
         (grpc.StatusCode.ABORTED, "LEASE_LOST", errors.LeaseLostError),
         (grpc.StatusCode.FAILED_PRECONDITION, "DATA", errors.DataError),
         (grpc.StatusCode.NOT_FOUND, "", errors.NotFoundError),
-        (grpc.StatusCode.INTERNAL, "", errors.TunerError),
-        (grpc.StatusCode.INTERNAL, "UNHEARD_OF", errors.TunerError),
+        (grpc.StatusCode.INTERNAL, "", errors.InternalError),
+        (grpc.StatusCode.UNKNOWN, "UNHEARD_OF", errors.TunerError),
     ],
 )
 def test_the_servers_error_is_raised_again(

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import keras
 import tensorflow as tf
 
 from tuner.space import Value
 
+Gradients = Sequence[tuple[tf.Tensor, tf.Variable]]
+
+
+class _Summing:
+    """Sums gradients over replicas without a trace in TensorFlow's registry of gradients.
+
+    Keras sums by `ReplicaContext.all_reduce`, which registers a gradient of its own for each
+    graph: no graph would ever be freed, some megabytes for each trial.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Gradients) -> Gradients:
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return grads_and_vars
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        flat = tf.concat([tf.reshape(gradient, (-1,)) for gradient in gradients], axis=0)
+        summed = tf.split(
+            context.merge_call(_sum, args=(flat,)), [tf.size(gradient) for gradient in gradients]
+        )
+        shaped = map(tf.reshape, summed, [gradient.shape for gradient in gradients])
+        return list(zip(shaped, variables, strict=True))
+
+
+def _sum(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, value, value)
+
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Adam(keras.optimizers.Adam):  # type: ignore[misc]
+class Adam(_Summing, keras.optimizers.Adam):  # type: ignore[misc]
     """Keras's Adam with one operation for each variable, where Keras takes a dozen.
 
     On small networks it is operations that cost time, in the graph's making and in each step.
@@ -35,15 +62,26 @@ class Adam(keras.optimizers.Adam):  # type: ignore[misc]
         )
 
 
-def _sgd(**settings: float | None) -> keras.optimizers.Optimizer:
-    return keras.optimizers.SGD(momentum=0.9, **settings)
+@keras.saving.register_keras_serializable(package="tuner")
+class SGD(_Summing, keras.optimizers.SGD):  # type: ignore[misc]
+    """Keras's."""
+
+
+@keras.saving.register_keras_serializable(package="tuner")
+class RMSprop(_Summing, keras.optimizers.RMSprop):  # type: ignore[misc]
+    """Keras's."""
+
+
+@keras.saving.register_keras_serializable(package="tuner")
+class Adagrad(_Summing, keras.optimizers.Adagrad):  # type: ignore[misc]
+    """Keras's."""
 
 
 _OPTIMIZERS: Mapping[str, Callable[..., keras.optimizers.Optimizer]] = {
     "adam": Adam,
-    "sgd": _sgd,
-    "rmsprop": keras.optimizers.RMSprop,
-    "adagrad": keras.optimizers.Adagrad,
+    "sgd": partial(SGD, momentum=0.9),
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
 }
 
 

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from tuner.errors import TunerError
+from tuner.errors import InternalError, TunerError
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +75,6 @@ def _unexpected(error: Exception) -> TunerError:
     name = secrets.token_hex(4)
     logger.error("unexpected error %s", name, exc_info=error)
     return InternalError(f"an unexpected error; the study server's log has it as {name}.")
-
-
-class InternalError(TunerError):
-    """A mistake of the server's own."""
-
-    code = "INTERNAL"
-    reason = "INTERNAL"
 
 
 def status_details(error: TunerError) -> bytes:
