@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -15,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.integration import trials
 from tuner.errors import DataError, InfeasibleError, InvalidArgumentError
 from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
 from tuner_trainers import artifacts, data, model, prepare, rows, statistics, training
-from tuner_trainers.context import Result, TrialTask
+from tuner_trainers.context import ENVIRONMENT, Result, TrialTask
 
 RMSE = Metric(name="val_rmse", goal=Goal.MINIMIZE)
 ACCURACY = Metric(name="val_accuracy")
@@ -86,6 +88,15 @@ def test_several_classes_and_numbers_are_learned(
         assert result.metrics["val_r2"] > 0.5
         actual = pq.read_table(tmp_path / artifacts.VALIDATION)["price"].to_numpy()
         assert 20_000 < actual.mean() < 80_000  # in the label's own units
+
+
+def test_a_process_keeps_nothing_of_a_trial(folder: Path, tmp_path: Path) -> None:
+    kept = []
+    for trial in range(3):
+        _train(trials.make_task(folder, trial=trial, epochs=1), tmp_path / str(trial))
+        gc.collect()
+        kept.append(sum(isinstance(thing, FuncGraph) for thing in gc.get_objects()))
+    assert kept[2] == kept[1] == kept[0]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad"])
@@ -230,7 +241,7 @@ def _ranks(folder: Path, workers: int) -> Iterator[list[subprocess.Popen[str]]]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.integration.gang_rank", folder, str(rank), addresses],
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, **ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

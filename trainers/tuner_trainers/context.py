@@ -10,6 +10,10 @@ from typing import Protocol
 from tuner.space import Value
 from tuner.study import DataSource, Feature, Metric
 
+#: Variables that a process sets before it imports TensorFlow to train or to export. oneDNN rounds
+#: a product by how many rows it has, so that a gang's losses would drift from one process's.
+ENVIRONMENT: Mapping[str, str] = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialTask:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tuner.errors import FailedPreconditionError, InvalidArgumentError, ModelRejectedError
+from tuner_trainers.context import ENVIRONMENT
 
 #: How long an export, or a verification, may take on a busy machine.
 TIMEOUT_SECONDS = 300
@@ -101,7 +102,7 @@ def _run(done: str, *arguments: str) -> None:
     """Runs the exporter in a process of its own."""
     environment = {
         **os.environ,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **ENVIRONMENT,
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CONFIG": "",
     }
