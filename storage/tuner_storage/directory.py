@@ -51,7 +51,7 @@ class DataDirectory:
     ) -> None:
         self.path = path
         self._lock: IO[str] | None = None
-        _check_ours(path)
+        check_ours(path)
         written = _read(path, postgres)
         _check_room(path, minimum_free_bytes)
         try:
@@ -97,7 +97,8 @@ def replace_file(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _check_ours(path: Path) -> None:
+def check_ours(path: Path) -> None:
+    """Raises DataDirectoryError if a directory holds what somebody else put there."""
     try:
         if path.exists() and not path.is_dir():
             raise DataDirectoryError(f"{path} is a file; name a directory by TUNER_DATA_DIR.")

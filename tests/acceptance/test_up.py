@@ -2,115 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.acceptance.support import Up, command, is_alive, until
 from tests.integration.test_runner import STUDY, write_rows
 from tuner.client import Client, Study
 from tuner.study import StudyState, TrialState
 
 pytestmark = pytest.mark.timeout(300)
-
-
-class Up:
-    """One run of `tuner up`, and every process that was seen below it."""
-
-    def __init__(
-        self, data_dir: Path, *flags: str, environment: dict[str, str] | None = None
-    ) -> None:
-        self.data_dir = data_dir
-        self.pids: set[int] = set()
-        ports = ["--server-port", "0", "--web-port", "0"]
-        usual = [*ports, "--cpus", "2", "--lease-seconds", "5", "--data-dir", str(data_dir)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.cli", "up", "--json", *usual, *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ready(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        said: dict[str, Any] = json.loads(self.process.stdout.readline())
-        assert "error" not in said, said
-        self.look()
-        return said
-
-    def look(self) -> None:
-        """Records the processes that run below now; daemons that detached themselves included."""
-        self.pids |= descendants(self.process.pid)
-
-    def refused(self) -> str:
-        """What it says when it cannot start; nothing of it is left then."""
-        while self.process.poll() is None:
-            self.look()
-            time.sleep(0.05)
-        out, err = self.process.communicate(timeout=30)
-        assert self.process.returncode == 2, err
-        assert "Traceback" not in err
-        message: str = json.loads(out.splitlines()[-1])["error"]["message"]
-        assert "\n" not in message
-        assert f"error: {message}" in err
-        self.left()
-        return message
-
-    def left(self) -> None:
-        """Nothing of it is left, soon."""
-        until(lambda: not [pid for pid in self.pids if is_alive(pid)], 30)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate(timeout=30)
-
-
-def descendants(pid: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path("/proc", name, "stat").read_text()
-        except OSError:
-            continue
-        children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(name))
-    found, todo = set[int](), [pid]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found.update(below)
-        todo.extend(below)
-    return found
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -213,6 +119,15 @@ def test_a_directory_that_cannot_be_written_is_said(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be written" in start(data_dir=tmp_path / "file" / "data").refused()
+
+
+def test_somebody_elses_directory_is_left_as_it_was(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    message = start(data_dir=tmp_path).refused()
+    assert "is not a data directory of tuner, but holds 'thesis.txt'" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_host_that_is_not_this_machine_is_said(start: Callable[..., Up]) -> None:

@@ -68,8 +68,13 @@ def settings_options(*names: str) -> Callable[[F], F]:
 @click.pass_obj
 def up(session: Session, /, **flags: Any) -> None:
     """Start everything on this machine; Ctrl-C stops it."""
+    from tuner_storage.directory import check_ours  # needs the server extra
+
     settings = Settings.read(**flags)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Shells start background jobs with SIGINT ignored; whoever sends one means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    check_ours(settings.data_dir)
     try:
         with _owned(settings.data_dir, session) as lock:
             _run(session, settings, lock)
