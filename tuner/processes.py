@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: What a keeper adds to its child's time to stop: ending orphans.
 _KEEPER_SECONDS = 4.0
+#: Tells a process that it runs under a keeper.
+_KEPT = "TUNER_KEPT"
 #: A log that is longer is put aside when its process starts.
 _LOG_BYTES = 10_000_000
 
@@ -76,17 +79,44 @@ def spawn(command: Command, *, keep_open: Sequence[int] = ()) -> subprocess.Pope
     command.log.parent.mkdir(parents=True, exist_ok=True)
     if command.log.exists() and command.log.stat().st_size > _LOG_BYTES:
         command.log.replace(command.log.with_suffix(".log.1"))
-    head = python("-IS", keeper.__file__, str(os.getpid()), str(command.grace_seconds))
     with command.log.open("ab") as log:
         return subprocess.Popen(
-            [*head, *command.args],
+            _kept(command.args, command.grace_seconds),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **command.environment},
+            env={**os.environ, **command.environment, _KEPT: "1"},
             pass_fds=keep_open,
             start_new_session=True,
         )
+
+
+def is_kept(environment: Mapping[str, str]) -> bool:
+    """Whether a process with this environment runs under a keeper."""
+    return environment.get(_KEPT) == "1"
+
+
+def keep(
+    args: Sequence[str], environment: Mapping[str, str], *, grace_seconds: float = 8.0
+) -> int:
+    """Runs a program in the foreground under a keeper; returns its exit code.
+
+    SIGTERM and SIGINT stop it; killed, it takes all that it started with it. Call it
+    from the main thread.
+    """
+    process = subprocess.Popen(
+        _kept(args, grace_seconds),
+        stdin=subprocess.PIPE,
+        env={**os.environ, **environment, _KEPT: "1"},
+        start_new_session=True,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.terminate())
+    return process.wait()
+
+
+def _kept(args: Sequence[str], grace_seconds: float) -> tuple[str, ...]:
+    return (*python("-IS", keeper.__file__, str(os.getpid()), str(grace_seconds)), *args)
 
 
 class Child:

@@ -261,3 +261,33 @@ def test_batches_stop_last_first(command: Callable[..., Command], tmp_path: Path
     with Supervisor() as supervisor:
         supervisor.start([each("first", 0)], [each("second", 0.3), each("third", 0)])
     assert order.read_text().split() == ["third", "second", "first"]
+
+
+KEEP = """
+import sys
+from tuner.processes import keep
+sys.exit(keep([sys.executable, "-c", sys.argv[1]], {"WORD": "hello"}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 7)]
+)
+def test_a_kept_program_runs_in_the_foreground_and_ends_with_it(
+    number: signal.Signals, code: int
+) -> None:
+    program = """
+import os, signal, sys, time
+from tuner.processes import is_kept
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print(os.environ["WORD"], is_kept(os.environ), os.getpid(), flush=True)
+time.sleep(600)
+"""
+    outer = subprocess.Popen([sys.executable, "-c", KEEP, program], stdout=subprocess.PIPE)
+    assert outer.stdout is not None
+    with outer.stdout:
+        word, kept, pid = outer.stdout.readline().split()
+    assert (word, kept) == (b"hello", b"True")
+    outer.send_signal(number)
+    assert outer.wait(20) == code
+    until(lambda: not alive(int(pid)))

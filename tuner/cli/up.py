@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from tuner.cli.session import Session, json_option
 from tuner.config import Settings
 from tuner.errors import DataDirectoryError, InvalidArgumentError, UnavailableError
-from tuner.processes import Command, Supervisor, python
+from tuner.processes import Command, Supervisor, is_kept, keep, python
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -99,7 +100,11 @@ def server(session: Session, /, **flags: Any) -> None:
 @click.pass_obj
 def runner(session: Session, /, **flags: Any) -> None:
     """Start a runner alone: it trains the studies of a server."""
-    settings = Settings.read(**{"server": session.server, **flags})
+    settings = Settings.read(**_given(flags, server=session.server))
+    if not is_kept(os.environ):
+        # Of a runner that is killed, some of Ray's processes would run on for a minute.
+        again = python("-m", "tuner.cli", "runner", *(["--json"] if session.as_json else []))
+        sys.exit(keep(again, settings.environment()))
     _configure_logging(settings)
     from tuner.runner import environment
 
@@ -109,6 +114,11 @@ def runner(session: Session, /, **flags: Any) -> None:
     )
 
     serve(settings, ready=_announcer(session, "training for {address} with {cpus:g} CPUs"))
+
+
+def _given(flags: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    """The flags; where one was not given, what was said before the command."""
+    return {**others, **{name: value for name, value in flags.items() if value is not None}}
 
 
 def _announcer(session: Session, text: str) -> Callable[[Mapping[str, Any]], None]:

@@ -70,6 +70,11 @@ class Cluster:
             where=self._where,
         )
 
+    def check(self) -> None:
+        """Raises UnavailableError if none of Ray's nodes is there any more."""
+        if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+            raise UnavailableError("Ray died; the runner has to start again.")
+
     def _join(self, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 

@@ -67,8 +67,13 @@ class Runner:
         self._tools.stopping.set()
 
     def run(self) -> None:
-        """Works until stop() is called."""
+        """Works until stop() is called.
+
+        Raises:
+            UnavailableError: Ray died.
+        """
         while not self._tools.stopping.is_set():
+            self._cluster.check()
             self.poll()
             self._tools.stopping.wait(_POLL_SECONDS)
 
