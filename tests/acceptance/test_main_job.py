@@ -53,7 +53,8 @@ export: {model: adult-income}
 FLIGHTS = """
 study: flights
 metric: {name: val_rmse, goal: minimize}
-data: {train: TRAIN, validation: 0.2, label: arr_delay}
+data: {train: TRAIN, validation: 0.2, label: arr_delay,
+       exclude: [dep_delay, dep_time, arr_time, air_time]}
 trainer: tabular
 features:
   month: {kind: categorical}
@@ -118,7 +119,7 @@ def test_adult_from_study_file_to_predictions(up: str, shared_data: Path, tmp_pa
     adult = shared_data / "adult"
     train, test = adult / "train.csv", adult / "test.csv"
     study = submit(up, ADULT.replace("TRAIN", str(train)).replace("TEST", str(test)), tmp_path)
-    counts = study["trial_counts"]
+    counts = study["trials"]
     assert study["state"] == "COMPLETED"
     assert counts["succeeded"] + counts["pruned"] == 20, counts
 

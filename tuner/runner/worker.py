@@ -30,7 +30,7 @@ from tuner.errors import (
 from tuner.runner.capture import Capture
 from tuner.study import Cause, Failure, Measurement
 from tuner.v1 import study_service_pb2
-from tuner_trainers.context import Result
+from tuner_trainers.context import ENVIRONMENT, Result
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -216,7 +216,8 @@ def _message(error: BaseException) -> str:
 
 
 def _warm_up(threads: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import tensorflow as tf  # heavy, and only workers have it
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
