@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -145,7 +146,7 @@ def _column_types(section: Section) -> Mapping[str, str]:
 
 
 def _resolved(path: str, folder: Path) -> str:
-    return path if "://" in path else str(folder / Path(path).expanduser())
+    return path if "://" in path else os.path.normpath(folder / Path(path).expanduser())
 
 
 # --- limits and the rest ---------------------------------------------------------------------
