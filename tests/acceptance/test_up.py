@@ -42,6 +42,16 @@ def submit(client: Client, folder: Path, name: str, **changes: object) -> Study:
     return client.submit(path)
 
 
+def child(up: Up, word: str) -> int:
+    """The process that a keeper keeps."""
+    (pid,) = [
+        pid
+        for pid in up.pids
+        if command(pid).endswith(f"cli {word} --json ") and "keeper" not in command(pid)
+    ]
+    return pid
+
+
 def test_it_starts_everything_restarts_what_dies_and_stops_on_ctrl_c(
     start: Callable[..., Up], tmp_path: Path
 ) -> None:
@@ -53,11 +63,10 @@ def test_it_starts_everything_restarts_what_dies_and_stops_on_ctrl_c(
     with urllib.request.urlopen(said["web"], timeout=10) as answer:
         assert answer.status == 200
     with Client(said["address"]) as client:
-        study = submit(client, tmp_path, "lively", trials=2, epochs=60)
+        study = submit(client, tmp_path, "lively", trials=2, epochs=150)
         until(lambda: list(study.trials()) and study.trial(0).measurements)
         up.look()
-        (runner,) = [pid for pid in up.pids if command(pid).endswith("cli runner --json ")
-                     and "keeper" not in command(pid)]  # fmt: skip
+        runner = child(up, "runner")
         os.kill(runner, signal.SIGKILL)
         until(lambda: not is_alive(runner))
         assert study.wait(200) is StudyState.COMPLETED
@@ -78,7 +87,7 @@ def test_a_kill_leaves_no_orphan_and_the_next_run_continues_the_study(
 ) -> None:
     up = start()
     with Client(up.ready()["address"]) as client:
-        study = submit(client, tmp_path, "long", trials=2, epochs=60)
+        study = submit(client, tmp_path, "long", trials=2, epochs=150)
         until(lambda: list(study.trials()) and study.trial(0).measurements)
     up.look()
     assert any("Worker.train" in command(pid) for pid in up.pids)
@@ -90,6 +99,24 @@ def test_a_kill_leaves_no_orphan_and_the_next_run_continues_the_study(
         assert study.wait(200) is StudyState.COMPLETED
         assert [trial.state for trial in study.trials()] == [TrialState.SUCCEEDED] * 2
         assert study.trial(0).record.attempt == 2
+
+
+def test_a_killed_server_comes_back_and_costs_no_attempt(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = start("--lease-seconds", "60")
+    with Client(up.ready()["address"]) as client:
+        study = submit(client, tmp_path, "patient", trials=1, epochs=300)
+        until(lambda: list(study.trials()) and study.trial(0).measurements)
+        up.look()
+        server = child(up, "server")
+        os.kill(server, signal.SIGKILL)
+        until(lambda: not is_alive(server))
+        assert study.wait(200) is StudyState.COMPLETED
+        trial = study.trial(0)
+        assert trial.state is TrialState.SUCCEEDED
+        assert trial.record.attempt == 1
+        assert len(trial.measurements) == 300, "what was reported meanwhile was reported again"
 
 
 def test_a_port_in_use_is_said_and_nothing_is_left(start: Callable[..., Up]) -> None:

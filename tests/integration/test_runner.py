@@ -168,7 +168,7 @@ def test_a_killed_worker_costs_one_attempt(
     crew: Callable[[], Crew], submit: Callable[..., Study]
 ) -> None:
     crew()
-    study = submit("killed", trials=1, epochs=60)
+    study = submit("killed", trials=1, epochs=150)
     until(lambda: list(study.trials()) and study.trial(0).measurements)
     pids = training_pids()
     assert len(pids) == 2

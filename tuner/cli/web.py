@@ -13,12 +13,14 @@ from tuner.config import Settings
 
 @click.command()
 @click.option("--host", help="The address to listen on.  [TUNER_HOST; 127.0.0.1]")
-@click.option("--port", type=int, help="The port; 0 takes a free one.  [TUNER_WEB_PORT; 8480]")
+@click.option(
+    "--web-port", type=int, help="The port; 0 takes a free one.  [TUNER_WEB_PORT; 8480]"
+)
 @server_option
 @click.pass_obj
-def web(session: Session, host: str | None, port: int | None) -> None:
+def web(session: Session, host: str | None, web_port: int | None) -> None:
     """Start the web pages alone, for a study server that runs already."""
-    settings = Settings.read(server=session.server, host=host, web_port=port)
+    settings = Settings.read(server=session.server, host=host, web_port=web_port)
 
     def ready(url: str) -> None:
         if session.as_json:

@@ -16,4 +16,6 @@ def prepare(environment: MutableMapping[str, str], *, own_cluster: bool) -> None
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     if own_cluster:
         environment["RAY_AUTH_MODE"] = "token"
+        # On one machine a silent Ray is a dead one: the runner ends, and is started again.
+        environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "15"
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
