@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+from tuner.runner import environment
+
+# Ray reads it when it is first imported, by whichever test.
+environment.prepare(os.environ, own_cluster=True)
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -115,16 +115,6 @@ def test_clients_send_raw_columns_by_name(exported: Path) -> None:
     assert outputs["predicted"].numpy().tolist() == best
 
 
-def test_examples_may_leave_columns_out(exported: Path, predictor: Predictor) -> None:
-    example = tf.train.Example()
-    example.features.feature["city"].bytes_list.value.append(b"Berlin")
-    example.features.feature["age"].float_list.value.append(40.0)
-    signature = tf.saved_model.load(str(exported)).signatures["serve_examples"]
-    scores = signature(examples=tf.constant([example.SerializeToString()]))["scores"]
-    row = {**ROW, "gain": np.asarray([np.nan]), "rooms": np.asarray([np.nan])}
-    np.testing.assert_allclose(scores, predictor.outputs(row), rtol=1e-6)
-
-
 def test_columns_that_the_model_does_not_use_are_ignored(predictor: Predictor) -> None:
     more = {**ROW, "note": np.asarray(["hello"], object)}
     assert predictor.predict(more)["answer"] == predictor.predict(ROW)["answer"]

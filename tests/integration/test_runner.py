@@ -71,7 +71,8 @@ class Crew:
     def stop(self) -> None:
         self.runner.stop()
         self._thread.join(30)
-        self.runner.close()
+        # The next module starts another Ray in this process: no thread may still use this one.
+        self.runner.close(patience_seconds=60)
 
 
 @pytest.fixture

@@ -195,6 +195,9 @@ def test_limits_labels_and_export_change_under_an_etag(caller: Caller) -> None:
     assert caller.study().state == StudyState.COMPLETED
     exported = update(caller, study_pb2.Study(exported_model_uri="/m/1"), "exported_model_uri")
     assert exported.exported_model_uri == "/m/1" and exported.limits.trials == 2
+    update(caller, study_of(trials=3), "limits")
+    # More trials may bring another winner: what was exported counts no more.
+    assert caller.resume().exported_model_uri == ""
     with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT"):
         update(caller, study_pb2.Study(), "space")
     with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT"):

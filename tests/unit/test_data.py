@@ -159,6 +159,11 @@ class TestParquet:
         assert listed(columns, "a") == ["3", "12", None]
         assert listed(columns, "b") == [1.0, 2.0, None]
 
+    def test_truth_values_as_strings_are_as_a_csv_file_has_them(self, tmp_path: Path) -> None:
+        uri = parquet(tmp_path, {"a": [True, False, None]})
+        assert listed(data.read(uri, types={"a": "string"}), "a") == ["True", "False", None]
+        assert listed(data.read(uri), "a") == [1.0, 0.0, None]
+
     def test_what_is_no_column_is_named_when_asked_for(self, tmp_path: Path) -> None:
         uri = parquet(tmp_path, {"a": [1], "image": [b"x"]})
         assert list(data.read(uri)) == ["a"]

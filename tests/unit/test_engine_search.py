@@ -251,16 +251,17 @@ def test_failed_trials_do_not_inform_the_model_and_stopped_ones_do() -> None:
         trial(5, parameters, TrialState.PRUNED, measurements=(at(1, 5.0), at(2, 4.0))),
         trial(6, parameters, TrialState.PRUNED, measurements=(at(1, math.nan),)),
         trial(7, parameters, TrialState.QUEUED),
+        trial(8, parameters, TrialState.SUCCEEDED, math.inf),
     ]
     for end in ends:
         engine.add(end)
     mirrored = engine.optuna_study().trials
     assert [t.state.name for t in mirrored] == [
-        "COMPLETE", "FAIL", "FAIL", "FAIL", "FAIL", "PRUNED", "PRUNED", "RUNNING",
+        "COMPLETE", "FAIL", "FAIL", "FAIL", "FAIL", "PRUNED", "PRUNED", "RUNNING", "FAIL",
     ]  # fmt: skip
-    assert [t.value for t in mirrored] == [1.0, None, None, None, None, 4.0, None, None]
+    assert [t.value for t in mirrored] == [1.0, None, None, None, None, 4.0, *[None] * 3]
     assert mirrored[5].intermediate_values == {1: 5.0, 2: 4.0}
-    assert [t._trial_id for t in mirrored] == [t.number for t in mirrored] == list(range(8))
+    assert [t._trial_id for t in mirrored] == [t.number for t in mirrored] == list(range(9))
 
 
 def test_a_retried_trial_is_pending_again() -> None:

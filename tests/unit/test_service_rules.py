@@ -147,7 +147,8 @@ def test_a_result_needs_a_measurement_of_the_metric() -> None:
 @pytest.mark.parametrize(
     ("cause", "earlier", "state"),
     [
-        (Cause.LOST, [Cause.LOST] * 50, TrialState.QUEUED),
+        (Cause.LOST, [Cause.LOST] * 9, TrialState.QUEUED),
+        (Cause.LOST, [Cause.LOST] * 10, TrialState.FAILED),
         (Cause.PREEMPTED, [Cause.PREEMPTED] * 50, TrialState.QUEUED),
         (Cause.USER_ERROR, [], TrialState.QUEUED),
         (Cause.USER_ERROR, [Cause.LOST, Cause.OUT_OF_MEMORY], TrialState.QUEUED),

@@ -69,7 +69,7 @@ class Cleaner:
         if plain is not None:
             return plain
         encoded = array.cast(pa.string()).dictionary_encode()
-        values = pc.utf8_trim_whitespace(encoded.dictionary)
+        values = pc.ascii_trim_whitespace(encoded.dictionary)
         named = pc.is_in(pc.utf8_lower(values), value_set=pa.array(_MISSING_NUMBERS))
         missing = pc.or_(named, pc.is_in(values, value_set=self._words))
         numbers = _cast(pc.if_else(missing, None, values))
@@ -77,7 +77,10 @@ class Cleaner:
 
     def _text(self, values: Any) -> Any:
         if is_text(values.type):
-            return pc.utf8_trim_whitespace(values.cast(pa.string()))
+            return pc.ascii_trim_whitespace(values.cast(pa.string()))
+        if pa.types.is_boolean(values.type):
+            # As Python and pandas write them, so that CSV and Parquet say the same.
+            return pc.if_else(values, "True", "False")
         if is_numeric(values.type):
             numbers = self.numbers(values)
             texts = [] if numbers is None else [number_text(number) for number in numbers.tolist()]

@@ -126,21 +126,11 @@ def _write_saved_model(
     def serve(columns: Mapping[str, tf.Tensor]) -> Outputs:
         return answer(model([columns[name] for name in arguments.values()], training=False))
 
-    def serve_examples(examples: tf.Tensor) -> Outputs:
-        parsed = tf.io.parse_example(examples, _example_features(record.inputs))
-        inputs = [
-            tf.cast(parsed[name], tensor.dtype)
-            for name, tensor in zip(arguments, model.inputs, strict=True)
-        ]
-        return answer(model(inputs, training=False))
-
     specs = {
         arguments[name]: tf.TensorSpec((None,), _dtype(record.inputs[name]), name=arguments[name])
         for name in arguments
     }
-    examples = tf.TensorSpec((None,), tf.string, name="examples")
     archive.add_endpoint("serving_default", serve, input_signature=[specs])
-    archive.add_endpoint("serve_examples", serve_examples, input_signature=[examples])
     archive.write_out(str(to), verbose=False)
     _name_inputs(to, {argument: column for column, argument in arguments.items()})
 
@@ -163,13 +153,6 @@ def _answer(record: TrialRecord) -> Callable[[tf.Tensor], Outputs]:
 
 def _dtype(kind: str) -> tf.DType:
     return tf.float64 if kind == "number" else tf.string
-
-
-def _example_features(inputs: Mapping[str, str]) -> dict[str, Any]:
-    """How a tf.Example holds the columns; one that is left out is missing."""
-    number = tf.io.FixedLenFeature((), tf.float32, default_value=np.nan)
-    text = tf.io.FixedLenFeature((), tf.string, default_value="")
-    return {name: number if kind == "number" else text for name, kind in inputs.items()}
 
 
 def _name_inputs(directory: Path, columns: Mapping[str, str]) -> None:

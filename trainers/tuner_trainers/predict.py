@@ -131,6 +131,8 @@ def _strings(column: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
 def _string(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return str(value)
     return number_text(float(value)) if isinstance(value, (int, float)) else str(value)
 
 

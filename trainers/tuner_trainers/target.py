@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tuner.errors import DataError
 from tuner.study import DataSource
 from tuner.trainer_spaces import Task
 from tuner_trainers.columns import number_text
@@ -46,7 +47,14 @@ class Target:
             return np.where(np.isfinite(numbers), numbers, np.nan)
         values, place = np.unique(raw, return_inverse=True)
         known = {text: float(index) for index, text in enumerate(self.classes)}
-        codes = [known.get(_text(value), np.nan) for value in values.tolist()]
+        texts = [_text(value) for value in values.tolist()]
+        unknown = next((text for text in texts if text and text not in known), None)
+        if unknown is not None:
+            raise DataError(
+                f"the label {self.label!r} holds {unknown!r}, which the training data has not; "
+                "add such rows to it, or remove them here."
+            )
+        codes = [known.get(text, np.nan) for text in texts]
         return np.asarray(codes, np.float64)[place]
 
     def learned(self, labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -13,9 +13,7 @@ from tuner.config import Settings
 
 @click.command()
 @click.option("--host", help="The address to listen on.  [TUNER_HOST; 127.0.0.1]")
-@click.option(
-    "--web-port", type=int, help="The port; 0 takes a free one.  [TUNER_WEB_PORT; 8480]"
-)
+@click.option("--web-port", type=int, help="The port; 0 takes a free one.  [TUNER_WEB_PORT; 8480]")
 @server_option
 @click.pass_obj
 def web(session: Session, host: str | None, web_port: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -165,7 +166,7 @@ class Study:
     def best(self) -> Trial:
         """Returns the best trial so far; raises NotFoundError if none has a result yet."""
         for trial in self.trials(order_by="best", limit=1):
-            if trial.value is not None:
+            if trial.value is not None and math.isfinite(trial.value):
                 return trial
         raise NotFoundError(f"no trial of {self.study_id!r} has a result yet; try again later.")
 

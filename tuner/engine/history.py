@@ -144,11 +144,11 @@ def _outcome(
     match trial.state:
         case TrialState.QUEUED | TrialState.RUNNING:
             return _Optuna.RUNNING, None
-        case TrialState.SUCCEEDED if final is not None and not math.isnan(final):
+        case TrialState.SUCCEEDED if final is not None and math.isfinite(final):
             return _Optuna.COMPLETE, final
         case TrialState.PRUNED:
             last = values[max(values)] if values else final
-            return _Optuna.PRUNED, None if last is None or math.isnan(last) else last
+            return _Optuna.PRUNED, None if last is None or not math.isfinite(last) else last
         case _:
             return _Optuna.FAIL, None
 

@@ -199,7 +199,8 @@ RULES: Mapping[str, Callable[[Metric], Rule]] = {
 
 
 def _badness(value: float | None, goal: Goal) -> float:
-    if value is None or math.isnan(value):
+    # A trial that diverged is no example, even where infinity would be the better way.
+    if value is None or not math.isfinite(value):
         return math.inf
     return value if goal is Goal.MINIMIZE else -value
 

@@ -14,6 +14,8 @@ def prepare(environment: MutableMapping[str, str], *, own_cluster: bool) -> None
             lets nobody in but processes that inherit a token made here.
     """
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A thread that is late, at the runner's end, must not start a Ray of its own.
+    environment["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if own_cluster:
         environment["RAY_AUTH_MODE"] = "token"
         # On one machine a silent Ray is a dead one: the runner ends, and is started again.

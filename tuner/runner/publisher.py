@@ -68,9 +68,9 @@ class Publisher:
         start = time.monotonic()
         try:
             uri = self._publish(study)
-        except TunerError as error:
+        except (TunerError, OSError) as error:
             self._failures[study.study_id] = self._failures.get(study.study_id, 0) + 1
-            logger.error("%s: the winner was not published: %s", study.name, error.message)
+            logger.error("%s: the winner was not published: %s", study.name, error)
         else:
             seconds = time.monotonic() - start
             logger.info("%s: published as %s in %.1f s", study.name, uri, seconds)

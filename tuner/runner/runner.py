@@ -94,10 +94,14 @@ class Runner:
             self._publish_time = time.monotonic() + _PUBLISH_SECONDS
             self._publisher.look()
 
-    def close(self) -> None:
-        """Gives the trials in flight back, and ends the gangs."""
+    def close(self, patience_seconds: float = _STOP_SECONDS) -> None:
+        """Gives the trials in flight back, and ends the gangs.
+
+        Args:
+            patience_seconds: How long to wait for threads; one that builds a gang needs a while.
+        """
         self.stop()
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + patience_seconds
         self._tools.pool.close()
         for study in self._studies.values():
             study.join(deadline)

@@ -12,7 +12,8 @@ from tuner_storage.rows import score
 
 #: How often a trial is tried again after each cause; None: as often as it happens.
 RETRIES: Mapping[Cause, int | None] = {
-    Cause.LOST: None,
+    # Lost is nobody's fault, but parameters that kill their worker would be tried for ever.
+    Cause.LOST: 10,
     Cause.PREEMPTED: None,
     Cause.USER_ERROR: 1,
     Cause.OUT_OF_MEMORY: 1,

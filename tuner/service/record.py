@@ -140,9 +140,21 @@ class Record:
 
     def move(self, state: StudyState, reason: str, now: datetime, reply: Reply[Study, M]) -> M:
         """Takes the study into a state, for a reason."""
+        if state is StudyState.ACTIVE:
+            return self.save(self._active(), now, reply)
         end_time = now if state.is_finished else None
         changed = replace(self._study, state=state, state_reason=reason, end_time=end_time)
         return self.save(changed, now, reply)
+
+    def _active(self) -> Study:
+        """The study taken up again: what it exported may not be the winner any more."""
+        return replace(
+            self._study,
+            state=StudyState.ACTIVE,
+            state_reason="",
+            end_time=None,
+            exported_model_uri="",
+        )
 
     def settle(self, now: datetime) -> None:
         """Ends the study if a limit was reached and nothing is left. The caller holds the lock."""
@@ -170,8 +182,7 @@ class Record:
 
     def taken_up(self, now: datetime) -> Study:
         """The study as it is once it is ACTIVE again."""
-        changed = replace(self._study, state=StudyState.ACTIVE, state_reason="", end_time=None)
-        return self._next(changed, now)
+        return self._next(self._active(), now)
 
     def retried(self, queued: Sequence[Trial], study: Study | None, now: datetime) -> None:
         """Takes over committed trials that are due again, and the study if that changed."""

@@ -135,7 +135,7 @@ def limits(asked: Limits) -> Limits:
     for name, number in numbers.items():
         if number is not None and not 1 <= number <= _TRIALS:
             raise InvalidArgumentError(
-                f"`limits.{name}` must be 0 to {_TRIALS}, but got {number}."
+                f"`limits.{name}` must be 1 to {_TRIALS}, but got {number}."
             )
     for name, time in (("duration", asked.duration), ("worker_time", asked.worker_time)):
         if time is not None and time <= timedelta(0):

@@ -273,7 +273,7 @@ class Failure(_message.Message):
         CAUSE_UNSPECIFIED: Failure._Cause.ValueType  # 0
         """Read as USER_ERROR."""
         LOST: Failure._Cause.ValueType  # 1
-        """The worker died or fell silent: due again, without limit of its own."""
+        """The worker died or fell silent: due again, up to ten times."""
         PREEMPTED: Failure._Cause.ValueType  # 2
         """The worker was taken away in an orderly way: due again."""
         USER_ERROR: Failure._Cause.ValueType  # 3
@@ -291,7 +291,7 @@ class Failure(_message.Message):
     CAUSE_UNSPECIFIED: Failure.Cause.ValueType  # 0
     """Read as USER_ERROR."""
     LOST: Failure.Cause.ValueType  # 1
-    """The worker died or fell silent: due again, without limit of its own."""
+    """The worker died or fell silent: due again, up to ten times."""
     PREEMPTED: Failure.Cause.ValueType  # 2
     """The worker was taken away in an orderly way: due again."""
     USER_ERROR: Failure.Cause.ValueType  # 3
