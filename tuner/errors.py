@@ -35,7 +35,9 @@ class TunerError(Exception):
     _by_reason: ClassVar[dict[str, type[TunerError]]] = {}
 
     def __init_subclass__(cls) -> None:
-        TunerError._by_reason[cls.reason] = cls
+        # Ray makes subclasses of its own, which name no cause.
+        if "reason" in cls.__dict__:
+            TunerError._by_reason[cls.reason] = cls
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
