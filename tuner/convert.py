@@ -27,6 +27,8 @@ from tuner.space import (
 from tuner.study import (
     Attempt,
     Cause,
+    Checkpoint,
+    Constraint,
     DataSource,
     Failure,
     Feature,
@@ -35,8 +37,10 @@ from tuner.study import (
     Limits,
     Measurement,
     Metric,
+    Origin,
     Resources,
     Search,
+    Selection,
     StatisticsRef,
     Study,
     StudySpec,
@@ -242,7 +246,13 @@ def spec_to_proto(spec: StudySpec) -> study_pb2.Study:
             gpus_per_worker=spec.resources.gpus_per_worker,
         ),
         labels=dict(spec.labels),
+        constraints=[_constraint_to_proto(constraint) for constraint in spec.constraints],
+        warm_start=[f"studies/{study_id}" for study_id in spec.warm_start],
     )
+    if spec.measurement_selection is not None:
+        message.measurement_selection = _enum_to_proto(
+            study_pb2.Study.MeasurementSelection, spec.measurement_selection
+        )
     if spec.trainer is not None:
         message.trainer.kind = spec.trainer
     if spec.data is not None:
@@ -284,6 +294,26 @@ def spec_from_proto(message: study_pb2.Study) -> StudySpec:
         ),
         export_model=message.export.model or None,
         labels={key: message.labels[key] for key in sorted(message.labels)},
+        constraints=tuple(_constraint_from_proto(c) for c in message.constraints),
+        warm_start=tuple(parse_study_name(name) for name in message.warm_start),
+        measurement_selection=_enum_from_proto(
+            study_pb2.Study.MeasurementSelection, Selection, message.measurement_selection
+        ),
+    )
+
+
+def _constraint_to_proto(constraint: Constraint) -> study_pb2.Constraint:
+    return study_pb2.Constraint(
+        metric=constraint.metric, at_most=constraint.at_most, at_least=constraint.at_least
+    )
+
+
+def _constraint_from_proto(message: study_pb2.Constraint) -> Constraint:
+    bound = message.WhichOneof("bound")
+    return Constraint(
+        metric=message.metric,
+        at_most=message.at_most if bound == "at_most" else None,
+        at_least=message.at_least if bound == "at_least" else None,
     )
 
 
@@ -407,11 +437,13 @@ def study_to_proto(study: Study) -> study_pb2.Study:
     )
     message.trial_counts.failed = counts.failed
     message.trial_counts.infeasible = counts.infeasible
+    message.trial_counts.past = counts.past
     if study.statistics is not None:
         message.statistics.CopyFrom(statistics_to_proto(study.statistics))
     if study.best_trial is not None:
         message.best_trial = f"{study.name}/trials/{study.best_trial}"
     message.exported_model_uri = study.exported_model_uri
+    message.creator = study.creator
     message.create_time.FromDatetime(study.create_time)
     message.update_time.FromDatetime(study.update_time)
     if study.end_time is not None:
@@ -440,9 +472,11 @@ def study_from_proto(message: study_pb2.Study) -> Study:
             pruned=counts.pruned,
             failed=counts.failed,
             infeasible=counts.infeasible,
+            past=counts.past,
         ),
         best_trial=parse_trial_name(message.best_trial)[1] if message.best_trial else None,
         exported_model_uri=message.exported_model_uri,
+        creator=message.creator,
         create_time=time_from_proto(message.create_time),
         update_time=time_from_proto(message.update_time),
         end_time=time_from_proto(message.end_time) if message.HasField("end_time") else None,
@@ -534,10 +568,17 @@ def trial_to_proto(trial: Trial) -> trial_pb2.Trial:
         create_time=time_to_proto(trial.create_time),
         start_time=time_to_proto(trial.start_time),
         end_time=time_to_proto(trial.end_time),
+        labels=dict(trial.labels),
+        origin=_enum_to_proto(trial_pb2.Trial.Origin, trial.origin),
+        within_constraints=trial.within_constraints,
     )
     if trial.lease is not None:
         message.lease.worker_id = trial.lease.worker_id
         message.lease.expire_time.FromDatetime(trial.lease.expire_time)
+        message.lease.token = trial.lease.token
+    if trial.checkpoint is not None:
+        message.checkpoint.uri = trial.checkpoint.uri
+        message.checkpoint.step = trial.checkpoint.step
     if trial.final_measurement is not None:
         message.final_measurement.CopyFrom(measurement_to_proto(trial.final_measurement))
     return message
@@ -549,6 +590,7 @@ def trial_from_proto(message: trial_pb2.Trial) -> Trial:
     lease = Lease(
         worker_id=message.lease.worker_id,
         expire_time=time_from_proto(message.lease.expire_time),
+        token=message.lease.token,
     )
     return Trial(
         study_id=study_id,
@@ -566,10 +608,23 @@ def trial_from_proto(message: trial_pb2.Trial) -> Trial:
         stop_requested=message.stop_requested,
         artifact_uri=message.artifact_uri,
         state_reason=message.state_reason,
+        labels={key: message.labels[key] for key in sorted(message.labels)},
+        origin=_enum_from_proto(trial_pb2.Trial.Origin, Origin, message.origin) or Origin.PROPOSED,
+        checkpoint=checkpoint_from_proto(message.checkpoint)
+        if message.HasField("checkpoint")
+        else None,
+        within_constraints=message.within_constraints
+        if message.HasField("within_constraints")
+        else None,
         create_time=time_from_proto(message.create_time),
         start_time=time_from_proto(message.start_time) if message.HasField("start_time") else None,
         end_time=time_from_proto(message.end_time) if message.HasField("end_time") else None,
     )
+
+
+def checkpoint_from_proto(message: trial_pb2.Checkpoint) -> Checkpoint:
+    """Where an attempt can be taken up again."""
+    return Checkpoint(uri=message.uri, step=message.step)
 
 
 # --- enums: the names are the same on both sides; zero means unspecified --------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,6 +111,26 @@ class Cause(StrEnum):
     TIMED_OUT = "TIMED_OUT"
 
 
+class Selection(StrEnum):
+    """Which of a trial's measurements is its result."""
+
+    #: The best by the first metric, of those within the constraints if any is.
+    BEST = "BEST"
+    #: The one of the highest step.
+    LAST = "LAST"
+
+
+class Origin(StrEnum):
+    """Where a trial comes from."""
+
+    #: The search proposed it.
+    PROPOSED = "PROPOSED"
+    #: A user asked for it.
+    GIVEN = "GIVEN"
+    #: A result that a user brought along; it was never run here.
+    PAST = "PAST"
+
+
 class Decision(StrEnum):
     """What the worker of a trial should do."""
 
@@ -123,6 +144,31 @@ class Metric:
 
     name: str
     goal: Goal = Goal.MAXIMIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A bound on a metric: exactly one of the two is set, and belongs to what is allowed."""
+
+    metric: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def __post_init__(self) -> None:
+        bound = self.at_most if self.at_least is None else self.at_least
+        if (self.at_most is None) == (self.at_least is None) or not math.isfinite(bound or 0.0):
+            raise InvalidArgumentError(
+                f"a constraint of {self.metric!r} has one finite bound, `at_most` or `at_least`, "
+                f"but got at_most={self.at_most}, at_least={self.at_least}."
+            )
+
+    def violation(self, value: float | None) -> float:
+        """How far `value` is beyond the bound; 0 or less within it, infinite if not measured."""
+        if value is None or math.isnan(value):
+            return math.inf
+        if self.at_most is not None:
+            return value - self.at_most
+        return (self.at_least or 0.0) - value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +261,42 @@ class StudySpec:
     resources: Resources = Resources()
     export_model: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
+    #: The ids of earlier studies whose results the search starts from.
+    warm_start: tuple[str, ...] = ()
+    #: None: BEST with one metric, LAST with several.
+    measurement_selection: Selection | None = None
 
     @property
     def metric(self) -> Metric:
         """The first metric: the one `best` refers to."""
         return self.metrics[0]
+
+    @property
+    def selection(self) -> Selection:
+        """Which of a trial's measurements is its result."""
+        usual = Selection.BEST if len(self.metrics) == 1 else Selection.LAST
+        return self.measurement_selection or usual
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics that every result must have: those optimized, then those constrained."""
+        names = [m.name for m in self.metrics] + [c.metric for c in self.constraints]
+        return tuple(dict.fromkeys(names))
+
+    def within_constraints(self, measurement: Measurement) -> bool:
+        """Whether a measurement keeps to all constraints."""
+        metrics = measurement.metrics
+        return all(c.violation(metrics.get(c.metric)) <= 0 for c in self.constraints)
+
+    def score(self, measurement: Measurement | None) -> float | None:
+        """The first metric with its sign turned so that larger is better; None never is best."""
+        value = None if measurement is None else measurement.metrics.get(self.metric.name)
+        if value is None or measurement is None or not math.isfinite(value):
+            return None
+        if not self.within_constraints(measurement):
+            return None
+        return value if self.metric.goal is Goal.MAXIMIZE else -value
 
     @property
     def is_managed(self) -> bool:
@@ -237,6 +314,8 @@ class TrialCounts:
     pruned: int = 0
     failed: int = 0
     infeasible: int = 0
+    #: Those of the above that are past results, which were added and not run.
+    past: int = 0
 
     @property
     def finished(self) -> int:
@@ -264,6 +343,8 @@ class Study:
     trial_counts: TrialCounts = TrialCounts()
     best_trial: int | None = None
     exported_model_uri: str = ""
+    #: Who created it, where callers have tokens.
+    creator: str = ""
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None
@@ -308,10 +389,19 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to run a trial until it expires; the fencing token is the trial's attempt."""
+    """The right to run a trial until it expires; its holder proves it by the token."""
 
     worker_id: str
     expire_time: datetime
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Where an attempt can be taken up again, and the last step it holds."""
+
+    uri: str
+    step: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +421,12 @@ class Trial:
     stop_requested: bool = False
     artifact_uri: str = ""
     state_reason: str = ""
+    origin: Origin = Origin.PROPOSED
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: The last one that an attempt reported.
+    checkpoint: Checkpoint | None = None
+    #: Whether the result keeps to the study's constraints; None without a result.
+    within_constraints: bool | None = None
     create_time: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None

@@ -1,80 +1,137 @@
-"""Errors on their way out: the domain's with their reason, all others with an id in the log."""
+"""What every call passes through: who may, errors into statuses, and on to a study's owner."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeAlias
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
 from tuner.errors import InternalError, TunerError
+from tuner.service import call as calls
+from tuner.service.call import Call
 
 logger = logging.getLogger(__name__)
 
 _DOMAIN = "tuner"
 _DETAILS = "grpc-status-details-bin"
+_SERVICES = "/tuner.v1."
+#: Says what the call is called in the logs of the server that forwarded it.
+REQUEST_KEY = "x-request-id"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):
-    """Turns exceptions of methods into statuses. The only place that catches all of them."""
+class Guard(Protocol):
+    """Decides who may call what."""
+
+    def admit(self, call: Call, request: Any) -> None:
+        """Says in `call` who calls; raises UnauthenticatedError or PermissionDeniedError."""
+
+
+class Observer(Protocol):
+    """Is told of every call that has ended."""
+
+    def observe(self, call: Call) -> None:
+        """Takes notice; must not raise."""
+
+
+class Everybody:
+    """The guard of a server that only its own machine reaches: everybody may do everything."""
+
+    def admit(self, call: Call, request: Any) -> None:
+        """Lets the call pass."""
+
+
+class CallInterceptor(grpc.ServerInterceptor):
+    """Wraps the methods of tuner's services. The only place that catches all exceptions."""
+
+    def __init__(self, guard: Guard, observers: Sequence[Observer] = ()) -> None:
+        self._guard = guard
+        self._observers = tuple(observers)
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Wraps a method."""
+        """Wraps a method; health checks and reflection are left as they are."""
         handler = continuation(handler_call_details)
-        if handler is None:
-            return None
+        path = handler_call_details.method
+        if handler is None or not path.startswith(_SERVICES):
+            return handler
+        method = path.rpartition("/")[2]
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary), **codec)
+            unary = self._unary(method, handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(unary, **codec)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_stream(handler.unary_stream), **codec)
+            stream = self._stream(method, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(stream, **codec)
         return handler
 
+    def _unary(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            with self._calling(name, context) as call:
+                self._guard.admit(call, request)
+                return method(request, context)
 
-def _unary(method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
+        return answer
+
+    def _stream(self, name: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+        def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._calling(name, context) as call:
+                self._guard.admit(call, request)
+                yield from method(request, context)
+
+        return answer
+
+    @contextmanager
+    def _calling(self, method: str, context: grpc.ServicerContext) -> Iterator[Call]:
+        metadata = {key: value for key, value in context.invocation_metadata() if _is_text(value)}
+        call = Call(
+            method=method,
+            request=metadata.get(REQUEST_KEY, "")[:64] or secrets.token_hex(8),
+            peer=context.peer(),
+            metadata=metadata,
+        )
+        token, start = calls._CURRENT.set(call), time.perf_counter()
         try:
-            return method(request, context)
+            yield call
         except Exception as error:
-            _abort(context, error)
-
-    return call
-
-
-def _stream(method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-    def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        try:
-            yield from method(request, context)
-        except Exception as error:
-            _abort(context, error)
-
-    return call
+            _abort(context, call, error)
+        finally:
+            call.seconds = time.perf_counter() - start
+            for observer in self._observers:
+                observer.observe(call)
+            calls._CURRENT.reset(token)
 
 
-def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
-    known = error if isinstance(error, TunerError) else _unexpected(error)
-    code = grpc.StatusCode[known.code]
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _abort(context: grpc.ServicerContext, call: Call, error: Exception) -> NoReturn:
+    known = error if isinstance(error, TunerError) else _unexpected(call, error)
+    call.code = known.code
     context.set_trailing_metadata(((_DETAILS, status_details(known)),))
-    context.abort(code, known.message)
+    context.abort(grpc.StatusCode[known.code], known.message)
 
 
-def _unexpected(error: Exception) -> TunerError:
-    name = secrets.token_hex(4)
-    logger.error("unexpected error %s", name, exc_info=error)
-    return InternalError(f"an unexpected error; the study server's log has it as {name}.")
+def _unexpected(call: Call, error: Exception) -> TunerError:
+    logger.error("unexpected error in request %s", call.request, exc_info=error)
+    return InternalError(
+        f"an unexpected error; the study server's log has it as request {call.request}."
+    )
 
 
 def status_details(error: TunerError) -> bytes:

@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from tuner.config import Settings
 from tuner.errors import FailedPreconditionError
 from tuner.service import servicer
-from tuner.service.interceptor import ErrorInterceptor
+from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
 from tuner.service.ticker import Ticker
@@ -95,7 +95,7 @@ class StudyServer:
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
-        server = grpc.server(pool, interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        server = grpc.server(pool, interceptors=[CallInterceptor(Everybody())], options=_OPTIONS)
         address = _listen(server, settings.host, settings.server_port)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))

@@ -63,6 +63,29 @@ class Study(_message.Message):
     STOPPED: Study.State.ValueType  # 5
     """Ended by a user, or because its data or trainer cannot be used."""
 
+    class _MeasurementSelection:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MeasurementSelectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Study._MeasurementSelection.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MEASUREMENT_SELECTION_UNSPECIFIED: Study._MeasurementSelection.ValueType  # 0
+        """Read as BEST with one metric, as LAST with several."""
+        BEST: Study._MeasurementSelection.ValueType  # 1
+        """The best by the first metric, of those that keep to the constraints if any does."""
+        LAST: Study._MeasurementSelection.ValueType  # 2
+        """The one of the highest step."""
+
+    class MeasurementSelection(_MeasurementSelection, metaclass=_MeasurementSelectionEnumTypeWrapper):
+        """Which of a trial's measurements is its result."""
+
+    MEASUREMENT_SELECTION_UNSPECIFIED: Study.MeasurementSelection.ValueType  # 0
+    """Read as BEST with one metric, as LAST with several."""
+    BEST: Study.MeasurementSelection.ValueType  # 1
+    """The best by the first metric, of those that keep to the constraints if any does."""
+    LAST: Study.MeasurementSelection.ValueType  # 2
+    """The one of the highest step."""
+
     @_typing.final
     class SettingsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -127,6 +150,10 @@ class Study(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    WARM_START_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_SELECTION_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: `studies/{study}`; the id is 1 to 63 of a-z, 0-9 and -, and starts with a letter."""
     state: Global___Study.State.ValueType
@@ -141,6 +168,10 @@ class Study(_message.Message):
     """Where the winner was exported to, if it was."""
     etag: _builtins.str
     """Changes with every change of the study; sent with an update, the update fails if it is stale."""
+    measurement_selection: Global___Study.MeasurementSelection.ValueType
+    """Which of a trial's measurements is its result."""
+    creator: _builtins.str
+    """Who created the study, where callers have tokens; only they and admins may delete it."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
         """What is optimized; at least one. The first is the one `best` refers to."""
@@ -208,6 +239,16 @@ class Study(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Words of the user's own."""
 
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]:
+        """What a result has to keep to: a trial that does not never is the best."""
+
+    @_builtins.property
+    def warm_start(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Earlier studies (`studies/{study}`, at most five) whose results the search starts from; their parameters are
+        matched by name, and what had ended when this study was created counts.
+        """
+
     def __init__(
         self,
         *,
@@ -234,14 +275,50 @@ class Study(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        constraints: _abc.Iterable[Global___Constraint] | None = ...,
+        warm_start: _abc.Iterable[_builtins.str] | None = ...,
+        measurement_selection: Global___Study.MeasurementSelection.ValueType = ...,
+        creator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data", b"data", "end_time", b"end_time", "export", b"export", "limits", b"limits", "resources", b"resources", "search", b"search", "space", b"space", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_trial", b"best_trial", "create_time", b"create_time", "data", b"data", "end_time", b"end_time", "etag", b"etag", "export", b"export", "exported_model_uri", b"exported_model_uri", "features", b"features", "labels", b"labels", "limits", b"limits", "metrics", b"metrics", "name", b"name", "resources", b"resources", "search", b"search", "settings", b"settings", "space", b"space", "space_version", b"space_version", "state", b"state", "state_reason", b"state_reason", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_trial", b"best_trial", "constraints", b"constraints", "create_time", b"create_time", "creator", b"creator", "data", b"data", "end_time", b"end_time", "etag", b"etag", "export", b"export", "exported_model_uri", b"exported_model_uri", "features", b"features", "labels", b"labels", "limits", b"limits", "measurement_selection", b"measurement_selection", "metrics", b"metrics", "name", b"name", "resources", b"resources", "search", b"search", "settings", b"settings", "space", b"space", "space_version", b"space_version", "state", b"state", "state_reason", b"state_reason", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time", "warm_start", b"warm_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Study: _TypeAlias = Study  # noqa: Y015
+
+@_typing.final
+class Constraint(_message.Message):
+    """A bound on a metric that every trial reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """The metric's name; it need not be one that is optimized."""
+    at_most: _builtins.float
+    """The metric must not be above this."""
+    at_least: _builtins.float
+    """The metric must not be below this."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        at_most: _builtins.float = ...,
+        at_least: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "at_most", b"at_most", "bound", b"bound"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "at_most", b"at_most", "bound", b"bound", "metric", b"metric"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_bound: _TypeAlias = _typing.Literal["at_most", "at_least"]  # noqa: Y015
+    _WhichOneofArgType_bound: _TypeAlias = _typing.Literal["bound", b"bound"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_bound) -> _WhichOneofReturnType_bound | None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
 
 @_typing.final
 class Metric(_message.Message):
@@ -339,7 +416,7 @@ class Limits(_message.Message):
     FAILED_TRIALS_FIELD_NUMBER: _builtins.int
     WORKER_TIME_FIELD_NUMBER: _builtins.int
     trials: _builtins.int
-    """The number of trials, exact; 0 means 100."""
+    """The number of trials, exact; 0 means 100. Past results that were added do not count."""
     parallel: _builtins.int
     """How many trials may run at once; 0 means no limit for scripts, and 1 for managed studies."""
     no_improvement_trials: _builtins.int
@@ -641,6 +718,7 @@ class TrialCounts(_message.Message):
     PRUNED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     INFEASIBLE_FIELD_NUMBER: _builtins.int
+    PAST_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
     """Proposed, or due again, and held by nobody."""
     running: _builtins.int
@@ -653,6 +731,8 @@ class TrialCounts(_message.Message):
     """Ended without a result."""
     infeasible: _builtins.int
     """Cannot be trained with their parameters."""
+    past: _builtins.int
+    """Those of the above that are past results, which were added and not run."""
     def __init__(
         self,
         *,
@@ -662,10 +742,11 @@ class TrialCounts(_message.Message):
         pruned: _builtins.int = ...,
         failed: _builtins.int = ...,
         infeasible: _builtins.int = ...,
+        past: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "infeasible", b"infeasible", "pruned", b"pruned", "queued", b"queued", "running", b"running", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "infeasible", b"infeasible", "past", b"past", "pruned", b"pruned", "queued", b"queued", "running", b"running", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

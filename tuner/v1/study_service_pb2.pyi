@@ -209,19 +209,23 @@ class DeleteStudyRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The study's name."""
     force: _builtins.bool
     """Delete even while trials run."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,19 +338,23 @@ class StopStudyRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The study's name."""
     reason: _builtins.str
     """Why, for people."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,16 +367,20 @@ class PauseStudyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The study's name."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,16 +393,20 @@ class ResumeStudyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The study's name."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,26 +517,32 @@ class ReportTrialRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     MEASUREMENT_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The trial's name."""
-    attempt: _builtins.int
-    """The attempt the worker was leased."""
+    lease_token: _builtins.str
+    """The token of the worker's lease."""
     @_builtins.property
     def measurement(self) -> _trial_pb2.Measurement:
         """What to record; unset for a heartbeat."""
+
+    @_builtins.property
+    def checkpoint(self) -> _trial_pb2.Checkpoint:
+        """A checkpoint that was written, whole: where the next attempt goes on if this one is lost."""
 
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        attempt: _builtins.int = ...,
+        lease_token: _builtins.str = ...,
         measurement: _trial_pb2.Measurement | None = ...,
+        checkpoint: _trial_pb2.Checkpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["measurement", b"measurement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "measurement", b"measurement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "measurement", b"measurement", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "lease_token", b"lease_token", "measurement", b"measurement", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,15 +610,15 @@ class CompleteTrialRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     FINAL_MEASUREMENT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     ARTIFACT_URI_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The trial's name."""
-    attempt: _builtins.int
-    """The attempt the worker was leased."""
+    lease_token: _builtins.str
+    """The token of the worker's lease."""
     artifact_uri: _builtins.str
     """Where the trial's weights and predictions lie."""
     request_id: _builtins.str
@@ -613,7 +635,7 @@ class CompleteTrialRequest(_message.Message):
         self,
         *,
         name: _builtins.str = ...,
-        attempt: _builtins.int = ...,
+        lease_token: _builtins.str = ...,
         final_measurement: _trial_pb2.Measurement | None = ...,
         failure: _trial_pb2.Failure | None = ...,
         artifact_uri: _builtins.str = ...,
@@ -621,7 +643,7 @@ class CompleteTrialRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "final_measurement", b"final_measurement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_uri", b"artifact_uri", "attempt", b"attempt", "failure", b"failure", "final_measurement", b"final_measurement", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_uri", b"artifact_uri", "failure", b"failure", "final_measurement", b"final_measurement", "lease_token", b"lease_token", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -634,13 +656,13 @@ class ReleaseTrialRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The trial's name."""
-    attempt: _builtins.int
-    """The attempt the worker was leased."""
+    lease_token: _builtins.str
+    """The token of the worker's lease."""
     reason: _builtins.str
     """Why, for people."""
     request_id: _builtins.str
@@ -649,13 +671,13 @@ class ReleaseTrialRequest(_message.Message):
         self,
         *,
         name: _builtins.str = ...,
-        attempt: _builtins.int = ...,
+        lease_token: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_token", b"lease_token", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -668,16 +690,20 @@ class StopTrialRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The trial's name."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -740,6 +766,177 @@ class RetryTrialsResponse(_message.Message):
 Global___RetryTrialsResponse: _TypeAlias = RetryTrialsResponse  # noqa: Y015
 
 @_typing.final
+class AddTrialsRequest(_message.Message):
+    """The request of AddTrials."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NewTrial(_message.Message):
+        """A trial of the user's own."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class ParametersEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            @_builtins.property
+            def value(self) -> _space_pb2.ParameterValue: ...
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _space_pb2.ParameterValue | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class LabelsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        PARAMETERS_FIELD_NUMBER: _builtins.int
+        FINAL_MEASUREMENT_FIELD_NUMBER: _builtins.int
+        MEASUREMENTS_FIELD_NUMBER: _builtins.int
+        LABELS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def parameters(self) -> _containers.MessageMap[_builtins.str, _space_pb2.ParameterValue]:
+            """A value for every active parameter."""
+
+        @_builtins.property
+        def final_measurement(self) -> _trial_pb2.Measurement:
+            """With a result the trial is a past one, and ended; without, it is due to be run."""
+
+        @_builtins.property
+        def measurements(self) -> _containers.RepeatedCompositeFieldContainer[_trial_pb2.Measurement]:
+            """What a past trial reported on its way."""
+
+        @_builtins.property
+        def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Words of the user's own."""
+
+        def __init__(
+            self,
+            *,
+            parameters: _abc.Mapping[_builtins.str, _space_pb2.ParameterValue] | None = ...,
+            final_measurement: _trial_pb2.Measurement | None = ...,
+            measurements: _abc.Iterable[_trial_pb2.Measurement] | None = ...,
+            labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["final_measurement", b"final_measurement"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["final_measurement", b"final_measurement", "labels", b"labels", "measurements", b"measurements", "parameters", b"parameters"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The study's name."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddTrialsRequest.NewTrial]:
+        """The trials, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        trials: _abc.Iterable[Global___AddTrialsRequest.NewTrial] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddTrialsRequest: _TypeAlias = AddTrialsRequest  # noqa: Y015
+
+@_typing.final
+class AddTrialsResponse(_message.Message):
+    """The answer of AddTrials."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The trials' names, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddTrialsResponse: _TypeAlias = AddTrialsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTrialRequest(_message.Message):
+    """The request of UpdateTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
+    @_builtins.property
+    def trial(self) -> _trial_pb2.Trial:
+        """The trial, by `name`."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """What to change: `labels`."""
+
+    def __init__(
+        self,
+        *,
+        trial: _trial_pb2.Trial | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trial", b"trial", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "trial", b"trial", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTrialRequest: _TypeAlias = UpdateTrialRequest  # noqa: Y015
+
+@_typing.final
 class GetTrialRequest(_message.Message):
     """The request of GetTrial."""
 
@@ -777,6 +974,8 @@ class ListTrialsRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    OPTIMAL_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The study's name."""
     page_size: _builtins.int
@@ -784,9 +983,18 @@ class ListTrialsRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before."""
     order_by: _builtins.str
-    """`number` (the default), `number desc`, or `best`: by the first metric, best first, those without a result last."""
+    """`number` (the default), `best` (by the first metric, best first), `start_time`, `end_time`, `metrics.NAME` or
+    `parameters.NAME`, each but `best` with ` desc` behind it if wanted. Trials without such a value come last.
+    """
     view: Global___TrialView.ValueType
     """How much of each trial; unspecified: BASIC."""
+    filter: _builtins.str
+    """Only trials for which this holds, for example `metrics.auc > 0.9 AND parameters.units >= 64`: comparisons
+    (= != < <= > >=) of number, state, worker_id, attempt, origin, metrics.NAME, parameters.NAME and labels.NAME with
+    numbers, true, false and quoted words, joined by AND, OR, NOT and parentheses.
+    """
+    optimal: _builtins.bool
+    """Only trials that no other one beats in every metric: the Pareto front, within the constraints."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_trial_pb2.Trial.State.ValueType]:
         """Only trials in one of these states; empty: all."""
@@ -800,10 +1008,12 @@ class ListTrialsRequest(_message.Message):
         states: _abc.Iterable[_trial_pb2.Trial.State.ValueType] | None = ...,
         order_by: _builtins.str = ...,
         view: Global___TrialView.ValueType = ...,
+        filter: _builtins.str = ...,
+        optimal: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "optimal", b"optimal", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -944,13 +1154,13 @@ class WriteTrialLogRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The trial's name."""
-    attempt: _builtins.int
-    """The attempt the worker was leased."""
+    lease_token: _builtins.str
+    """The token of the worker's lease."""
     text: _builtins.str
     """What to append; at most 65,536 characters."""
     offset: _builtins.int
@@ -959,13 +1169,13 @@ class WriteTrialLogRequest(_message.Message):
         self,
         *,
         name: _builtins.str = ...,
-        attempt: _builtins.int = ...,
+        lease_token: _builtins.str = ...,
         text: _builtins.str = ...,
         offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "name", b"name", "offset", b"offset", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_token", b"lease_token", "name", b"name", "offset", b"offset", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

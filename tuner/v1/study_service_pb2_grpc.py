@@ -116,6 +116,16 @@ class StudyServiceStub(object):
                 request_serializer=tuner_dot_v1_dot_study__service__pb2.RetryTrialsRequest.SerializeToString,
                 response_deserializer=tuner_dot_v1_dot_study__service__pb2.RetryTrialsResponse.FromString,
                 _registered_method=True)
+        self.AddTrials = channel.unary_unary(
+                '/tuner.v1.StudyService/AddTrials',
+                request_serializer=tuner_dot_v1_dot_study__service__pb2.AddTrialsRequest.SerializeToString,
+                response_deserializer=tuner_dot_v1_dot_study__service__pb2.AddTrialsResponse.FromString,
+                _registered_method=True)
+        self.UpdateTrial = channel.unary_unary(
+                '/tuner.v1.StudyService/UpdateTrial',
+                request_serializer=tuner_dot_v1_dot_study__service__pb2.UpdateTrialRequest.SerializeToString,
+                response_deserializer=tuner_dot_v1_dot_trial__pb2.Trial.FromString,
+                _registered_method=True)
         self.GetTrial = channel.unary_unary(
                 '/tuner.v1.StudyService/GetTrial',
                 request_serializer=tuner_dot_v1_dot_study__service__pb2.GetTrialRequest.SerializeToString,
@@ -125,6 +135,11 @@ class StudyServiceStub(object):
                 '/tuner.v1.StudyService/ListTrials',
                 request_serializer=tuner_dot_v1_dot_study__service__pb2.ListTrialsRequest.SerializeToString,
                 response_deserializer=tuner_dot_v1_dot_study__service__pb2.ListTrialsResponse.FromString,
+                _registered_method=True)
+        self.StreamTrials = channel.unary_stream(
+                '/tuner.v1.StudyService/StreamTrials',
+                request_serializer=tuner_dot_v1_dot_study__service__pb2.ListTrialsRequest.SerializeToString,
+                response_deserializer=tuner_dot_v1_dot_trial__pb2.Trial.FromString,
                 _registered_method=True)
         self.WatchStudy = channel.unary_stream(
                 '/tuner.v1.StudyService/WatchStudy',
@@ -156,7 +171,9 @@ class StudyServiceServicer(object):
     """
 
     def CreateStudy(self, request, context):
-        """Creates a study. ALREADY_EXISTS if another study has the id; the same study again is answered with what is there.
+        """Creates a study. If one has the id: the same again is answered with what is there, and one that only widens it
+        (choices added, wider ranges, new parameters with a default, other limits, labels or export) extends it as a new
+        version of its space. ALREADY_EXISTS for everything else, with what cannot change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,6 +277,20 @@ class StudyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddTrials(self, request, context):
+        """Adds trials of the user's own: to be run before any proposal, or past results that were measured elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTrial(self, request, context):
+        """Changes a trial's labels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTrial(self, request, context):
         """Returns a trial.
         """
@@ -268,7 +299,14 @@ class StudyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTrials(self, request, context):
-        """Lists a study's trials.
+        """Lists a study's trials, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamTrials(self, request, context):
+        """Streams all the trials that ListTrials would list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -380,6 +418,16 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     request_deserializer=tuner_dot_v1_dot_study__service__pb2.RetryTrialsRequest.FromString,
                     response_serializer=tuner_dot_v1_dot_study__service__pb2.RetryTrialsResponse.SerializeToString,
             ),
+            'AddTrials': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddTrials,
+                    request_deserializer=tuner_dot_v1_dot_study__service__pb2.AddTrialsRequest.FromString,
+                    response_serializer=tuner_dot_v1_dot_study__service__pb2.AddTrialsResponse.SerializeToString,
+            ),
+            'UpdateTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTrial,
+                    request_deserializer=tuner_dot_v1_dot_study__service__pb2.UpdateTrialRequest.FromString,
+                    response_serializer=tuner_dot_v1_dot_trial__pb2.Trial.SerializeToString,
+            ),
             'GetTrial': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrial,
                     request_deserializer=tuner_dot_v1_dot_study__service__pb2.GetTrialRequest.FromString,
@@ -389,6 +437,11 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     servicer.ListTrials,
                     request_deserializer=tuner_dot_v1_dot_study__service__pb2.ListTrialsRequest.FromString,
                     response_serializer=tuner_dot_v1_dot_study__service__pb2.ListTrialsResponse.SerializeToString,
+            ),
+            'StreamTrials': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTrials,
+                    request_deserializer=tuner_dot_v1_dot_study__service__pb2.ListTrialsRequest.FromString,
+                    response_serializer=tuner_dot_v1_dot_trial__pb2.Trial.SerializeToString,
             ),
             'WatchStudy': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStudy,
@@ -831,6 +884,60 @@ class StudyService(object):
             _registered_method=True)
 
     @staticmethod
+    def AddTrials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tuner.v1.StudyService/AddTrials',
+            tuner_dot_v1_dot_study__service__pb2.AddTrialsRequest.SerializeToString,
+            tuner_dot_v1_dot_study__service__pb2.AddTrialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tuner.v1.StudyService/UpdateTrial',
+            tuner_dot_v1_dot_study__service__pb2.UpdateTrialRequest.SerializeToString,
+            tuner_dot_v1_dot_trial__pb2.Trial.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetTrial(request,
             target,
             options=(),
@@ -874,6 +981,33 @@ class StudyService(object):
             '/tuner.v1.StudyService/ListTrials',
             tuner_dot_v1_dot_study__service__pb2.ListTrialsRequest.SerializeToString,
             tuner_dot_v1_dot_study__service__pb2.ListTrialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTrials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tuner.v1.StudyService/StreamTrials',
+            tuner_dot_v1_dot_study__service__pb2.ListTrialsRequest.SerializeToString,
+            tuner_dot_v1_dot_trial__pb2.Trial.FromString,
             options,
             channel_credentials,
             insecure,

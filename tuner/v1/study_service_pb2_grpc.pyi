@@ -41,7 +41,10 @@ class StudyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StudyServiceAsyncStub: ...
     CreateStudy: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.CreateStudyRequest, _study_pb2.Study]
-    """Creates a study. ALREADY_EXISTS if another study has the id; the same study again is answered with what is there."""
+    """Creates a study. If one has the id: the same again is answered with what is there, and one that only widens it
+    (choices added, wider ranges, new parameters with a default, other limits, labels or export) extends it as a new
+    version of its space. ALREADY_EXISTS for everything else, with what cannot change.
+    """
     GetStudy: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.GetStudyRequest, _study_pb2.Study]
     """Returns a study."""
     ListStudies: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.ListStudiesRequest, _study_service_pb2.ListStudiesResponse]
@@ -70,10 +73,16 @@ class StudyServiceStub:
     """Asks a trial to stop: its next report is answered with STOP."""
     RetryTrials: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.RetryTrialsRequest, _study_service_pb2.RetryTrialsResponse]
     """Makes failed trials due again."""
+    AddTrials: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.AddTrialsRequest, _study_service_pb2.AddTrialsResponse]
+    """Adds trials of the user's own: to be run before any proposal, or past results that were measured elsewhere."""
+    UpdateTrial: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.UpdateTrialRequest, _trial_pb2.Trial]
+    """Changes a trial's labels."""
     GetTrial: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.GetTrialRequest, _trial_pb2.Trial]
     """Returns a trial."""
     ListTrials: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.ListTrialsRequest, _study_service_pb2.ListTrialsResponse]
-    """Lists a study's trials."""
+    """Lists a study's trials, a page at a time."""
+    StreamTrials: _grpc.UnaryStreamMultiCallable[_study_service_pb2.ListTrialsRequest, _trial_pb2.Trial]
+    """Streams all the trials that ListTrials would list."""
     WatchStudy: _grpc.UnaryStreamMultiCallable[_study_service_pb2.WatchStudyRequest, _study_service_pb2.StudyEvent]
     """Streams what happens to a study, from now or from a resume token, until it ends."""
     WriteTrialLog: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.WriteTrialLogRequest, _empty_pb2.Empty]
@@ -93,7 +102,10 @@ class StudyServiceAsyncStub(StudyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateStudy: _aio.UnaryUnaryMultiCallable[_study_service_pb2.CreateStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
-    """Creates a study. ALREADY_EXISTS if another study has the id; the same study again is answered with what is there."""
+    """Creates a study. If one has the id: the same again is answered with what is there, and one that only widens it
+    (choices added, wider ranges, new parameters with a default, other limits, labels or export) extends it as a new
+    version of its space. ALREADY_EXISTS for everything else, with what cannot change.
+    """
     GetStudy: _aio.UnaryUnaryMultiCallable[_study_service_pb2.GetStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
     """Returns a study."""
     ListStudies: _aio.UnaryUnaryMultiCallable[_study_service_pb2.ListStudiesRequest, _study_service_pb2.ListStudiesResponse]  # type: ignore[assignment]
@@ -122,10 +134,16 @@ class StudyServiceAsyncStub(StudyServiceStub):
     """Asks a trial to stop: its next report is answered with STOP."""
     RetryTrials: _aio.UnaryUnaryMultiCallable[_study_service_pb2.RetryTrialsRequest, _study_service_pb2.RetryTrialsResponse]  # type: ignore[assignment]
     """Makes failed trials due again."""
+    AddTrials: _aio.UnaryUnaryMultiCallable[_study_service_pb2.AddTrialsRequest, _study_service_pb2.AddTrialsResponse]  # type: ignore[assignment]
+    """Adds trials of the user's own: to be run before any proposal, or past results that were measured elsewhere."""
+    UpdateTrial: _aio.UnaryUnaryMultiCallable[_study_service_pb2.UpdateTrialRequest, _trial_pb2.Trial]  # type: ignore[assignment]
+    """Changes a trial's labels."""
     GetTrial: _aio.UnaryUnaryMultiCallable[_study_service_pb2.GetTrialRequest, _trial_pb2.Trial]  # type: ignore[assignment]
     """Returns a trial."""
     ListTrials: _aio.UnaryUnaryMultiCallable[_study_service_pb2.ListTrialsRequest, _study_service_pb2.ListTrialsResponse]  # type: ignore[assignment]
-    """Lists a study's trials."""
+    """Lists a study's trials, a page at a time."""
+    StreamTrials: _aio.UnaryStreamMultiCallable[_study_service_pb2.ListTrialsRequest, _trial_pb2.Trial]  # type: ignore[assignment]
+    """Streams all the trials that ListTrials would list."""
     WatchStudy: _aio.UnaryStreamMultiCallable[_study_service_pb2.WatchStudyRequest, _study_service_pb2.StudyEvent]  # type: ignore[assignment]
     """Streams what happens to a study, from now or from a resume token, until it ends."""
     WriteTrialLog: _aio.UnaryUnaryMultiCallable[_study_service_pb2.WriteTrialLogRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -148,7 +166,10 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _study_service_pb2.CreateStudyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_study_pb2.Study, _abc.Awaitable[_study_pb2.Study]]:
-        """Creates a study. ALREADY_EXISTS if another study has the id; the same study again is answered with what is there."""
+        """Creates a study. If one has the id: the same again is answered with what is there, and one that only widens it
+        (choices added, wider ranges, new parameters with a default, other limits, labels or export) extends it as a new
+        version of its space. ALREADY_EXISTS for everything else, with what cannot change.
+        """
 
     @_abc_1.abstractmethod
     def GetStudy(
@@ -263,6 +284,22 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes failed trials due again."""
 
     @_abc_1.abstractmethod
+    def AddTrials(
+        self,
+        request: _study_service_pb2.AddTrialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_study_service_pb2.AddTrialsResponse, _abc.Awaitable[_study_service_pb2.AddTrialsResponse]]:
+        """Adds trials of the user's own: to be run before any proposal, or past results that were measured elsewhere."""
+
+    @_abc_1.abstractmethod
+    def UpdateTrial(
+        self,
+        request: _study_service_pb2.UpdateTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trial_pb2.Trial, _abc.Awaitable[_trial_pb2.Trial]]:
+        """Changes a trial's labels."""
+
+    @_abc_1.abstractmethod
     def GetTrial(
         self,
         request: _study_service_pb2.GetTrialRequest,
@@ -276,7 +313,15 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _study_service_pb2.ListTrialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_study_service_pb2.ListTrialsResponse, _abc.Awaitable[_study_service_pb2.ListTrialsResponse]]:
-        """Lists a study's trials."""
+        """Lists a study's trials, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def StreamTrials(
+        self,
+        request: _study_service_pb2.ListTrialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trial_pb2.Trial], _abc.AsyncIterator[_trial_pb2.Trial]]:
+        """Streams all the trials that ListTrials would list."""
 
     @_abc_1.abstractmethod
     def WatchStudy(

@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tuner.v1 import space_pb2 as tuner_dot_v1_dot_space__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14tuner/v1/trial.proto\x12\x08tuner.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tuner/v1/space.proto\"\xe7\x06\n\x05Trial\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x15.tuner.v1.Trial.StateB\x04\xe2\x41\x01\x03\x12\x39\n\nparameters\x18\x03 \x03(\x0b\x32\x1f.tuner.v1.Trial.ParametersEntryB\x04\xe2\x41\x01\x03\x12\x1b\n\rspace_version\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61ttempt\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12$\n\x05lease\x18\x06 \x01(\x0b\x32\x0f.tuner.v1.LeaseB\x04\xe2\x41\x01\x03\x12\x36\n\x11\x66inal_measurement\x18\x07 \x01(\x0b\x32\x15.tuner.v1.MeasurementB\x04\xe2\x41\x01\x03\x12\x31\n\x0cmeasurements\x18\x08 \x03(\x0b\x32\x15.tuner.v1.MeasurementB\x04\xe2\x41\x01\x03\x12)\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x11.tuner.v1.AttemptB\x04\xe2\x41\x01\x03\x12\x1c\n\x0estop_requested\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x61rtifact_uri\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1aK\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.tuner.v1.ParameterValue:\x02\x38\x01\"n\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06PRUNED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x12\x0e\n\nINFEASIBLE\x10\x06:?\xea\x41<\n\x0btuner/Trial\x12\x1estudies/{study}/trials/{trial}*\x06trials2\x05trial\"W\n\x05Lease\x12\x17\n\tworker_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"\xbe\x01\n\x0bMeasurement\x12\x12\n\x04step\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x39\n\x07metrics\x18\x02 \x03(\x0b\x32\".tuner.v1.Measurement.MetricsEntryB\x04\xe2\x41\x01\x02\x12\x30\n\x07\x65lapsed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xf6\x01\n\x07\x46\x61ilure\x12,\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x17.tuner.v1.Failure.CauseB\x04\xe2\x41\x01\x02\x12\x15\n\x07message\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05stack\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08log_tail\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"y\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x08\n\x04LOST\x10\x01\x12\r\n\tPREEMPTED\x10\x02\x12\x0e\n\nUSER_ERROR\x10\x03\x12\x11\n\rOUT_OF_MEMORY\x10\x04\x12\x0e\n\nINFEASIBLE\x10\x05\x12\r\n\tTIMED_OUT\x10\x06\"\xe0\x01\n\x07\x41ttempt\x12\x14\n\x06number\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x17\n\tworker_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04host\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12(\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x11.tuner.v1.FailureB\x04\xe2\x41\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14tuner/v1/trial.proto\x12\x08tuner.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tuner/v1/space.proto\"\xaa\t\n\x05Trial\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x15.tuner.v1.Trial.StateB\x04\xe2\x41\x01\x03\x12\x39\n\nparameters\x18\x03 \x03(\x0b\x32\x1f.tuner.v1.Trial.ParametersEntryB\x04\xe2\x41\x01\x03\x12\x1b\n\rspace_version\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61ttempt\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12$\n\x05lease\x18\x06 \x01(\x0b\x32\x0f.tuner.v1.LeaseB\x04\xe2\x41\x01\x03\x12\x36\n\x11\x66inal_measurement\x18\x07 \x01(\x0b\x32\x15.tuner.v1.MeasurementB\x04\xe2\x41\x01\x03\x12\x31\n\x0cmeasurements\x18\x08 \x03(\x0b\x32\x15.tuner.v1.MeasurementB\x04\xe2\x41\x01\x03\x12)\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x11.tuner.v1.AttemptB\x04\xe2\x41\x01\x03\x12\x1c\n\x0estop_requested\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x61rtifact_uri\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x31\n\x06labels\x18\x10 \x03(\x0b\x32\x1b.tuner.v1.Trial.LabelsEntryB\x04\xe2\x41\x01\x01\x12.\n\ncheckpoint\x18\x11 \x01(\x0b\x32\x14.tuner.v1.CheckpointB\x04\xe2\x41\x01\x03\x12,\n\x06origin\x18\x12 \x01(\x0e\x32\x16.tuner.v1.Trial.OriginB\x04\xe2\x41\x01\x03\x12%\n\x12within_constraints\x18\x13 \x01(\x08\x42\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x1aK\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.tuner.v1.ParameterValue:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06PRUNED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x12\x0e\n\nINFEASIBLE\x10\x06\"C\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x0c\n\x08PROPOSED\x10\x01\x12\t\n\x05GIVEN\x10\x02\x12\x08\n\x04PAST\x10\x03:?\xea\x41<\n\x0btuner/Trial\x12\x1estudies/{study}/trials/{trial}*\x06trials2\x05trialB\x15\n\x13_within_constraints\"3\n\nCheckpoint\x12\x11\n\x03uri\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04step\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"l\n\x05Lease\x12\x17\n\tworker_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\"\xbe\x01\n\x0bMeasurement\x12\x12\n\x04step\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x39\n\x07metrics\x18\x02 \x03(\x0b\x32\".tuner.v1.Measurement.MetricsEntryB\x04\xe2\x41\x01\x02\x12\x30\n\x07\x65lapsed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xf6\x01\n\x07\x46\x61ilure\x12,\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x17.tuner.v1.Failure.CauseB\x04\xe2\x41\x01\x02\x12\x15\n\x07message\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05stack\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08log_tail\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"y\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x08\n\x04LOST\x10\x01\x12\r\n\tPREEMPTED\x10\x02\x12\x0e\n\nUSER_ERROR\x10\x03\x12\x11\n\rOUT_OF_MEMORY\x10\x04\x12\x0e\n\nINFEASIBLE\x10\x05\x12\r\n\tTIMED_OUT\x10\x06\"\xe0\x01\n\x07\x41ttempt\x12\x14\n\x06number\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x17\n\tworker_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04host\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12(\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x11.tuner.v1.FailureB\x04\xe2\x41\x01\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRIAL_PARAMETERSENTRY']._loaded_options = None
   _globals['_TRIAL_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_TRIAL_LABELSENTRY']._loaded_options = None
+  _globals['_TRIAL_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TRIAL'].fields_by_name['name']._loaded_options = None
   _globals['_TRIAL'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_TRIAL'].fields_by_name['state']._loaded_options = None
@@ -68,12 +70,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRIAL'].fields_by_name['start_time']._serialized_options = b'\342A\001\003'
   _globals['_TRIAL'].fields_by_name['end_time']._loaded_options = None
   _globals['_TRIAL'].fields_by_name['end_time']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['labels']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['labels']._serialized_options = b'\342A\001\001'
+  _globals['_TRIAL'].fields_by_name['checkpoint']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['checkpoint']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['origin']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['origin']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['within_constraints']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['within_constraints']._serialized_options = b'\342A\001\003'
   _globals['_TRIAL']._loaded_options = None
   _globals['_TRIAL']._serialized_options = b'\352A<\n\013tuner/Trial\022\036studies/{study}/trials/{trial}*\006trials2\005trial'
+  _globals['_CHECKPOINT'].fields_by_name['uri']._loaded_options = None
+  _globals['_CHECKPOINT'].fields_by_name['uri']._serialized_options = b'\342A\001\002'
+  _globals['_CHECKPOINT'].fields_by_name['step']._loaded_options = None
+  _globals['_CHECKPOINT'].fields_by_name['step']._serialized_options = b'\342A\001\002'
   _globals['_LEASE'].fields_by_name['worker_id']._loaded_options = None
   _globals['_LEASE'].fields_by_name['worker_id']._serialized_options = b'\342A\001\003'
   _globals['_LEASE'].fields_by_name['expire_time']._loaded_options = None
   _globals['_LEASE'].fields_by_name['expire_time']._serialized_options = b'\342A\001\003'
+  _globals['_LEASE'].fields_by_name['token']._loaded_options = None
+  _globals['_LEASE'].fields_by_name['token']._serialized_options = b'\342A\001\003'
   _globals['_MEASUREMENT_METRICSENTRY']._loaded_options = None
   _globals['_MEASUREMENT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_MEASUREMENT'].fields_by_name['step']._loaded_options = None
@@ -103,21 +119,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPT'].fields_by_name['failure']._loaded_options = None
   _globals['_ATTEMPT'].fields_by_name['failure']._serialized_options = b'\342A\001\003'
   _globals['_TRIAL']._serialized_start=182
-  _globals['_TRIAL']._serialized_end=1053
-  _globals['_TRIAL_PARAMETERSENTRY']._serialized_start=801
-  _globals['_TRIAL_PARAMETERSENTRY']._serialized_end=876
-  _globals['_TRIAL_STATE']._serialized_start=878
-  _globals['_TRIAL_STATE']._serialized_end=988
-  _globals['_LEASE']._serialized_start=1055
-  _globals['_LEASE']._serialized_end=1142
-  _globals['_MEASUREMENT']._serialized_start=1145
-  _globals['_MEASUREMENT']._serialized_end=1335
-  _globals['_MEASUREMENT_METRICSENTRY']._serialized_start=1289
-  _globals['_MEASUREMENT_METRICSENTRY']._serialized_end=1335
-  _globals['_FAILURE']._serialized_start=1338
-  _globals['_FAILURE']._serialized_end=1584
-  _globals['_FAILURE_CAUSE']._serialized_start=1463
-  _globals['_FAILURE_CAUSE']._serialized_end=1584
-  _globals['_ATTEMPT']._serialized_start=1587
-  _globals['_ATTEMPT']._serialized_end=1811
+  _globals['_TRIAL']._serialized_end=1376
+  _globals['_TRIAL_PARAMETERSENTRY']._serialized_start=985
+  _globals['_TRIAL_PARAMETERSENTRY']._serialized_end=1060
+  _globals['_TRIAL_LABELSENTRY']._serialized_start=1062
+  _globals['_TRIAL_LABELSENTRY']._serialized_end=1107
+  _globals['_TRIAL_STATE']._serialized_start=1109
+  _globals['_TRIAL_STATE']._serialized_end=1219
+  _globals['_TRIAL_ORIGIN']._serialized_start=1221
+  _globals['_TRIAL_ORIGIN']._serialized_end=1288
+  _globals['_CHECKPOINT']._serialized_start=1378
+  _globals['_CHECKPOINT']._serialized_end=1429
+  _globals['_LEASE']._serialized_start=1431
+  _globals['_LEASE']._serialized_end=1539
+  _globals['_MEASUREMENT']._serialized_start=1542
+  _globals['_MEASUREMENT']._serialized_end=1732
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_start=1686
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_end=1732
+  _globals['_FAILURE']._serialized_start=1735
+  _globals['_FAILURE']._serialized_end=1981
+  _globals['_FAILURE_CAUSE']._serialized_start=1860
+  _globals['_FAILURE_CAUSE']._serialized_end=1981
+  _globals['_ATTEMPT']._serialized_start=1984
+  _globals['_ATTEMPT']._serialized_end=2208
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,33 @@ class Trial(_message.Message):
     INFEASIBLE: Trial.State.ValueType  # 6
     """Cannot be trained with its parameters."""
 
+    class _Origin:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Trial._Origin.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ORIGIN_UNSPECIFIED: Trial._Origin.ValueType  # 0
+        """Read as PROPOSED."""
+        PROPOSED: Trial._Origin.ValueType  # 1
+        """The search proposed it."""
+        GIVEN: Trial._Origin.ValueType  # 2
+        """A user asked for it."""
+        PAST: Trial._Origin.ValueType  # 3
+        """A result that a user brought along; it was never run here."""
+
+    class Origin(_Origin, metaclass=_OriginEnumTypeWrapper):
+        """Where a trial comes from."""
+
+    ORIGIN_UNSPECIFIED: Trial.Origin.ValueType  # 0
+    """Read as PROPOSED."""
+    PROPOSED: Trial.Origin.ValueType  # 1
+    """The search proposed it."""
+    GIVEN: Trial.Origin.ValueType  # 2
+    """A user asked for it."""
+    PAST: Trial.Origin.ValueType  # 3
+    """A result that a user brought along; it was never run here."""
+
     @_typing.final
     class ParametersEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -88,6 +115,26 @@ class Trial(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
@@ -103,6 +150,10 @@ class Trial(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    WITHIN_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: `studies/{study}/trials/{trial}`; the id is the trial's number, from 0 without gaps."""
     state: Global___Trial.State.ValueType
@@ -110,13 +161,17 @@ class Trial(_message.Message):
     space_version: _builtins.int
     """The version of the space the parameters were drawn from."""
     attempt: _builtins.int
-    """The current or last attempt, from 1; 0 before the first. It is the lease's fencing token."""
+    """The current or last attempt, from 1; 0 before the first."""
     stop_requested: _builtins.bool
     """Whether the next report is answered with STOP."""
     artifact_uri: _builtins.str
     """Where the trial's weights, predictions and checkpoints lie."""
     state_reason: _builtins.str
     """Why the trial is in its state, for people: the failure's message, or what stopped it."""
+    origin: Global___Trial.Origin.ValueType
+    """Where the trial comes from."""
+    within_constraints: _builtins.bool
+    """Whether its result keeps to the study's constraints; unset without a result."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, _space_pb2.ParameterValue]:
         """The value of every active parameter."""
@@ -149,6 +204,14 @@ class Trial(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When the trial ended."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Words of the user's own."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """The last checkpoint that an attempt reported: where the next one goes on."""
+
     def __init__(
         self,
         *,
@@ -167,25 +230,62 @@ class Trial(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        origin: Global___Trial.Origin.ValueType = ...,
+        within_constraints: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "lease", b"lease", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "lease", b"lease", "start_time", b"start_time", "within_constraints", b"within_constraints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_uri", b"artifact_uri", "attempt", b"attempt", "attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "lease", b"lease", "measurements", b"measurements", "name", b"name", "parameters", b"parameters", "space_version", b"space_version", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "stop_requested", b"stop_requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "artifact_uri", b"artifact_uri", "attempt", b"attempt", "attempts", b"attempts", "checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "labels", b"labels", "lease", b"lease", "measurements", b"measurements", "name", b"name", "origin", b"origin", "parameters", b"parameters", "space_version", b"space_version", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "stop_requested", b"stop_requested", "within_constraints", b"within_constraints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__within_constraints: _TypeAlias = _typing.Literal["within_constraints"]  # noqa: Y015
+    _WhichOneofArgType__within_constraints: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__within_constraints) -> _WhichOneofReturnType__within_constraints | None: ...
 
 Global___Trial: _TypeAlias = Trial  # noqa: Y015
 
 @_typing.final
+class Checkpoint(_message.Message):
+    """Where an attempt can be taken up again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Where it lies."""
+    step: _builtins.int
+    """The last step it holds."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
 class Lease(_message.Message):
-    """The right to run a trial until it expires. The token is the trial's `attempt`."""
+    """The right to run a trial until it expires."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Who holds it."""
+    token: _builtins.str
+    """The fencing token, opaque: the holder sends it along with everything it says of the trial. No two leases ever
+    have the same, not even those of a deleted study and of one that took its name.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends unless a report or a heartbeat renews it."""
@@ -195,10 +295,11 @@ class Lease(_message.Message):
         *,
         worker_id: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "token", b"token", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

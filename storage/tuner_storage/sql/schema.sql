@@ -58,6 +58,44 @@ BEGIN
 END;
 $$;
 
+-- --- servers and callers ------------------------------------------------------------------------
+
+-- The study servers that share this database. One whose time has expired is dead: its studies are
+-- anybody's. The times are this database's own, so that the servers' clocks do not matter.
+CREATE TABLE tuner.servers (
+    server uuid NOT NULL,
+    -- Where the other servers reach it.
+    address text NOT NULL,
+    start_time timestamptz NOT NULL,
+    expire_time timestamptz NOT NULL,
+    CONSTRAINT servers_pkey PRIMARY KEY (server)
+);
+
+-- Who may call. Of a token's secret only its SHA-256 is kept; secrets are random, so it needs no salt.
+CREATE TABLE tuner.tokens (
+    token_id text NOT NULL,
+    role text NOT NULL,
+    secret_hash bytea NOT NULL,
+    create_time timestamptz NOT NULL,
+    expire_time timestamptz,
+    revoke_time timestamptz,
+    CONSTRAINT tokens_pkey PRIMARY KEY (token_id),
+    CONSTRAINT tokens_secret_hash_key UNIQUE (secret_hash),
+    CONSTRAINT tokens_role_check CHECK (role IN ('READER', 'WRITER', 'ADMIN'))
+);
+
+-- Who changed what. Written in the transaction of the change; what workers do is in the attempts.
+CREATE TABLE tuner.audit (
+    entry bigint GENERATED ALWAYS AS IDENTITY,
+    time timestamptz NOT NULL,
+    caller text NOT NULL,
+    method text NOT NULL,
+    resource text NOT NULL,
+    -- The request's id in the servers' logs.
+    request text NOT NULL,
+    CONSTRAINT audit_pkey PRIMARY KEY (entry)
+);
+
 -- --- studies ------------------------------------------------------------------------------------
 
 -- The key is never used again, so that a late write to a deleted study cannot reach the next study
@@ -80,6 +118,12 @@ CREATE TABLE tuner.studies (
     create_time timestamptz NOT NULL,
     update_time timestamptz NOT NULL,
     end_time timestamptz,
+    -- The server that works on the study. Every write names the epoch that it was claimed with, so
+    -- that a server which lost a study cannot write to it.
+    owner uuid,
+    epoch bigint NOT NULL DEFAULT 0,
+    -- Who created it, where callers have tokens.
+    creator text NOT NULL DEFAULT '',
     CONSTRAINT studies_pkey PRIMARY KEY (study),
     CONSTRAINT studies_study_id_key UNIQUE (study_id),
     CONSTRAINT studies_state_check
@@ -89,6 +133,8 @@ CREATE TABLE tuner.studies (
     CONSTRAINT studies_space_version_check
         CHECK (space_version > 0 OR state IN ('PREPARING', 'STOPPED'))
 );
+
+CREATE INDEX studies_owner_idx ON tuner.studies (owner);
 
 CREATE TRIGGER studies_move BEFORE UPDATE OF state ON tuner.studies
     FOR EACH ROW WHEN (OLD.state <> NEW.state AND NOT tuner.is_study_move(OLD.state, NEW.state))
@@ -108,8 +154,8 @@ CREATE TABLE tuner.spaces (
 
 -- --- trials -------------------------------------------------------------------------------------
 
--- `attempt` is the fencing token: every write of a worker names the attempt it was leased. Room is
--- left in the pages because each report renews the lease in place.
+-- Study and `attempt` make the fencing token: every write of a worker names what it was leased. Room
+-- is left in the pages because each report renews the lease in place.
 CREATE TABLE tuner.trials (
     study bigint NOT NULL,
     number integer NOT NULL,
@@ -132,6 +178,12 @@ CREATE TABLE tuner.trials (
     create_time timestamptz NOT NULL,
     start_time timestamptz,
     end_time timestamptz,
+    origin text NOT NULL DEFAULT 'PROPOSED',
+    labels json NOT NULL DEFAULT '{}',
+    -- The last checkpoint that an attempt reported.
+    checkpoint_uri text,
+    checkpoint_step bigint,
+    within_constraints boolean,
     CONSTRAINT trials_pkey PRIMARY KEY (study, number),
     CONSTRAINT trials_space_fkey
         FOREIGN KEY (study, space_version) REFERENCES tuner.spaces (study, version)
@@ -147,7 +199,10 @@ CREATE TABLE tuner.trials (
     CONSTRAINT trials_end_time_check
         CHECK ((state IN ('QUEUED', 'RUNNING')) = (end_time IS NULL)),
     CONSTRAINT trials_final_check
-        CHECK (cardinality(final_names) IS NOT DISTINCT FROM cardinality(final_values))
+        CHECK (cardinality(final_names) IS NOT DISTINCT FROM cardinality(final_values)),
+    CONSTRAINT trials_origin_check CHECK (origin IN ('PROPOSED', 'GIVEN', 'PAST')),
+    CONSTRAINT trials_checkpoint_check
+        CHECK ((checkpoint_uri IS NULL) = (checkpoint_step IS NULL))
 ) WITH (fillfactor = 70);
 
 CREATE INDEX trials_score_idx ON tuner.trials (study, score DESC NULLS LAST, number);
@@ -210,17 +265,18 @@ CREATE TABLE tuner.trial_logs (
 
 -- --- repeated requests --------------------------------------------------------------------------
 
--- The first answer to each request that changed something, written together with the change.
+-- The first answer to each request that changed something, written together with the change. The
+-- answer to a DeleteStudy outlives the study: it is kept under study 0.
 CREATE TABLE tuner.requests (
     study bigint NOT NULL,
     request_id text NOT NULL,
     method text NOT NULL,
     answer bytea NOT NULL,
     create_time timestamptz NOT NULL,
-    CONSTRAINT requests_pkey PRIMARY KEY (study, request_id, method),
-    CONSTRAINT requests_study_fkey
-        FOREIGN KEY (study) REFERENCES tuner.studies (study) ON DELETE CASCADE
+    CONSTRAINT requests_pkey PRIMARY KEY (study, request_id, method)
 );
+
+CREATE INDEX requests_create_time_idx ON tuner.requests (create_time);
 
 -- --- what is read together ----------------------------------------------------------------------
 
@@ -231,8 +287,9 @@ CREATE VIEW tuner.study_summaries AS
         studies.submitted, studies.spec, studies.managed, studies.space_version,
         studies.statistics, studies.exported_model_uri, studies.revision,
         studies.create_time, studies.update_time, studies.end_time,
+        studies.owner, studies.epoch, studies.creator,
         counts.queued, counts.running, counts.succeeded, counts.pruned, counts.failed,
-        counts.infeasible, best.number AS best_trial
+        counts.infeasible, counts.past, best.number AS best_trial
     FROM tuner.studies
     CROSS JOIN LATERAL (
         SELECT
@@ -241,7 +298,8 @@ CREATE VIEW tuner.study_summaries AS
             count(*) FILTER (WHERE trials.state = 'SUCCEEDED') AS succeeded,
             count(*) FILTER (WHERE trials.state = 'PRUNED') AS pruned,
             count(*) FILTER (WHERE trials.state = 'FAILED') AS failed,
-            count(*) FILTER (WHERE trials.state = 'INFEASIBLE') AS infeasible
+            count(*) FILTER (WHERE trials.state = 'INFEASIBLE') AS infeasible,
+            count(*) FILTER (WHERE trials.origin = 'PAST') AS past
         FROM tuner.trials
         WHERE trials.study = studies.study
     ) AS counts

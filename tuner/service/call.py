@@ -1,0 +1,38 @@
+"""The call that a thread is answering: who makes it, and what it is called in the logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call, from its arrival to its answer."""
+
+    #: Without the service, for example `CreateStudy`.
+    method: str
+    #: Names the call in the logs and traces of every server it passes through.
+    request: str
+    #: The address it came from.
+    peer: str = ""
+    #: What came with it.
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    #: Who calls: a token's id; empty where callers have no tokens.
+    caller: str = ""
+    #: Whether its caller may do everything.
+    is_admin: bool = True
+    #: What it ended with, the name of a grpc.StatusCode.
+    code: str = "OK"
+    #: How long it took.
+    seconds: float = 0.0
+
+
+_CURRENT: ContextVar[Call] = ContextVar("call")
+_NOBODY = Call(method="", request="")
+
+
+def current() -> Call:
+    """The call of this thread; one of nobody's in the server's own threads."""
+    return _CURRENT.get(_NOBODY)
