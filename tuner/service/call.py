@@ -33,6 +33,16 @@ _CURRENT: ContextVar[Call] = ContextVar("call")
 _NOBODY = Call(method="", request="")
 
 
+def begin(call: Call) -> None:
+    """From now on this thread answers the call."""
+    _CURRENT.set(call)
+
+
+def end() -> None:
+    """This thread answers no call any more. A stream that was dropped may end in another thread."""
+    _CURRENT.set(_NOBODY)
+
+
 def current() -> Call:
     """The call of this thread; one of nobody's in the server's own threads."""
     return _CURRENT.get(_NOBODY)

@@ -104,16 +104,20 @@ class CallInterceptor(grpc.ServerInterceptor):
             peer=context.peer(),
             metadata=metadata,
         )
-        token, start = calls._CURRENT.set(call), time.perf_counter()
+        calls.begin(call)
+        start = time.perf_counter()
         try:
             yield call
+        except GeneratorExit:
+            call.code = "CANCELLED"
+            raise
         except Exception as error:
             _abort(context, call, error)
         finally:
             call.seconds = time.perf_counter() - start
             for observer in self._observers:
                 observer.observe(call)
-            calls._CURRENT.reset(token)
+            calls.end()
 
 
 def _is_text(value: object) -> bool:
