@@ -54,7 +54,7 @@ def write_log(client: Client, trial: RunningTrial, text: str, offset: int = 0) -
     """Appends to a trial's log, as a runner does."""
     connection = Connection(client.address)
     request = pb.WriteTrialLogRequest(
-        name=trial.name, attempt=trial.attempt, text=text, offset=offset
+        name=trial.name, lease_token=trial.lease.token, text=text, offset=offset
     )
     connection.call(lambda stub: stub.WriteTrialLog, request)
     connection.close()

@@ -250,22 +250,22 @@ class Study:
 
     def stop(self, reason: str = "") -> None:
         """Ends the study; running trials are told to stop."""
-        request = pb.StopStudyRequest(name=self.name, reason=reason)
+        request = pb.StopStudyRequest(name=self.name, reason=reason, request_id=str(uuid.uuid4()))
         self._keep(self._connection.call(lambda stub: stub.StopStudy, request))
 
     def pause(self) -> None:
         """Proposes no more trials until resumed."""
-        request = pb.PauseStudyRequest(name=self.name)
+        request = pb.PauseStudyRequest(name=self.name, request_id=str(uuid.uuid4()))
         self._keep(self._connection.call(lambda stub: stub.PauseStudy, request))
 
     def resume(self) -> None:
         """Takes a paused study up again, or an ended one whose limits allow more."""
-        request = pb.ResumeStudyRequest(name=self.name)
+        request = pb.ResumeStudyRequest(name=self.name, request_id=str(uuid.uuid4()))
         self._keep(self._connection.call(lambda stub: stub.ResumeStudy, request))
 
     def delete(self, *, force: bool = False) -> None:
         """Deletes the study with its trials; `force` even while trials run."""
-        request = pb.DeleteStudyRequest(name=self.name, force=force)
+        request = pb.DeleteStudyRequest(name=self.name, force=force, request_id=str(uuid.uuid4()))
         self._connection.call(lambda stub: stub.DeleteStudy, request)
 
     def retry(self, numbers: Iterable[int] = ()) -> list[int]:

@@ -25,6 +25,8 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from tuner.config import Settings
 from tuner.errors import FailedPreconditionError
 from tuner.service import servicer
+from tuner.service.fleet import Fleet
+from tuner.service.forwarding import Forwarder
 from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
@@ -50,6 +52,13 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+#: To another server, which is reached directly; one that is gone is noticed soon.
+_CHANNEL = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
@@ -92,16 +101,21 @@ class StudyServer:
 
     def _start(self) -> str:
         settings, stack = self._settings, self._stack
+        store = self._open_store()
+        fleet = Fleet(store)
+        forwarder = Forwarder(fleet, lambda to: grpc.insecure_channel(to, options=_CHANNEL))
+        stack.callback(forwarder.close)
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
-        server = grpc.server(pool, interceptors=[CallInterceptor(Everybody())], options=_OPTIONS)
+        interceptor = CallInterceptor(Everybody(), forwarder)
+        server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
         address = _listen(server, settings.host, settings.server_port)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
-        studies = Studies(self._open_store(), timedelta(seconds=settings.lease_seconds))
+        stack.enter_context(fleet.joined(address))
+        studies = Studies(store, fleet, timedelta(seconds=settings.lease_seconds))
         stack.callback(studies.close)
-        studies.load_open()
         stack.enter_context(Ticker(studies))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
