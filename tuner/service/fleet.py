@@ -29,9 +29,15 @@ class ElsewhereError(TunerError):
     code = "UNAVAILABLE"
     reason = "ELSEWHERE"
 
-    def __init__(self, message: str, address: str = "") -> None:
+    def __init__(self, message: str, address: str = "", fleet: Fleet | None = None) -> None:
         super().__init__(message)
         self.address = address
+        self._fleet = fleet
+
+    def doubt(self) -> None:
+        """That server does not answer, or owns the study no more: ask the database again."""
+        if self._fleet is not None:
+            self._fleet.doubt(self.address)
 
 
 class Fleet:
@@ -54,6 +60,7 @@ class Fleet:
         A server that could not for a while may have lost its studies: then its next write is
         refused, as every write names the epoch of its claim.
         """
+        self._store.forget_servers(self.server, address)
         self._store.enter_server(self.server, address, LEASE)
         thread = threading.Thread(target=self._run, args=(address,), name="fleet", daemon=True)
         thread.start()
@@ -87,7 +94,7 @@ class Fleet:
         """
         address, until = self._believed.get(study_id, ("", 0.0))
         if time.monotonic() < until:
-            raise ElsewhereError(f"{address} owns study {study_id!r}.", address)
+            raise ElsewhereError(f"{address} owns study {study_id!r}.", address, self)
         epoch = self._store.claim_study(self.server, study_id)
         if epoch is not None:
             self._believed.pop(study_id, None)
@@ -98,10 +105,10 @@ class Fleet:
         if not owner:
             raise UnavailableError(f"study {study_id!r} is changing its server; try again.")
         self._believed[study_id] = (owner, time.monotonic() + _BELIEVED_SECONDS)
-        raise ElsewhereError(f"{owner} owns study {study_id!r}.", owner)
+        raise ElsewhereError(f"{owner} owns study {study_id!r}.", owner, self)
 
     def doubt(self, address: str) -> None:
-        """A server does not answer, or owns the study no more: ask the database again."""
+        """Forgets which studies a server owned."""
         for study_id, (owner, _) in list(self._believed.items()):
             if owner == address:
                 self._believed.pop(study_id, None)

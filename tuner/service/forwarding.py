@@ -11,7 +11,7 @@ import grpc
 from tuner.client.channel import rebuilt
 from tuner.errors import UnavailableError
 from tuner.service.call import REQUEST_KEY, Call
-from tuner.service.fleet import ElsewhereError, Fleet
+from tuner.service.fleet import ElsewhereError
 
 R = TypeVar("R")
 
@@ -31,12 +31,10 @@ class Forwarder:
     Only addresses from servers' own registrations are ever dialled.
 
     Args:
-        fleet: Who owns what.
         dial: How another server is reached.
     """
 
-    def __init__(self, fleet: Fleet, dial: Dial) -> None:
-        self._fleet = fleet
+    def __init__(self, dial: Dial) -> None:
         self._dial = dial
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
@@ -45,26 +43,26 @@ class Forwarder:
         self, call: Call, elsewhere: ElsewhereError, request: Any, context: grpc.ServicerContext
     ) -> bytes:
         """The owner's answer; raises the error that it raised."""
-        channel = self._channel(call, elsewhere.address)
+        channel = self._channel(call, elsewhere)
         method: Any = channel.unary_unary(call.path, request_serializer=_serialized)
         try:
             answer: bytes = method(request, timeout=_timeout(context), metadata=_metadata(call))
         except grpc.RpcError as error:
-            raise self._failure(error, elsewhere.address) from None
+            raise _failure(error, elsewhere) from None
         return answer
 
     def stream(
         self, call: Call, elsewhere: ElsewhereError, request: Any, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """What the owner streams; raises the error that it raised."""
-        channel = self._channel(call, elsewhere.address)
+        channel = self._channel(call, elsewhere)
         method: Any = channel.unary_stream(call.path, request_serializer=_serialized)
         stream = method(request, timeout=context.time_remaining(), metadata=_metadata(call))
         context.add_callback(lambda: stream.cancel() and None)
         try:
             yield from stream
         except grpc.RpcError as error:
-            raise self._failure(error, elsewhere.address) from None
+            raise _failure(error, elsewhere) from None
         finally:
             stream.cancel()
 
@@ -75,21 +73,23 @@ class Forwarder:
         for channel in channels.values():
             channel.close()
 
-    def _channel(self, call: Call, address: str) -> grpc.Channel:
+    def _channel(self, call: Call, elsewhere: ElsewhereError) -> grpc.Channel:
         if call.metadata.get(_FORWARDED_KEY):
-            self._fleet.doubt(address)
+            elsewhere.doubt()
             raise UnavailableError("the study is changing its server; try again.")
         with self._lock:
+            address = elsewhere.address
             if address not in self._channels:
                 self._channels[address] = self._dial(address)
             return self._channels[address]
 
-    def _failure(self, error: grpc.RpcError, address: str) -> Exception:
-        failure = rebuilt(error, address)
-        if isinstance(failure, UnavailableError):
-            self._fleet.doubt(address)
-            return UnavailableError("the server that owns the study does not answer; try again.")
-        return failure
+
+def _failure(error: grpc.RpcError, elsewhere: ElsewhereError) -> Exception:
+    failure = rebuilt(error, elsewhere.address)
+    if isinstance(failure, UnavailableError):
+        elsewhere.doubt()
+        return UnavailableError("the server that owns the study does not answer; try again.")
+    return failure
 
 
 def _serialized(request: Any) -> bytes:

@@ -82,6 +82,10 @@ class LiveStudy:
         ended = self.record.study.state.is_finished
         return ended and self.record.board.count(TrialState.RUNNING) == 0
 
+    def has_ended(self) -> bool:
+        """Whether it is at rest and watchers have been told of all that led there."""
+        return self.is_at_rest and self.record.read(lambda now: self.is_at_rest)
+
     def optimal(self) -> list[int]:
         """The numbers of the trials that no other one beats in every metric."""
         return optimal_numbers(self.record.study.spec, self.record.board)

@@ -101,9 +101,7 @@ class StudyServer:
 
     def _start(self) -> str:
         settings, stack = self._settings, self._stack
-        store = self._open_store()
-        fleet = Fleet(store)
-        forwarder = Forwarder(fleet, lambda to: grpc.insecure_channel(to, options=_CHANNEL))
+        forwarder = Forwarder(lambda to: grpc.insecure_channel(to, options=_CHANNEL))
         stack.callback(forwarder.close)
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
@@ -113,6 +111,8 @@ class StudyServer:
         address = _listen(server, settings.host, settings.server_port)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
+        store = self._open_store()
+        fleet = Fleet(store)
         stack.enter_context(fleet.joined(address))
         studies = Studies(store, fleet, timedelta(seconds=settings.lease_seconds))
         stack.callback(studies.close)

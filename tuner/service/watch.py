@@ -9,7 +9,7 @@ from tuner.service.events import Event, Reported
 from tuner.service.live import LiveStudy
 from tuner.service.record import utc_now
 from tuner.service.studies import Studies
-from tuner_storage import LogPiece
+from tuner_storage import LogPiece, StaleError
 
 #: How long a stream may take to notice that its client went away.
 _TICK_SECONDS = 1.0
@@ -57,8 +57,11 @@ def _follow(live: LiveStudy, position: int, is_wanted: Callable[[], bool]) -> It
     """What happens after a position, until the study has ended or the log cannot say."""
     events = live.record.events
     while is_wanted():
-        # Looked at before reading: what ended the study was published before it was at rest.
-        ended = live.is_at_rest
+        try:
+            # Asked before reading: what ended the study has been published by then.
+            ended = live.has_ended()
+        except StaleError:
+            return
         happened = events.after(position, 0.0 if ended else _TICK_SECONDS)
         if happened is None or (ended and not happened):
             return

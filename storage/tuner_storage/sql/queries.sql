@@ -520,11 +520,14 @@ DELETE FROM tuner.requests WHERE create_time < %(before)s::timestamptz;
 
 -- --- several servers ---
 
+-- forget_servers --
+-- Those that died long ago, and whoever had an address before: one port has one listener.
+DELETE FROM tuner.servers
+WHERE expire_time < now() - interval '1 hour'
+    OR (address = %(address)s::text AND server <> %(server)s::uuid);
+
 -- enter_server --
--- Registers a server, or renews its registration; forgets those that died long ago.
-WITH forgotten AS (
-    DELETE FROM tuner.servers WHERE expire_time < now() - interval '1 hour'
-)
+-- Registers a server as alive, or renews its registration.
 INSERT INTO tuner.servers (server, address, start_time, expire_time)
 VALUES (
     %(server)s::uuid, %(address)s::text, now(), now() + %(lease)s::interval
