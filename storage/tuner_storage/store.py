@@ -213,9 +213,9 @@ class Store:
 
     # --- several servers ---
 
-    def forget_servers(self, server: UUID, address: str) -> None:
-        """Forgets servers that are long dead, and those that had a new server's address."""
-        self._execute("forget_servers", {"server": server, "address": address})
+    def forget_servers(self) -> None:
+        """Forgets servers that are long dead."""
+        self._execute("forget_servers", {})
 
     def enter_server(self, server: UUID, address: str, lease: timedelta) -> None:
         """Registers a server as alive for a time, or renews that."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from tuner.errors import NotFoundError, TunerError, UnavailableError
 from tuner_storage import ServerEntry, Store
+from tuner_storage.directory import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +49,12 @@ class Fleet:
 
     Args:
         store: The shared database.
+        data_dir: The data directory, which this process has to itself: who starts in it again is
+            the same server, and need not wait until its predecessor counts as dead.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.server: UUID = uuid4()
+    def __init__(self, store: Store, data_dir: Path) -> None:
+        self.server = _identity(data_dir)
         self._store = store
         self._believed: dict[str, tuple[str, float]] = {}
         self._stop = threading.Event()
@@ -60,7 +66,7 @@ class Fleet:
         A server that could not for a while may have lost its studies: then its next write is
         refused, as every write names the epoch of its claim.
         """
-        self._store.forget_servers(self.server, address)
+        self._store.forget_servers()
         self._store.enter_server(self.server, address, LEASE)
         thread = threading.Thread(target=self._run, args=(address,), name="fleet", daemon=True)
         thread.start()
@@ -116,3 +122,17 @@ class Fleet:
     def others(self) -> list[ServerEntry]:
         """The other servers that are alive."""
         return [entry for entry in self._store.list_servers() if entry.server != self.server]
+
+
+def _identity(data_dir: Path) -> UUID:
+    """The id of the server of a data directory; a copy of the directory is another server's."""
+    file, place = data_dir / "server-id.json", f"{socket.gethostname()}:{data_dir}"
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        if said["place"] == place:
+            return UUID(said["server"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the first start, or a file that nobody can read: a new server
+    server = uuid4()
+    replace_file(file, json.dumps({"server": str(server), "place": place}) + "\n")
+    return server

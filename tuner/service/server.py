@@ -112,7 +112,7 @@ class StudyServer:
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
         store = self._open_store()
-        fleet = Fleet(store)
+        fleet = Fleet(store, settings.data_dir)
         stack.enter_context(fleet.joined(address))
         studies = Studies(store, fleet, timedelta(seconds=settings.lease_seconds))
         stack.callback(studies.close)

@@ -521,10 +521,8 @@ DELETE FROM tuner.requests WHERE create_time < %(before)s::timestamptz;
 -- --- several servers ---
 
 -- forget_servers --
--- Those that died long ago, and whoever had an address before: one port has one listener.
-DELETE FROM tuner.servers
-WHERE expire_time < now() - interval '1 hour'
-    OR (address = %(address)s::text AND server <> %(server)s::uuid);
+-- Those that died long ago.
+DELETE FROM tuner.servers WHERE expire_time < now() - interval '1 hour';
 
 -- enter_server --
 -- Registers a server as alive, or renews its registration.
@@ -532,7 +530,8 @@ INSERT INTO tuner.servers (server, address, start_time, expire_time)
 VALUES (
     %(server)s::uuid, %(address)s::text, now(), now() + %(lease)s::interval
 )
-ON CONFLICT (server) DO UPDATE SET expire_time = now() + %(lease)s::interval;
+ON CONFLICT (server) DO UPDATE
+SET address = %(address)s::text, expire_time = now() + %(lease)s::interval;
 
 -- leave_server --
 -- A server that stops: its studies are anybody's.
