@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -88,7 +89,8 @@ class Crowd:
                 line, theirs = context.Pipe()
                 self._lines.append(line)
                 process = context.Process(target=_live, args=(work, number, theirs), daemon=True)
-                process.start()
+                with _deaf():
+                    process.start()
                 self._processes.append(process)
                 # The other end in one process only: its death then ends the line.
                 theirs.close()
@@ -135,6 +137,19 @@ class Crowd:
         self._lines, self._processes = [], []
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Holds Ctrl-C back; what is started meanwhile never hears it."""
+    # It is for the benchmark, which then ends its clients. The tracker, once it is started, lets
+    # Ctrl-C through again.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _heard(line: Connection, deadline: float) -> object:
     try:
         if not line.poll(max(0.0, deadline - time.monotonic())):
@@ -149,16 +164,17 @@ def _heard(line: Connection, deadline: float) -> object:
 
 def _live(work: Work, number: int, line: Connection) -> None:
     """A client's life: until the other end of the line is closed."""
-    # Ctrl-C is for the benchmark, which then ends its clients.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with work.open(number) as turn:
             turn()
             line.send(_READY)
             while (order := _next(line)) is not None:
                 line.send(_obey(turn, order))
+    except BrokenPipeError:
+        return
     except Exception as error:
-        line.send(f"{type(error).__name__}: {error}")
+        with suppress(BrokenPipeError):
+            line.send(f"{type(error).__name__}: {error}")
 
 
 def _next(line: Connection) -> Order | None:
