@@ -106,7 +106,7 @@ def _finish(stub: StudyServiceStub, study: str, worker: str, trials: int) -> Non
         count = min(trials, _LEASED)
         asked = pb.SuggestTrialsRequest(parent=study, worker_id=worker, count=count)
         for trial in stub.SuggestTrials(asked, timeout=_CALL_SECONDS).trials:
-            ended = pb.CompleteTrialRequest(name=trial.name, attempt=trial.attempt)
+            ended = pb.CompleteTrialRequest(name=trial.name, lease_token=trial.lease.token)
             values = convert.values_from_proto(trial.parameters)
             ended.final_measurement.metrics["score"] = score(values)
             stub.CompleteTrial(ended, timeout=_CALL_SECONDS)

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableE
 from tuner.runner.gang import Gang
 from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
-from tuner.study import Cause, Failure, Measurement, Study, StudyState, Trial
+from tuner.study import Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.context import Result, TrialTask
 
