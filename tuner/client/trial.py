@@ -62,6 +62,7 @@ class RunningTrial:
         self._reported = False
         self._stop = trial.stop_requested
         self._open = True
+        self._lost = False
 
     def __repr__(self) -> str:
         return f"RunningTrial({self._trial.name!r}, {dict(self.parameters)!r})"
@@ -104,6 +105,11 @@ class RunningTrial:
     def is_open(self) -> bool:
         """Whether the attempt has not ended."""
         return self._open
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost: what this attempt did is nobody's any more."""
+        return self._lost
 
     # --- what a script reports -------------------------------------------------------------
 
@@ -243,6 +249,7 @@ class RunningTrial:
         """Takes notice that the trial is somebody else's: nothing more is reported."""
         if self._open:
             logger.info("the lease of trial %d is lost; its attempt ends here", self.number)
+            self._lost = True
         self._open = False
 
     def _send_report(

@@ -51,14 +51,21 @@ _OPTIONS = (
     # Two servers on one port would each get half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
 )
-#: To another server, which is reached directly; one that is gone is noticed soon.
+#: To another server, which is reached directly; one that is gone, or hangs, is noticed soon.
 _CHANNEL = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long a connection may take to be made, in spite of its name.
+    ("grpc.min_reconnect_backoff_ms", 1500),
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 

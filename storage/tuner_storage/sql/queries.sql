@@ -565,10 +565,10 @@ WHERE study_id = %(study_id)s::text
 RETURNING epoch;
 
 -- find_owner --
--- The address of the server that owns a study; no row if there is no such study.
+-- The address of the living server that owns a study; no row if there is no such study.
 SELECT servers.address
 FROM tuner.studies
-LEFT JOIN tuner.servers ON servers.server = studies.owner
+LEFT JOIN tuner.servers ON servers.server = studies.owner AND servers.expire_time > now()
 WHERE studies.study_id = %(study_id)s::text;
 
 -- hand_over_study --
