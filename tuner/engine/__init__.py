@@ -8,6 +8,7 @@
     engine.restart(number)                        a new attempt: its measurements start over
     engine.finish(trial)                          a trial reached a final state
     engine.importance()                           shares by parameter and by group
+    optimal_numbers(spec, trials)                 the trials on the Pareto front
 
 A trial is added before the next one is suggested. `sampler`s are Optuna's kind and read the
 study through `engine.optuna_study()`.
@@ -15,8 +16,9 @@ study through `engine.optuna_study()`.
 
 from tuner.engine.check import check_search
 from tuner.engine.importance import Importance
+from tuner.engine.pareto import optimal_numbers
 from tuner.engine.policies import ALGORITHMS
 from tuner.engine.stopping import RULES
 from tuner.engine.study_engine import StudyEngine
 
-__all__ = ["ALGORITHMS", "RULES", "Importance", "StudyEngine", "check_search"]
+__all__ = ["ALGORITHMS", "RULES", "Importance", "StudyEngine", "check_search", "optimal_numbers"]
