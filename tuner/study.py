@@ -279,6 +279,11 @@ class StudySpec:
         return self.measurement_selection or usual
 
     @property
+    def early_stopping_in_use(self) -> str:
+        """The rule that stops trials: none with several metrics, which a trial is not cut by."""
+        return self.search.early_stopping if len(self.metrics) == 1 else "none"
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """The metrics that every result must have: those optimized, then those constrained."""
         names = [m.name for m in self.metrics] + [c.metric for c in self.constraints]
