@@ -31,7 +31,7 @@ class Board:
         #: Past results, which were added and not run.
         self.past = 0
         #: Trials that ended after the best one did.
-        self.since_best = 0
+        self._since_best: set[int] = set()
         for trial in sorted(trials, key=lambda trial: trial.end_time or _NEVER):
             self.put(trial)
 
@@ -59,10 +59,10 @@ class Board:
         if trial.state.is_finished and not was_finished:
             self._finish(trial)
         elif was_finished and not trial.state.is_finished:
-            self.since_best = max(0, self.since_best - 1)
+            self._since_best.discard(trial.number)
 
     def _finish(self, trial: Trial) -> None:
-        self.since_best += 1
+        self._since_best.add(trial.number)
         if trial.state not in (TrialState.SUCCEEDED, TrialState.PRUNED):
             return
         reached = self._spec.score(trial.final_measurement)
@@ -71,8 +71,10 @@ class Board:
         advances = self._advances(trial)
         if self._best is None or reached > self._best[0]:
             self._best, advances = (reached, trial.number), True
+        elif reached == self._best[0]:
+            self._best = reached, min(self._best[1], trial.number)
         if advances:
-            self.since_best = 0
+            self._since_best.clear()
 
     def _advances(self, trial: Trial) -> bool:
         """With several metrics: whether no earlier result is as good in all of them."""
@@ -113,8 +115,13 @@ class Board:
 
     @property
     def best(self) -> int | None:
-        """The number of the best trial, the first one among equals; None before there is one."""
+        """The number of the best trial, the lowest among equals; None before there is one."""
         return None if self._best is None else self._best[1]
+
+    @property
+    def since_best(self) -> int:
+        """How many trials ended after the last one that brought something better."""
+        return len(self._since_best)
 
     @property
     def total(self) -> int:
