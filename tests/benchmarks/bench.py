@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from tests.benchmarks.crowd import Work
 from tuner.processes import Child, Command, python
-from tuner.space import Categorical, Domain, Float, Int, Value
+from tuner.space import Categorical, Discrete, Domain, Float, Int, Value
 
 STUDY = "benchmark"
 
@@ -41,6 +42,25 @@ def score(values: Mapping[str, Value]) -> float:
         - abs(int(values["units"]) - 128) / 512
         - (values["optimizer"] != "adam") / 4
     )
+
+
+def drawn(trials: int) -> list[Mapping[str, Value]]:
+    """Points of the space, the same ones each time: every contender has the same past."""
+    source = random.Random(0)
+    return [{name: _drawn(d, source) for name, d in SPACE.items()} for _ in range(trials)]
+
+
+def _drawn(domain: Domain, source: random.Random) -> Value:
+    match domain:
+        case Categorical():
+            return source.choice(domain.choices)
+        case Discrete():
+            return source.choice(domain.values)
+        case Int():
+            return source.randint(domain.low, domain.high)
+    if domain.log:
+        return float(domain.low * (domain.high / domain.low) ** source.random())
+    return source.uniform(domain.low, domain.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

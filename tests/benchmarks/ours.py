@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from tests.benchmarks.bench import SPACE, STUDY, Bench, Place, score, server
+from tests.benchmarks.bench import SPACE, STUDY, Bench, Place, drawn, score, server
 from tests.benchmarks.crowd import Turn
 from tuner import convert
 from tuner.client.client import Client
 from tuner.config import Settings
+from tuner.space import Value
+from tuner.study import Measurement
 from tuner.v1 import study_service_pb2 as pb
 from tuner.v1.study_service_pb2_grpc import StudyServiceStub
 
 _TRIALS = 1_000_000
 _CALL_SECONDS = 60.0
-_FILLERS, _LEASED = 4, 100
+#: The most that one call may add.
+_ADDED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +91,20 @@ def study(address: str, name: str, algorithm: str, history: int) -> None:
 
 
 def fill(address: str, name: str, history: int) -> None:
-    """Gives a study its finished trials, by working on them many at a time."""
-    shares = [history // _FILLERS + (part < history % _FILLERS) for part in range(_FILLERS)]
-    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(_FILLERS) as pool:
+    """Gives a study its finished trials."""
+    trials = [_past(values) for values in drawn(history)]
+    with grpc.insecure_channel(address) as channel:
         stub = StudyServiceStub(channel)
-        work = [
-            pool.submit(_finish, stub, f"studies/{name}", f"filler-{number}", share)
-            for number, share in enumerate(shares)
-        ]
-        for one in work:
-            one.result()
+        for first in range(0, history, _ADDED):
+            request = pb.AddTrialsRequest(
+                parent=f"studies/{name}", trials=trials[first : first + _ADDED]
+            )
+            stub.AddTrials(request, timeout=_CALL_SECONDS)
 
 
-def _finish(stub: StudyServiceStub, study: str, worker: str, trials: int) -> None:
-    while trials > 0:
-        count = min(trials, _LEASED)
-        asked = pb.SuggestTrialsRequest(parent=study, worker_id=worker, count=count)
-        for trial in stub.SuggestTrials(asked, timeout=_CALL_SECONDS).trials:
-            ended = pb.CompleteTrialRequest(name=trial.name, lease_token=trial.lease.token)
-            values = convert.values_from_proto(trial.parameters)
-            ended.final_measurement.metrics["score"] = score(values)
-            stub.CompleteTrial(ended, timeout=_CALL_SECONDS)
-            trials -= 1
+def _past(values: Mapping[str, Value]) -> pb.AddTrialsRequest.NewTrial:
+    result = Measurement(step=0, metrics={"score": score(values)})
+    return pb.AddTrialsRequest.NewTrial(
+        parameters=convert.values_to_proto(values),
+        final_measurement=convert.measurement_to_proto(result),
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 import sys
 import threading
@@ -27,9 +26,9 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, GrpcStorageProxy, get_storage, run_grpc_proxy_server
 
-from tests.benchmarks.bench import SPACE, STUDY, Bench, Place, score, server
+from tests.benchmarks.bench import SPACE, STUDY, Bench, Place, drawn, score, server
 from tests.benchmarks.crowd import Turn
-from tuner.space import Categorical, Discrete, Domain, Int, Value
+from tuner.space import Categorical, Discrete, Domain, Int
 
 _HOST = "127.0.0.1"
 _CONNECT_SECONDS = 30.0
@@ -114,26 +113,13 @@ def _filled(place: Place) -> str:
     """Creates a study with finished trials; returns SQLAlchemy's URL of its database."""
     url = place.url.replace("postgresql://", "postgresql+psycopg://", 1)
     study = optuna.create_study(study_name=STUDY, storage=get_storage(url), direction="maximize")
-    source = random.Random(0)
-    drawn = [{name: _drawn(d, source) for name, d in SPACE.items()} for _ in range(place.history)]
     study.add_trials(
-        optuna.create_trial(params=values, distributions=dict(DISTRIBUTIONS), value=score(values))
-        for values in drawn
+        optuna.create_trial(
+            params=dict(values), distributions=dict(DISTRIBUTIONS), value=score(values)
+        )
+        for values in drawn(place.history)
     )
     return url
-
-
-def _drawn(domain: Domain, source: random.Random) -> Value:
-    match domain:
-        case Categorical():
-            return source.choice(domain.choices)
-        case Discrete():
-            return source.choice(domain.values)
-        case Int():
-            return source.randint(domain.low, domain.high)
-    if domain.log:
-        return float(domain.low * (domain.high / domain.low) ** source.random())
-    return source.uniform(domain.low, domain.high)
 
 
 def main() -> None:
