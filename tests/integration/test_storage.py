@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -72,6 +72,11 @@ STUDY = Study(
 )
 
 
+def flat(changes: Iterable[Write | Sequence[Write]]) -> list[Write]:
+    """Changes in a row, of which some are one each and some several."""
+    return [w for change in changes for w in ([change] if isinstance(change, Write) else change)]
+
+
 class Held:
     """A study in the hands of a server, and a server's words in short."""
 
@@ -87,8 +92,8 @@ class Held:
         assert epoch is not None
         return Ownership(key=self.key, server=server, epoch=epoch)
 
-    def commit(self, *changes: Write) -> None:
-        self.store.commit(self.ownership, changes)
+    def commit(self, *changes: Write | Sequence[Write]) -> None:
+        self.store.commit(self.ownership, flat(changes))
 
     def trial(self, number: int, **changes: object) -> Trial:
         """A running trial, with changes."""
@@ -370,7 +375,7 @@ def test_only_the_owner_writes_and_only_with_its_last_claim(held: Held, server: 
             writes.delete_study(),
         ):
             with pytest.raises(StaleError):
-                held.store.commit(ownership, [change])
+                held.store.commit(ownership, flat([change]))
     assert held.list() == before and held.stored().study.etag == "1"
     assert held.store.read_log(held.key, 0) == []
     assert held.store.find_answer(0, "r", "DeleteStudy") is None

@@ -146,7 +146,7 @@ class LiveStudy:
         proposed = self._propose(asking, count - len(due), now)
         if not due and not proposed:
             return []
-        self.record.write(writes.lease_trials(due=due, proposed=proposed, host=asking.host))
+        self.record.write(*writes.lease_trials(due=due, proposed=proposed, host=asking.host))
         for trial in due:
             self.record.engine.restart(trial.number)
         for trial in (*due, *proposed):
@@ -194,7 +194,7 @@ class LiveStudy:
         if not held:
             return []
         renewed = [self._renewed(trial, now) for trial in held]
-        self.record.write(writes.renew_leases(renewed, now + self._lease))
+        self.record.write(*writes.renew_leases(renewed, now + self._lease))
         for trial in renewed:
             self.record.board.put(trial)
         return renewed
