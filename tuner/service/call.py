@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 class Call:
     """One call, from its arrival to its answer."""
 
+    #: As gRPC has it, for example `/tuner.v1.StudyService/CreateStudy`.
+    path: str = ""
     #: Without the service, for example `CreateStudy`.
     method: str
     #: Names the call in the logs and traces of every server it passes through.
@@ -27,6 +29,8 @@ class Call:
     code: str = "OK"
     #: How long it took.
     seconds: float = 0.0
+    #: What the tracer keeps of it until it ends.
+    trace: object = None
 
 
 _CURRENT: ContextVar[Call] = ContextVar("call")

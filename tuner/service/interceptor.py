@@ -42,6 +42,13 @@ class Observer(Protocol):
         """Takes notice; must not raise."""
 
 
+class Tracer(Observer, Protocol):
+    """Is also told of every call that begins."""
+
+    def begin(self, call: Call, request: Any) -> None:
+        """Takes notice; must not raise."""
+
+
 class Everybody:
     """The guard of a server that only its own machine reaches: everybody may do everything."""
 
@@ -52,9 +59,12 @@ class Everybody:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the methods of tuner's services. The only place that catches all exceptions."""
 
-    def __init__(self, guard: Guard, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self, guard: Guard, observers: Sequence[Observer] = (), tracer: Tracer | None = None
+    ) -> None:
         self._guard = guard
-        self._observers = tuple(observers)
+        self._observers = tuple(observers) if tracer is None else (*observers, tracer)
+        self._tracer = tracer
 
     def intercept_service(
         self,
@@ -66,40 +76,46 @@ class CallInterceptor(grpc.ServerInterceptor):
         path = handler_call_details.method
         if handler is None or not path.startswith(_SERVICES):
             return handler
-        method = path.rpartition("/")[2]
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
-            unary = self._unary(method, handler.unary_unary)
+            unary = self._unary(path, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, **codec)
         if handler.unary_stream is not None:
-            stream = self._stream(method, handler.unary_stream)
+            stream = self._stream(path, handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, **codec)
         return handler
 
-    def _unary(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(self, path: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._calling(name, context) as call:
+            with self._calling(path, context) as call:
+                self._begin(call, request)
                 self._guard.admit(call, request)
                 return method(request, context)
 
         return answer
 
-    def _stream(self, name: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def _stream(self, path: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._calling(name, context) as call:
+            with self._calling(path, context) as call:
+                self._begin(call, request)
                 self._guard.admit(call, request)
                 yield from method(request, context)
 
         return answer
 
+    def _begin(self, call: Call, request: Any) -> None:
+        if self._tracer is not None:
+            self._tracer.begin(call, request)
+
     @contextmanager
-    def _calling(self, method: str, context: grpc.ServicerContext) -> Iterator[Call]:
+    def _calling(self, path: str, context: grpc.ServicerContext) -> Iterator[Call]:
         metadata = {key: value for key, value in context.invocation_metadata() if _is_text(value)}
         call = Call(
-            method=method,
+            path=path,
+            method=path.rpartition("/")[2],
             request=metadata.get(REQUEST_KEY, "")[:64] or secrets.token_hex(8),
             peer=context.peer(),
             metadata=metadata,
