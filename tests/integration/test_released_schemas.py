@@ -24,7 +24,7 @@ RELEASED = {1: "0.1.0"}
 Rows = dict[str, tuple[str, list[Any]]]
 
 
-@pytest.fixture(params=RELEASED, ids=RELEASED.values())
+@pytest.fixture(params=RELEASED, ids=list(RELEASED.values()))
 def released(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterator[str]:
     """The URL of a database as a release left it."""
     name = f"released_{request.param}"

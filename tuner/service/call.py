@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+#: The metadata that says what a call is called in the logs, of every server it passes through.
+REQUEST_KEY = "x-request-id"
+
 
 @dataclass(slots=True, kw_only=True)
 class Call:
@@ -43,7 +46,7 @@ def begin(call: Call) -> None:
 
 
 def end() -> None:
-    """This thread answers no call any more. A stream that was dropped may end in another thread."""
+    """This thread answers no call any more; a stream that was dropped may end in another one."""
     _CURRENT.set(_NOBODY)
 
 

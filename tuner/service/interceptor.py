@@ -15,15 +15,15 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tuner.errors import InternalError, TunerError
 from tuner.service import call as calls
-from tuner.service.call import Call
+from tuner.service.call import REQUEST_KEY, Call
+from tuner.service.fleet import ElsewhereError
+from tuner.service.forwarding import Forwarder
 
 logger = logging.getLogger(__name__)
 
 _DOMAIN = "tuner"
 _DETAILS = "grpc-status-details-bin"
 _SERVICES = "/tuner.v1."
-#: Says what the call is called in the logs of the server that forwarded it.
-REQUEST_KEY = "x-request-id"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -60,9 +60,14 @@ class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the methods of tuner's services. The only place that catches all exceptions."""
 
     def __init__(
-        self, guard: Guard, observers: Sequence[Observer] = (), tracer: Tracer | None = None
+        self,
+        guard: Guard,
+        forwarder: Forwarder,
+        observers: Sequence[Observer] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         self._guard = guard
+        self._forwarder = forwarder
         self._observers = tuple(observers) if tracer is None else (*observers, tracer)
         self._tracer = tracer
 
@@ -78,7 +83,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             return handler
         codec = {
             "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
+            "response_serializer": _as_it_is(handler.response_serializer),
         }
         if handler.unary_unary is not None:
             unary = self._unary(path, handler.unary_unary)
@@ -93,7 +98,10 @@ class CallInterceptor(grpc.ServerInterceptor):
             with self._calling(path, context) as call:
                 self._begin(call, request)
                 self._guard.admit(call, request)
-                return method(request, context)
+                try:
+                    return method(request, context)
+                except ElsewhereError as elsewhere:
+                    return self._forwarder.unary(call, elsewhere, request, context)
 
         return answer
 
@@ -102,7 +110,10 @@ class CallInterceptor(grpc.ServerInterceptor):
             with self._calling(path, context) as call:
                 self._begin(call, request)
                 self._guard.admit(call, request)
-                yield from method(request, context)
+                try:
+                    yield from method(request, context)
+                except ElsewhereError as elsewhere:
+                    yield from self._forwarder.stream(call, elsewhere, request, context)
 
         return answer
 
@@ -112,7 +123,8 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     @contextmanager
     def _calling(self, path: str, context: grpc.ServicerContext) -> Iterator[Call]:
-        metadata = {key: value for key, value in context.invocation_metadata() if _is_text(value)}
+        received = context.invocation_metadata()
+        metadata = {key: value for key, value in received if isinstance(value, str)}
         call = Call(
             path=path,
             method=path.rpartition("/")[2],
@@ -136,8 +148,16 @@ class CallInterceptor(grpc.ServerInterceptor):
             calls.end()
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _as_it_is(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Lets through what is bytes already: forwarded answers, events made once for all watchers."""
+
+    def serialized(message: Any) -> bytes:
+        if isinstance(message, bytes):
+            return message
+        body: bytes = message.SerializeToString() if serialize is None else serialize(message)
+        return body
+
+    return serialized
 
 
 def _abort(context: grpc.ServicerContext, call: Call, error: Exception) -> NoReturn:

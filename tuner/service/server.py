@@ -25,6 +25,9 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from tuner.config import Settings
 from tuner.errors import FailedPreconditionError
 from tuner.service import servicer
+from tuner.service.fleet import Fleet
+from tuner.service.forwarding import Forwarder
+from tuner.service.holdings import holdings
 from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
@@ -51,7 +54,21 @@ _OPTIONS = (
     # Two servers on one port would each get half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+)
+#: To another server, which is reached directly; one that is gone, or hangs, is noticed soon.
+_CHANNEL = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long a connection may take to be made, in spite of its name.
+    ("grpc.min_reconnect_backoff_ms", 1500),
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 
@@ -104,17 +121,25 @@ class StudyServer:
     def _start(self) -> str:
         settings, stack = self._settings, self._stack
         telemetry = self._telemetry = stack.enter_context(Telemetry(settings, os.environ))
+        forwarder = Forwarder(lambda to: grpc.insecure_channel(to, options=_CHANNEL))
+        stack.callback(forwarder.close)
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
-        interceptor = CallInterceptor(Everybody(), telemetry.observers, telemetry.tracer)
+        interceptor = CallInterceptor(
+            Everybody(), forwarder, telemetry.observers, telemetry.tracer
+        )
         server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
         address = _listen(server, settings.host, settings.server_port)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
-        studies = Studies(self._open_store(), timedelta(seconds=settings.lease_seconds))
+        store = self._open_store()
+        fleet = Fleet(store, settings.data_dir)
+        stack.enter_context(fleet.joined(address))
+        lease = timedelta(seconds=settings.lease_seconds)
+        studies = Studies(store, fleet, lease, telemetry.metrics)
         stack.callback(studies.close)
-        studies.load_open()
+        telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         stack.enter_context(Ticker(studies))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
