@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.integration.conftest import database_of, make_database
-from tests.integration.service_support import running
+from tests.integration.service_support import running, until
 from tests.integration.test_migrations import _dump
 from tuner.study import StudyState, TrialState
 from tuner.v1 import study_pb2, trial_pb2
@@ -71,7 +71,7 @@ def test_every_row_is_there_after_the_migration(released: str, database_url: str
 
 
 def test_todays_server_goes_on_with_it(released: str, tmp_path: Path) -> None:
-    with running(tmp_path, released) as caller:
+    with running(tmp_path, released, lease_seconds=1) as caller:
         states = {
             study.name.partition("/")[2]: StudyState(study_pb2.Study.State.Name(study.state))
             for study in (caller.study(name) for name in ("going-on", "done", "stopped", "s"))
@@ -96,12 +96,12 @@ def test_todays_server_goes_on_with_it(released: str, tmp_path: Path) -> None:
         assert "".join(piece.text for piece in caller.read_log(trials[0])) == (
             "epoch 1\nepoch 2: “gut”\n"
         )
-        # The worker of trial 5 has been silent ever since.
+        # The worker of trial 5 has been silent ever since; it gets a lease's time to come back.
+        until(lambda: caller.trial(5, "going-on").state == trial_pb2.Trial.State.QUEUED)
         due = caller.one("new", "going-on")
         assert due.name == "studies/going-on/trials/5" and due.attempt == 3
         caller.report(due, 2, auc=0.95)
         assert caller.complete(due).final_measurement.metrics["auc"] == 0.95
         assert caller.one("new", "going-on").name == "studies/going-on/trials/6"
         assert caller.study("going-on").best_trial == "studies/going-on/trials/5"
-        key_of_the_next = caller.create("after-the-upgrade")
-        assert key_of_the_next.state == study_pb2.Study.State.ACTIVE
+        assert caller.create("after-the-upgrade").state == study_pb2.Study.State.ACTIVE
