@@ -94,8 +94,50 @@ def test_a_study_is_created_once_and_attached_to_later(caller: Caller) -> None:
     attached = caller.create(trials=3)
     assert attached.trial_counts.succeeded == 1
     with refused("ALREADY_EXISTS", "ALREADY_EXISTS") as said:
-        caller.create(trials=4)
-    assert "`limits.trials` (3 there, 4 here)" in said[0]
+        caller.create(trials=3, metrics=[study_pb2.Metric(name="loss")])
+    assert "auc" in said[0]
+    assert "loss" in said[0]
+    assert caller.study() == attached
+
+
+def test_a_study_submitted_again_with_changes_is_extended(caller: Caller) -> None:
+    caller.create(trials=2)
+    stream = caller.watch()
+    next(stream)
+    caller.complete(caller.one(), 0.5)
+    held = caller.one()
+    space = space_pb2.Space()
+    space.parameters.add(name="x").float_domain.high = 8.0
+    added = space.parameters.add(name="y")
+    added.int_domain.high = 3
+    added.default_value.int_value = 2
+    asked = request_id()
+    extended = caller.create(trials=30, space=space, request_id=asked)
+    assert (extended.space_version, extended.limits.trials) == (2, 30)
+    assert caller.create(trials=30, space=space, request_id=asked) == extended
+    assert caller.create(trials=30, space=space).space_version == 2
+    # The worker of an earlier version goes on; what is proposed now is of the new one.
+    assert caller.complete(held, 0.75).space_version == 1
+    new = [caller.complete(caller.one(), 0.1) for _ in range(20)]
+    assert {trial.space_version for trial in new} == {2}
+    assert all(set(trial.parameters) == {"x", "y"} for trial in new)
+    assert max(trial.parameters["x"].double_value for trial in new) > 1
+    assert caller.study().best_trial == held.name
+    with refused("ALREADY_EXISTS", "ALREADY_EXISTS") as said:
+        caller.create(trials=30)
+    assert "`y`" in said[0] or "'y'" in said[0]
+    assert caller.stop().state == StudyState.STOPPED
+    assert list(stream)[-1].study.state == StudyState.STOPPED
+
+
+def test_more_trials_take_a_completed_study_up_again(caller: Caller) -> None:
+    caller.create(trials=1)
+    caller.complete(caller.one(), 0.5)
+    assert caller.study().state == StudyState.COMPLETED
+    assert caller.create(trials=2).state == StudyState.ACTIVE
+    caller.complete(caller.one(), 0.75)
+    assert caller.study().state == StudyState.COMPLETED
+    assert caller.study().trial_counts.succeeded == 2
 
 
 @pytest.mark.parametrize(

@@ -435,13 +435,17 @@ def test_a_registration_is_renewed(store: Store) -> None:
     assert entry.start_time < entry.expire_time
 
 
-def test_a_new_server_takes_over_the_address_of_a_dead_one(store: Store) -> None:
-    held = Held(store, entered(store, "a:1"))
-    new, other = entered(store, "a:1"), entered(store, "b:1")
-    store.forget_servers(new, "a:1")
-    assert {entry.server for entry in store.list_servers()} == {new, other}
+def test_a_server_that_is_long_dead_is_forgotten(store: Store, database_url: str) -> None:
+    held = Held(store, entered(store, "a:1", -LEASE))
+    entered(store, "old:1", timedelta(hours=-2))
+    living = entered(store, "b:1")
+    store.forget_servers()
+    assert [entry.server for entry in store.list_servers()] == [living]
+    with psycopg.connect(database_url) as connection:
+        known = connection.execute("SELECT address FROM tuner.servers ORDER BY 1").fetchall()
+    assert known == [("a:1",), ("b:1",)]
     assert store.find_owner("mine") == ""
-    assert store.claim_study(new, "mine") == held.ownership.epoch + 1
+    assert store.claim_study(living, "mine") == held.ownership.epoch + 1
 
 
 def test_a_study_is_handed_over_to_a_living_server(held: Held) -> None:

@@ -233,7 +233,7 @@ class Record:
 
     def build_engine(self, study: Study, trials: Sequence[Trial]) -> None:
         """Builds what proposes, from a study's spec and history."""
-        self._engine = StudyEngine(study.study_id, study.spec, trials)
+        self._engine = StudyEngine(study.study_id, study.spec, trials, self._earlier)
 
     def save(self, changed: Study, now: datetime, submitted: StudySpec | None = None) -> Study:
         """Changes the study; `submitted` if it was submitted anew. Returns its summary."""
