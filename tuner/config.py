@@ -35,6 +35,11 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "how long a silent worker keeps its trial",
     ),
     "log_level": ("TUNER_LOG_LEVEL", "debug, info, warning or error"),
+    "log_format": ("TUNER_LOG_FORMAT", "text, or json: an object in each line"),
+    "metrics_port": (
+        "TUNER_METRICS_PORT",
+        "the port of the study server's Prometheus metrics; 0 means none",
+    ),
 }
 
 
@@ -53,10 +58,12 @@ class Settings:
     cpus: int = 0
     lease_seconds: float = 30.0
     log_level: str = "info"
+    log_format: str = "text"
+    metrics_port: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser().absolute())
-        for name in ("server_port", "web_port"):
+        for name in ("server_port", "web_port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise InvalidArgumentError(
                     f"{VARIABLES[name][0]} must be 0 to 65535, but got {getattr(self, name)}."
@@ -69,6 +76,10 @@ class Settings:
             raise InvalidArgumentError(
                 f"TUNER_LOG_LEVEL must be debug, info, warning or error, but got "
                 f"{self.log_level!r}."
+            )
+        if self.log_format not in ("text", "json"):
+            raise InvalidArgumentError(
+                f"TUNER_LOG_FORMAT must be text or json, but got {self.log_format!r}."
             )
 
     @property

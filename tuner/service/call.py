@@ -32,6 +32,8 @@ class Call:
     code: str = "OK"
     #: How long it took.
     seconds: float = 0.0
+    #: What the tracer keeps of it until it ends.
+    trace: object = None
 
 
 _CURRENT: ContextVar[Call] = ContextVar("call")

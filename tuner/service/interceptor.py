@@ -42,6 +42,13 @@ class Observer(Protocol):
         """Takes notice; must not raise."""
 
 
+class Tracer(Observer, Protocol):
+    """Is also told of every call that begins."""
+
+    def begin(self, call: Call, request: Any) -> None:
+        """Takes notice; must not raise."""
+
+
 class Everybody:
     """The guard of a server that only its own machine reaches: everybody may do everything."""
 
@@ -53,11 +60,16 @@ class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the methods of tuner's services. The only place that catches all exceptions."""
 
     def __init__(
-        self, guard: Guard, forwarder: Forwarder, observers: Sequence[Observer] = ()
+        self,
+        guard: Guard,
+        forwarder: Forwarder,
+        observers: Sequence[Observer] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         self._guard = guard
         self._forwarder = forwarder
-        self._observers = tuple(observers)
+        self._observers = tuple(observers) if tracer is None else (*observers, tracer)
+        self._tracer = tracer
 
     def intercept_service(
         self,
@@ -84,6 +96,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _unary(self, path: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             with self._calling(path, context) as call:
+                self._begin(call, request)
                 self._guard.admit(call, request)
                 try:
                     return method(request, context)
@@ -95,6 +108,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _stream(self, path: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._calling(path, context) as call:
+                self._begin(call, request)
                 self._guard.admit(call, request)
                 try:
                     yield from method(request, context)
@@ -102,6 +116,10 @@ class CallInterceptor(grpc.ServerInterceptor):
                     yield from self._forwarder.stream(call, elsewhere, request, context)
 
         return answer
+
+    def _begin(self, call: Call, request: Any) -> None:
+        if self._tracer is not None:
+            self._tracer.begin(call, request)
 
     @contextmanager
     def _calling(self, path: str, context: grpc.ServicerContext) -> Iterator[Call]:

@@ -27,9 +27,11 @@ from tuner.errors import FailedPreconditionError
 from tuner.service import servicer
 from tuner.service.fleet import Fleet
 from tuner.service.forwarding import Forwarder
+from tuner.service.holdings import holdings
 from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
+from tuner.service.telemetry import Telemetry
 from tuner.service.ticker import Ticker
 from tuner.v1 import study_service_pb2
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 _CALLS = 32
 _MESSAGE_BYTES = 16 * 2**20
 _GRACE_SECONDS = 5.0
+_TEND_SECONDS = 1.0
 _SERVICE = study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -84,6 +87,7 @@ class StudyServer:
         self._settings = settings
         self._stack = ExitStack()
         self._health = health.HealthServicer()
+        self._postgres: EmbeddedPostgres | None = None
         try:
             self.address = self._start()
         except BaseException:
@@ -101,6 +105,14 @@ class StudyServer:
     ) -> None:
         self.close()
 
+    def tend(self) -> None:
+        """Starts the embedded PostgreSQL again if it died.
+
+        Call it about every second from the thread that started the server.
+        """
+        if self._postgres is not None:
+            self._postgres.revive()
+
     def close(self) -> None:
         """Lets calls under way finish, and stops everything."""
         self._health.enter_graceful_shutdown()
@@ -108,12 +120,15 @@ class StudyServer:
 
     def _start(self) -> str:
         settings, stack = self._settings, self._stack
+        telemetry = self._telemetry = stack.enter_context(Telemetry(settings, os.environ))
         forwarder = Forwarder(lambda to: grpc.insecure_channel(to, options=_CHANNEL))
         stack.callback(forwarder.close)
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
-        interceptor = CallInterceptor(Everybody(), forwarder)
+        interceptor = CallInterceptor(
+            Everybody(), forwarder, telemetry.observers, telemetry.tracer
+        )
         server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
         address = _listen(server, settings.host, settings.server_port)
         # Before the first start, closing it is what frees the port.
@@ -121,8 +136,10 @@ class StudyServer:
         store = self._open_store()
         fleet = Fleet(store, settings.data_dir)
         stack.enter_context(fleet.joined(address))
-        studies = Studies(store, fleet, timedelta(seconds=settings.lease_seconds))
+        lease = timedelta(seconds=settings.lease_seconds)
+        studies = Studies(store, fleet, lease, telemetry.metrics)
         stack.callback(studies.close)
+        telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         stack.enter_context(Ticker(studies))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -142,10 +159,13 @@ class StudyServer:
         embedded = not settings.database_url
         postgres = POSTGRES if embedded else None
         stack.enter_context(DataDirectory(settings.data_dir, postgres=postgres))
-        if not embedded:
-            return Store(stack.enter_context(Database(settings.database_url)))
-        url = stack.enter_context(EmbeddedPostgres(settings.data_dir)).url
-        return Store(stack.enter_context(Database(url, name="the embedded PostgreSQL")))
+        url, name = settings.database_url, "TUNER_DATABASE_URL"
+        if embedded:
+            self._postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir))
+            url, name = self._postgres.url, "the embedded PostgreSQL"
+        database = stack.enter_context(Database(url, name=name))
+        self._telemetry.metrics.read_from(pool=database.stats)
+        return Store(database)
 
     def _write_address(self, address: str) -> None:
         file = self._settings.data_dir / "server.json"
@@ -186,5 +206,6 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     with StudyServer(settings) as server:
         ready({"address": server.address, "pid": os.getpid()})
-        stop.wait()
+        while not stop.wait(_TEND_SECONDS):
+            server.tend()
         logger.info("the study server stops")

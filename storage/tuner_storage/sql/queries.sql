@@ -19,6 +19,13 @@ INSERT INTO tuner.migrations (version, name) VALUES (%(version)s::integer, %(nam
 -- server_encoding --
 SELECT current_setting('server_encoding');
 
+-- drop_schema --
+-- Undoes the restoring of a backup that a newer tuner wrote.
+DROP SCHEMA tuner CASCADE;
+
+-- count_studies --
+SELECT count(*) FROM tuner.studies;
+
 -- create_study --
 WITH created AS (
     INSERT INTO tuner.studies (
