@@ -23,25 +23,31 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from tuner.config import Settings
-from tuner.errors import FailedPreconditionError
-from tuner.service import servicer
+from tuner.service import listen, servicer
+from tuner.service.admin import AdminServicer
+from tuner.service.auth import TokenGuard
 from tuner.service.interceptor import CallInterceptor, Everybody
+from tuner.service.local_token import LocalToken
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
 from tuner.service.ticker import Ticker
-from tuner.v1 import study_service_pb2
+from tuner.v1 import admin_service_pb2, study_service_pb2
+from tuner.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
 from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
 from tuner_storage.directory import replace_file
 from tuner_storage.embedded import POSTGRES
+from tuner_storage.tokens import AdminStore
 
 logger = logging.getLogger(__name__)
 
 _CALLS = 32
 _MESSAGE_BYTES = 16 * 2**20
 _GRACE_SECONDS = 5.0
-_SERVICE = study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_SERVICES = (
+    study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -60,7 +66,7 @@ class StudyServer:
         settings: Where it keeps its data and listens; port 0 takes a free one.
 
     Raises:
-        FailedPreconditionError: the port is in use.
+        FailedPreconditionError: the port is in use, or is not safe to listen on.
         DataDirectoryError: the data directory or the database cannot be used.
     """
 
@@ -69,7 +75,7 @@ class StudyServer:
         self._stack = ExitStack()
         self._health = health.HealthServicer()
         try:
-            self.address = self._start()
+            self.address, self.local_address = self._start()
         except BaseException:
             self.close()
             raise
@@ -90,61 +96,58 @@ class StudyServer:
         self._health.enter_graceful_shutdown()
         self._stack.close()
 
-    def _start(self) -> str:
+    def _start(self) -> tuple[str, str]:
         settings, stack = self._settings, self._stack
+        listen.check(settings)
+        database = self._open_database()
+        admin_store = AdminStore(database)
+        guard = TokenGuard(admin_store) if settings.has_tokens else None
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
-        server = grpc.server(pool, interceptors=[CallInterceptor(Everybody())], options=_OPTIONS)
-        address = _listen(server, settings.host, settings.server_port)
+        server = grpc.server(
+            pool, interceptors=[CallInterceptor(guard or Everybody())], options=_OPTIONS
+        )
+        address = listen.listen(server, settings)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
-        studies = Studies(self._open_store(), timedelta(seconds=settings.lease_seconds))
+        local_address = listen.listen_locally(server, settings, address)
+        if guard is not None:
+            stack.enter_context(LocalToken(admin_store, settings.local_token_file))
+        studies = Studies(Store(database), timedelta(seconds=settings.lease_seconds))
         stack.callback(studies.close)
         studies.load_open()
         stack.enter_context(Ticker(studies))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
+        admin = AdminServicer(admin_store, (lambda: None) if guard is None else guard.forget)
+        add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        for name in ("", _SERVICE):
+        for name in ("", *_SERVICES):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         server.start()
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait(2 * _GRACE_SECONDS))
         stack.callback(studies.end_streams)
-        self._write_address(address)
+        self._write_address(address, local_address)
         logger.info("the study server listens on %s", address)
-        return address
+        return address, local_address
 
-    def _open_store(self) -> Store:
+    def _open_database(self) -> Database:
         settings, stack = self._settings, self._stack
         embedded = not settings.database_url
         postgres = POSTGRES if embedded else None
         stack.enter_context(DataDirectory(settings.data_dir, postgres=postgres))
         if not embedded:
-            return Store(stack.enter_context(Database(settings.database_url)))
+            return stack.enter_context(Database(settings.database_url))
         url = stack.enter_context(EmbeddedPostgres(settings.data_dir)).url
-        return Store(stack.enter_context(Database(url, name="the embedded PostgreSQL")))
+        return stack.enter_context(Database(url, name="the embedded PostgreSQL"))
 
-    def _write_address(self, address: str) -> None:
+    def _write_address(self, address: str, local_address: str) -> None:
         file = self._settings.data_dir / "server.json"
         self._stack.callback(file.unlink, missing_ok=True)
-        replace_file(file, json.dumps({"address": address, "pid": os.getpid()}) + "\n")
-
-
-def _listen(server: grpc.Server, host: str, port: int) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
-    except RuntimeError:
-        bound = 0
-    if bound == 0:
-        raise FailedPreconditionError(
-            f"{shown}:{port} cannot be listened on: another program, maybe another study server, "
-            "uses it; stop that, or choose another port by TUNER_SERVER_PORT."
-        )
-    reachable = _ANYWHERE.get(host, host)
-    return f"[{reachable}]:{bound}" if ":" in reachable else f"{reachable}:{bound}"
+        said = {"address": address, "local": local_address, "pid": os.getpid()}
+        replace_file(file, json.dumps(said) + "\n")
 
 
 def serve(
@@ -154,16 +157,18 @@ def serve(
 
     Args:
         settings: Where it keeps its data and listens.
-        ready: Is told the `address` and the `pid` once calls are answered.
+        ready: Is told the `address`, the `local` one for this machine and the `pid` once calls are
+            answered.
 
     Raises:
-        FailedPreconditionError: the port is in use.
+        FailedPreconditionError: the port is in use, or is not safe to listen on.
         DataDirectoryError: the data directory or the database cannot be used.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with StudyServer(settings) as server:
-        ready({"address": server.address, "pid": os.getpid()})
+        local = server.local_address
+        ready({"address": server.address, "local": local, "pid": os.getpid()})
         stop.wait()
         logger.info("the study server stops")
