@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tuner import errors
 from tuner.space import Categorical, Child, Discrete, Float, Group, Int, Parameter, Space
+from tuner.study import Constraint
 
 if TYPE_CHECKING:
     from tuner.client import Client, connect
@@ -20,6 +21,7 @@ __all__ = [
     "Categorical",
     "Child",
     "Client",
+    "Constraint",
     "Discrete",
     "Float",
     "Group",

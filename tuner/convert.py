@@ -303,9 +303,9 @@ def spec_from_proto(message: study_pb2.Study) -> StudySpec:
 
 
 def _constraint_to_proto(constraint: Constraint) -> study_pb2.Constraint:
-    return study_pb2.Constraint(
-        metric=constraint.metric, at_most=constraint.at_most, at_least=constraint.at_least
-    )
+    if constraint.at_most is not None:
+        return study_pb2.Constraint(metric=constraint.metric, at_most=constraint.at_most)
+    return study_pb2.Constraint(metric=constraint.metric, at_least=constraint.at_least or 0.0)
 
 
 def _constraint_from_proto(message: study_pb2.Constraint) -> Constraint:

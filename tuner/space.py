@@ -48,7 +48,8 @@ class Float:
 
     def describe(self) -> str:
         """The domain in the words of a study file."""
-        return f"float [{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
+        step = "" if self.step is None else f" step {self.step:g}"
+        return f"float [{self.low:g}, {self.high:g}]{' log' if self.log else ''}{step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Int:
 
     def describe(self) -> str:
         """The domain in the words of a study file."""
-        return f"int [{self.low}, {self.high}]" + (" log" if self.log else "")
+        step = "" if self.step == 1 else f" step {self.step}"
+        return f"int [{self.low}, {self.high}]{' log' if self.log else ''}{step}"
 
 
 @dataclass(frozen=True, slots=True)

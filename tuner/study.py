@@ -279,6 +279,11 @@ class StudySpec:
         return self.measurement_selection or usual
 
     @property
+    def early_stopping_in_use(self) -> str:
+        """The rule that stops trials: none with several metrics, which a trial is not cut by."""
+        return self.search.early_stopping if len(self.metrics) == 1 else "none"
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """The metrics that every result must have: those optimized, then those constrained."""
         names = [m.name for m in self.metrics] + [c.metric for c in self.constraints]
@@ -453,6 +458,22 @@ def parse_trial_name(name: str) -> tuple[str, int]:
             f"a trial's name is studies/ID/trials/NUMBER, but got {name!r}."
         )
     return match[1], int(match[2])
+
+
+def lease_token(study_key: int, number: int, attempt: int) -> str:
+    """The token of a lease; `study_key` names a study for ever, even after another took its id."""
+    return f"{study_key}.{number}.{attempt}"
+
+
+def parse_lease_token(token: str) -> tuple[int, int, int]:
+    """Returns what `lease_token` was made of; raises InvalidArgumentError."""
+    match = re.fullmatch(r"([0-9]{1,18})\.([0-9]{1,9})\.([0-9]{1,9})", token, re.ASCII)
+    if match is None:
+        raise InvalidArgumentError(
+            "`lease_token` is the one that came with the trial's lease, but got "
+            f"{token[:64]!r}; send that."
+        )
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def check_study_id(study_id: str) -> str:

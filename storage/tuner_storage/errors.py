@@ -25,26 +25,18 @@ class StaleError(UnavailableError):
     reason = "STALE"
 
 
-class RepeatedRequestError(TunerError):
-    """The request was answered before; its answer can be found."""
-
-    code = "ABORTED"
-    reason = "REPEATED_REQUEST"
-
-
 #: SQLSTATEs that the schema raises: `tuner.must` and `tuner.refuse_move`.
 MUST = "TN001"
 REFUSED_MOVE = "TN002"
 
 _BY_CONSTRAINT: Mapping[str, TunerError] = {
     "studies_study_id_key": AlreadyExistsError("another study has this id; choose another one."),
-    "requests_pkey": RepeatedRequestError("this request was answered before."),
+    "requests_pkey": StaleError("this request was answered before; try again."),
     "trials_pkey": StaleError("another server proposed this trial; try again."),
     "trials_space_fkey": NotFoundError("the study was deleted."),
     "attempts_trial_fkey": NotFoundError("the trial was deleted."),
     "measurements_attempt_fkey": NotFoundError("the trial was deleted."),
     "trial_logs_attempt_fkey": NotFoundError("the trial has no such attempt."),
-    "requests_study_fkey": NotFoundError("the study was deleted."),
 }
 
 _BY_REASON: Mapping[str, str] = {

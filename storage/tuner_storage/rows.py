@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from tuner import convert
 from tuner.space import Value
 from tuner.study import (
     Attempt,
     Cause,
+    Checkpoint,
     Failure,
-    Goal,
     Lease,
     Measurement,
-    Metric,
+    Origin,
     StatisticsRef,
     Study,
     StudySpec,
@@ -26,6 +26,7 @@ from tuner.study import (
     Trial,
     TrialCounts,
     TrialState,
+    lease_token,
 )
 
 
@@ -47,12 +48,16 @@ class StudyRow:
     create_time: datetime
     update_time: datetime
     end_time: datetime | None
+    owner: UUID | None
+    epoch: int
+    creator: str
     queued: int
     running: int
     succeeded: int
     pruned: int
     failed: int
     infeasible: int
+    past: int
     best_trial: int | None
 
     def to_study(self) -> Study:
@@ -71,9 +76,11 @@ class StudyRow:
                 pruned=self.pruned,
                 failed=self.failed,
                 infeasible=self.infeasible,
+                past=self.past,
             ),
             best_trial=self.best_trial,
             exported_model_uri=self.exported_model_uri,
+            creator=self.creator,
             create_time=self.create_time,
             update_time=self.update_time,
             end_time=self.end_time,
@@ -104,6 +111,13 @@ class TrialRow:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
+    origin: str
+    labels: Mapping[str, str]
+    checkpoint_uri: str | None
+    checkpoint_step: int | None
+    within_constraints: bool | None
+    #: What the list is ordered by that the row is of.
+    key: float | None = None
 
     def to_trial(
         self,
@@ -114,7 +128,14 @@ class TrialRow:
         """The trial with what other tables say of it."""
         lease = None
         if self.worker_id is not None and self.expire_time is not None:
-            lease = Lease(worker_id=self.worker_id, expire_time=self.expire_time)
+            lease = Lease(
+                worker_id=self.worker_id,
+                expire_time=self.expire_time,
+                token=lease_token(self.study, self.number, self.attempt),
+            )
+        checkpoint = None
+        if self.checkpoint_uri is not None and self.checkpoint_step is not None:
+            checkpoint = Checkpoint(uri=self.checkpoint_uri, step=self.checkpoint_step)
         return Trial(
             study_id=study_id,
             number=self.number,
@@ -129,6 +150,10 @@ class TrialRow:
             stop_requested=self.stop_requested,
             artifact_uri=self.artifact_uri,
             state_reason=self.state_reason,
+            origin=Origin(self.origin),
+            labels=self.labels,
+            checkpoint=checkpoint,
+            within_constraints=self.within_constraints,
             create_time=self.create_time,
             start_time=self.start_time,
             end_time=self.end_time,
@@ -208,22 +233,16 @@ class LogRow:
     text: str
 
 
-def score(metric: Metric, measurement: Measurement | None) -> float | None:
-    """The metric with its sign turned so that larger is better; None if it can never win."""
-    value = None if measurement is None else measurement.metrics.get(metric.name)
-    if value is None or not math.isfinite(value):
-        return None
-    return value if metric.goal is Goal.MAXIMIZE else -value
-
-
-def final_columns(metric: Metric, measurement: Measurement | None) -> dict[str, Any]:
+def final_columns(spec: StudySpec, trial: Trial) -> dict[str, Any]:
     """The parameters of a statement that writes a trial's result."""
+    result = trial.final_measurement
     return {
-        "final_step": None if measurement is None else measurement.step,
-        "final_names": None if measurement is None else list(measurement.metrics),
-        "final_values": None if measurement is None else list(measurement.metrics.values()),
-        "final_elapsed": None if measurement is None else measurement.elapsed,
-        "score": score(metric, measurement),
+        "final_step": None if result is None else result.step,
+        "final_names": None if result is None else list(result.metrics),
+        "final_values": None if result is None else list(result.metrics.values()),
+        "final_elapsed": None if result is None else result.elapsed,
+        "score": spec.score(result),
+        "within_constraints": trial.within_constraints,
     }
 
 

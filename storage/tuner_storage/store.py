@@ -1,34 +1,41 @@
-"""What the study server asks of its database: one method is one transaction and one verb."""
+"""What the study server asks of its database: one method is one transaction."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
+from uuid import UUID
 
 from psycopg.rows import class_row
 
 from tuner import convert
 from tuner.errors import NotFoundError
-from tuner.study import (
-    Attempt,
-    Cause,
-    Failure,
-    Measurement,
-    Metric,
-    Study,
-    StudyState,
-    Trial,
-)
-from tuner_storage import rows
+from tuner.study import Attempt, Cause, Measurement, Study, StudyState, Trial
+from tuner_storage import rows, writes
 from tuner_storage.database import Connection, Database
 from tuner_storage.queries import QUERIES
-from tuner_storage.values import NO_ANSWER, Answer, LoadedTrials, LogPiece, StoredStudy, TrialPage
+from tuner_storage.values import (
+    NO_REQUEST,
+    LoadedTrials,
+    LogPiece,
+    Orphan,
+    Ownership,
+    Request,
+    ServerEntry,
+    StoredStudy,
+    TrialPage,
+)
+from tuner_storage.writes import Write
 
 R = TypeVar("R")
+
+_ORDERS = {
+    "number": "list_trials_by_number",
+    "number desc": "list_trials_by_number_desc",
+    "best": "list_trials_by_score",
+}
 
 
 class Store:
@@ -41,10 +48,28 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    # --- writing to a study ---
+
+    def commit(self, ownership: Ownership, changes: Sequence[Write]) -> None:
+        """Writes changes of one study, in their order, all or none.
+
+        Everything goes out at once, and PostgreSQL runs it as one transaction: statements of a
+        pipeline without a BEGIN are one until the next synchronization, which is at its end.
+
+        Raises:
+            StaleError: the server does not own the study any more, or a change does not fit what
+                the database holds.
+            TunerError: as the statements of `writes` say.
+        """
+        owner = {"server": ownership.server, "epoch": ownership.epoch}
+        with self._database.connection() as connection, connection.pipeline():
+            for write in (Write("check_owner", owner), *changes):
+                connection.execute(QUERIES[write.name], {"study": ownership.key, **write.values})
+
     # --- studies ---
 
     def create_study(
-        self, study: Study, *, answer: Answer = NO_ANSWER, replaces: int | None = None
+        self, study: Study, *, request: Request = NO_REQUEST, replaces: int | None = None
     ) -> int:
         """Returns the new study's key; `replaces` is the key of one that stopped without a trial.
 
@@ -52,11 +77,12 @@ class Store:
             AlreadyExistsError: the id is taken.
         """
         parameters = {
-            **_study_columns(study),
-            **answer.columns(),
+            **writes.study_columns(study),
+            **request.columns(),
             "study_id": study.study_id,
             "submitted": rows.spec_text(study.spec),
             "managed": study.spec.is_managed,
+            "creator": study.creator,
         }
         with self._database.transaction() as connection:
             if replaces is not None:
@@ -67,6 +93,12 @@ class Store:
         """The study of that id, if there is one."""
         found = self._rows(rows.StudyRow, "find_study", {"study_id": study_id})
         return _stored(found[0]) if found else None
+
+    def find_key(self, study_id: str) -> int | None:
+        """The key of the study of that id, if there is one."""
+        with self._database.connection() as connection:
+            key = _one(connection, "find_key", {"study_id": study_id})
+        return None if key is None else int(key)
 
     def list_studies(
         self,
@@ -85,19 +117,6 @@ class Store:
         }
         return [_stored(row) for row in self._rows(rows.StudyRow, "list_studies", parameters)]
 
-    def save_study(self, key: int, study: Study, *, answer: Answer = NO_ANSWER) -> None:
-        """Writes a study; its etag is one more than the etag that was read.
-
-        Raises:
-            StaleError: the study has another etag by now.
-        """
-        with self._database.connection() as connection:
-            _save_study(connection, key, study, answer)
-
-    def delete_study(self, key: int) -> None:
-        """Deletes a study with all that is its."""
-        self._execute("delete_study", {"study": key})
-
     # --- trials ---
 
     def load_trials(self, stored: StoredStudy) -> LoadedTrials:
@@ -110,162 +129,21 @@ class Store:
             for number, cause in connection.execute(QUERIES["list_causes"], parameters):
                 causes[number].append(Cause(cause))
             attempt_time = _one(connection, "attempt_time", parameters)
+            answered = connection.execute(QUERIES["list_requests"], parameters).fetchall()
         return LoadedTrials(
             trials=tuple(
                 row.to_trial(stored.study.study_id, measured.get(row.number, ())) for row in found
             ),
             causes={number: tuple(listed) for number, listed in causes.items()},
             attempt_time=attempt_time,
+            answered=frozenset((request_id, method) for request_id, method in answered),
         )
 
-    def lease_trials(
-        self,
-        key: int,
-        *,
-        due: Sequence[Trial],
-        proposed: Sequence[Trial],
-        host: str,
-        answer: Answer = NO_ANSWER,
-    ) -> None:
-        """Writes trials as they are once leased: all to one worker, at one time.
-
-        Raises:
-            StaleError: one of them is not what the server thought.
-            RepeatedRequestError: the request was answered before.
-        """
-        first = (*due, *proposed)[0]
-        parameters = {
-            **answer.columns(),
-            "study": key,
-            "now": first.start_time,
-            "worker_id": first.lease.worker_id if first.lease else None,
-            "expire_time": first.lease.expire_time if first.lease else None,
-            "host": host,
-            "space_version": first.space_version if not proposed else proposed[0].space_version,
-            "due": [trial.number for trial in due],
-            "attempts": [trial.attempt for trial in due],
-            "proposed": [trial.number for trial in proposed],
-            "parameters": [rows.parameters_text(trial.parameters) for trial in proposed],
-        }
-        self._execute("lease_trials", parameters)
-
-    def renew_leases(self, key: int, trials: Sequence[Trial], expire_time: datetime) -> None:
-        """Renews the leases of trials that their worker asked for again."""
-        parameters = {
-            "study": key,
-            "numbers": [trial.number for trial in trials],
-            "attempts": [trial.attempt for trial in trials],
-            "expire_time": expire_time,
-        }
-        self._execute("renew_leases", parameters)
-
-    def report(
-        self,
-        key: int,
-        trial: Trial,
-        *,
-        measurement: Measurement | None,
-        stop_reason: str | None,
-        metric: Metric,
-        now: datetime,
-    ) -> None:
-        """Renews a lease, and stores a measurement and the decision that followed from it.
-
-        Raises:
-            LeaseLostError: the attempt is not the current one any more.
-        """
-        parameters = {
-            **rows.final_columns(metric, trial.final_measurement),
-            "study": key,
-            "number": trial.number,
-            "attempt": trial.attempt,
-            "expire_time": trial.lease.expire_time if trial.lease else None,
-            "stop": stop_reason is not None,
-            "state_reason": stop_reason,
-            "step": None if measurement is None else measurement.step,
-            "metric_names": list(measurement.metrics) if measurement else None,
-            "metric_values": list(measurement.metrics.values()) if measurement else None,
-            "elapsed": None if measurement is None else measurement.elapsed,
-            "now": now,
-        }
-        self._execute("report", parameters)
-
-    def end_attempt(
-        self,
-        key: int,
-        trial: Trial,
-        *,
-        failure: Failure | None,
-        metric: Metric,
-        now: datetime,
-        expired_by: datetime | None = None,
-        answer: Answer = NO_ANSWER,
-    ) -> None:
-        """Writes a trial as it is after its current attempt: ended, or due again.
-
-        Args:
-            expired_by: Only if the lease ended by then.
-
-        Raises:
-            LeaseLostError: the attempt is not the current one any more, or its lease was renewed.
-            RepeatedRequestError: the request was answered before.
-        """
-        parameters = {
-            **answer.columns(),
-            **rows.final_columns(metric, trial.final_measurement),
-            "study": key,
-            "number": trial.number,
-            "attempt": trial.attempt,
-            "state": trial.state.value,
-            "artifact_uri": trial.artifact_uri,
-            "state_reason": trial.state_reason,
-            "end_time": trial.end_time,
-            "expired_by": expired_by,
-            "now": now,
-            "failure_cause": None if failure is None else failure.cause.value,
-            "failure_message": None if failure is None else failure.message,
-            "failure_stack": None if failure is None else failure.stack,
-            "failure_log_tail": None if failure is None else failure.log_tail,
-        }
-        self._execute("end_attempt", parameters)
-
-    def request_stop(self, key: int, trial: Trial) -> None:
-        """Records that a running trial is to stop, and why; raises StaleError if it is not."""
-        parameters = {
-            "study": key,
-            "number": trial.number,
-            "attempt": trial.attempt,
-            "state_reason": trial.state_reason,
-        }
-        self._execute("request_stop", parameters)
-
-    def cancel_trials(self, key: int, numbers: Sequence[int], reason: str, now: datetime) -> None:
-        """Ends trials that are due again and will not run; raises StaleError if one is not."""
-        parameters = {"study": key, "numbers": list(numbers), "state_reason": reason, "now": now}
-        self._execute("cancel_trials", parameters)
-
-    def retry_trials(
-        self,
-        key: int,
-        numbers: Sequence[int],
-        *,
-        study: Study | None,
-        now: datetime,
-        answer: Answer = NO_ANSWER,
-    ) -> None:
-        """Makes failed trials due again, and writes `study` if that takes it up again.
-
-        Raises:
-            StaleError: one of the trials has not failed, or the study has changed.
-            RepeatedRequestError: the request was answered before.
-        """
-        with self._database.transaction() as connection:
-            changed = {"study": key, "numbers": list(numbers)}
-            connection.execute(QUERIES["retry_trials"], changed)
-            if study is not None:
-                _save_study(connection, key, study, NO_ANSWER)
-            kept = {**answer.columns(), "study": key, "now": now}
-            connection.execute(QUERIES["record_answer"], kept)
+    def finished_trials(self, stored: StoredStudy, before: datetime) -> list[Trial]:
+        """The trials that had ended with a result by a time, without what they reported."""
+        parameters = {"study": stored.key, "before": before}
+        found = self._rows(rows.TrialRow, "finished_trials", parameters)
+        return [row.to_trial(stored.study.study_id) for row in found]
 
     def get_trial(self, key: int, study_id: str, number: int, *, full: bool) -> Trial:
         """Returns a trial; raises NotFoundError."""
@@ -276,36 +154,33 @@ class Store:
                 raise NotFoundError(f"study {study_id!r} has no trial {number}.")
             return _completed(connection, key, study_id, found, full=full)[0]
 
-    def list_trials(self, key: int, study_id: str, page: TrialPage) -> list[Trial]:
-        """Returns one page of a study's trials."""
-        name = {
-            "number": "list_trials_by_number",
-            "number desc": "list_trials_by_number_desc",
-            "best": "list_trials_by_score",
-        }[page.order]
-        parameters = {
+    def list_trials(
+        self, key: int, study_id: str, page: TrialPage
+    ) -> list[tuple[Trial, float | None]]:
+        """Returns one page of a study's trials, each with what it is ordered by."""
+        parameters: dict[str, Any] = {
             "study": key,
             "states": [state.value for state in page.states] or None,
+            "numbers": None if page.numbers is None else list(page.numbers),
+            "filter": page.filter,
             "limit": page.limit,
             "number": page.after_number,
-            "score": page.after_score,
+            "key": page.after_key,
         }
+        if page.order in _ORDERS:
+            name = _ORDERS[page.order]
+        else:
+            name = "list_trials_by_key"
+            word, _, direction = page.order.partition(" ")
+            kind, _, of = word.partition(".")
+            parameters |= {"kind": kind, "name": of, "sign": -1 if direction else 1}
         with self._database.connection() as connection:
             found = _fetch(connection, rows.TrialRow, name, parameters)
-            return _completed(connection, key, study_id, found, full=page.full)
+            trials = _completed(connection, key, study_id, found, full=page.full)
+        keys = [row.score if page.order == "best" else row.key for row in found]
+        return list(zip(trials, keys, strict=True))
 
     # --- logs ---
-
-    def write_log(self, key: int, number: int, piece: LogPiece) -> None:
-        """Appends to an attempt's log what it does not hold yet; raises NotFoundError."""
-        parameters = {
-            "study": key,
-            "trial": number,
-            "attempt": piece.attempt,
-            "log_offset": piece.offset,
-            "text": piece.text,
-        }
-        self._execute("write_log", parameters)
 
     def read_log(
         self, key: int, number: int, *, after: tuple[int, int] = (0, -1), limit: int = 64
@@ -325,15 +200,9 @@ class Store:
 
     # --- repeated requests ---
 
-    def find_answer(self, key: int, answer: Answer) -> bytes | None:
-        """The first answer to a request, if it was answered."""
-        if not answer.request_id:
-            return None
-        parameters = {
-            "study": key,
-            "request_id": answer.request_id,
-            "method": answer.method,
-        }
+    def find_answer(self, key: int, request_id: str, method: str) -> bytes | None:
+        """The first answer to a request, if it was answered; of a deletion the key is 0."""
+        parameters = {"study": key, "request_id": request_id, "method": method}
         with self._database.connection() as connection:
             row = connection.execute(QUERIES["find_answer"], parameters).fetchone()
         return None if row is None else bytes(row[0])
@@ -341,6 +210,48 @@ class Store:
     def forget_requests(self, before: datetime) -> None:
         """Forgets the answers that nobody asks for any more."""
         self._execute("forget_requests", {"before": before})
+
+    # --- several servers ---
+
+    def forget_servers(self) -> None:
+        """Forgets servers that are long dead."""
+        self._execute("forget_servers", {})
+
+    def enter_server(self, server: UUID, address: str, lease: timedelta) -> None:
+        """Registers a server as alive for a time, or renews that."""
+        self._execute("enter_server", {"server": server, "address": address, "lease": lease})
+
+    def leave_server(self, server: UUID) -> None:
+        """A server stops: its studies are anybody's."""
+        self._execute("leave_server", {"server": server})
+
+    def list_servers(self) -> list[ServerEntry]:
+        """The servers that are alive, and how many studies each owns."""
+        return self._rows(ServerEntry, "list_servers", {})
+
+    def claim_study(self, server: UUID, study_id: str) -> int | None:
+        """Makes the server the study's owner; returns the epoch.
+
+        None: there is no such study, or another living server owns it.
+        """
+        with self._database.connection() as connection:
+            epoch = _one(connection, "claim_study", {"server": server, "study_id": study_id})
+        return None if epoch is None else int(epoch)
+
+    def find_owner(self, study_id: str) -> str | None:
+        """The address of the study's owner, empty if it has none; None: no such study."""
+        with self._database.connection() as connection:
+            row = connection.execute(QUERIES["find_owner"], {"study_id": study_id}).fetchone()
+        return None if row is None else str(row[0] or "")
+
+    def hand_over_study(self, ownership: Ownership, heir: UUID) -> None:
+        """Gives a study to another living server."""
+        parameters = {"study": ownership.key, "server": ownership.server, "heir": heir}
+        self._execute("hand_over_study", parameters)
+
+    def list_orphans(self, server: UUID) -> list[Orphan]:
+        """Studies to be worked on that no other living server owns."""
+        return self._rows(Orphan, "list_orphans", {"server": server})
 
     def _execute(self, name: str, parameters: Mapping[str, Any]) -> None:
         with self._database.connection() as connection:
@@ -366,30 +277,6 @@ def _one(connection: Connection, name: str, parameters: Mapping[str, Any]) -> An
 def _stored(row: rows.StudyRow) -> StoredStudy:
     submitted = convert.spec_from_json(row.submitted)
     return StoredStudy(key=row.study, study=row.to_study(), submitted=submitted)
-
-
-def _study_columns(study: Study) -> dict[str, Any]:
-    return {
-        "state": study.state.value,
-        "state_reason": study.state_reason,
-        "spec": rows.spec_text(study.spec),
-        "space": rows.space_text(study.spec),
-        "space_version": study.space_version,
-        "now": study.update_time,
-    }
-
-
-def _save_study(connection: Connection, key: int, study: Study, answer: Answer) -> None:
-    parameters = {
-        **_study_columns(study),
-        **answer.columns(),
-        "study": key,
-        "revision": int(study.etag) - 1,
-        "statistics": json.dumps(asdict(study.statistics)) if study.statistics else None,
-        "exported_model_uri": study.exported_model_uri,
-        "end_time": study.end_time,
-    }
-    connection.execute(QUERIES["save_study"], parameters)
 
 
 def _measured(

@@ -11,6 +11,7 @@ from tuner.admin import AuditEntry, Role, Server, Token
 from tuner.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from tuner_storage.database import Connection, Database
 from tuner_storage.queries import QUERIES
+from tuner_storage.values import ServerEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +54,6 @@ class _AuditRow:
     method: str
     resource: str
     request: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ServerRow:
-    """A row of tuner.servers, with how many studies it owns."""
-
-    address: str
-    start_time: datetime
-    expire_time: datetime
-    studies: int
 
 
 class AdminStore:
@@ -173,13 +164,13 @@ class AdminStore:
             for row in rows
         ]
 
-    def list_servers(self, now: datetime) -> list[Server]:
+    def list_servers(self) -> list[Server]:
         """The servers that are alive, by address."""
         with (
             self._database.connection() as connection,
-            connection.cursor(row_factory=class_row(_ServerRow)) as cursor,
+            connection.cursor(row_factory=class_row(ServerEntry)) as cursor,
         ):
-            rows = cursor.execute(QUERIES["list_live_servers"], {"now": now}).fetchall()
+            rows = cursor.execute(QUERIES["list_servers"]).fetchall()
         return [
             Server(
                 address=row.address,

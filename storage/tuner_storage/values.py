@@ -4,27 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from tuner.study import Cause, Study, StudySpec, Trial, TrialState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a repeated request is answered with; without an id it is not kept."""
+class Request:
+    """The request that a study is created by: who asked, and what a repetition is answered."""
 
+    #: Without an id the answer is not kept.
     request_id: str = ""
     method: str = ""
-    body: bytes = b""
+    answer: bytes = b""
+    caller: str = ""
+    #: Its id in the servers' logs.
+    request: str = ""
 
     def columns(self) -> dict[str, Any]:
         """The parameters of a statement that keeps it."""
-        return {"request_id": self.request_id, "method": self.method, "answer": self.body}
+        return {
+            "request_id": self.request_id,
+            "method": self.method,
+            "answer": self.answer,
+            "caller": self.caller,
+            "request": self.request,
+        }
 
 
-#: The answer of a request that is not repeatable.
-NO_ANSWER = Answer()
+NO_REQUEST = Request()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """A server's right to write to a study, until another claims the study."""
+
+    key: int
+    server: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEntry:
+    """A study server that shares the database."""
+
+    server: UUID
+    address: str
+    start_time: datetime
+    expire_time: datetime
+    #: How many studies it owns.
+    studies: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A study to be worked on, without another living owner."""
+
+    study_id: str
+    #: Whether it already is the server's that asked: handed over, or not loaded yet.
+    given: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +87,27 @@ class LoadedTrials:
     causes: Mapping[int, tuple[Cause, ...]]
     #: The time of all attempts that have ended.
     attempt_time: timedelta
+    #: The requests that were answered: id and method.
+    answered: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialPage:
-    """Which trials to list, after which one; `order` is `number`, `number desc` or `best`."""
+    """Which trials to list, after which one.
+
+    `order` is `number`, `number desc`, `best`, or what `tuner.trial_key` knows: `metrics.NAME`,
+    `parameters.NAME`, `start_time`, `end_time`, each perhaps with ` desc`.
+    """
 
     order: str = "number"
     states: tuple[TrialState, ...] = ()
+    #: Only these.
+    numbers: tuple[int, ...] | None = None
+    #: Only those for which a jsonpath predicate over `tuner.trial_document` holds.
+    filter: str | None = None
     limit: int = 100
     after_number: int | None = None
-    after_score: float | None = None
+    after_key: float | None = None
     #: With measurements and attempts.
     full: bool = False
 

@@ -58,7 +58,7 @@ class Caller:
     def report(
         self, trial: Trial, step: int | None = None, **metrics: float
     ) -> pb.ReportTrialResponse:
-        request = pb.ReportTrialRequest(name=trial.name, attempt=trial.attempt)
+        request = pb.ReportTrialRequest(name=trial.name, lease_token=trial.lease.token)
         if step is not None:
             request.measurement.step = step
             request.measurement.metrics.update(metrics)
@@ -66,7 +66,7 @@ class Caller:
 
     def complete(self, trial: Trial, auc: float | None = None, request_id: str = "") -> Trial:
         request = pb.CompleteTrialRequest(
-            name=trial.name, attempt=trial.attempt, request_id=request_id
+            name=trial.name, lease_token=trial.lease.token, request_id=request_id
         )
         if auc is not None:
             request.final_measurement.metrics["auc"] = auc
@@ -74,12 +74,14 @@ class Caller:
 
     def fail(self, trial: Trial, cause: str = "USER_ERROR", message: str = "boom") -> Trial:
         failure = trial_pb2.Failure(cause=trial_pb2.Failure.Cause.Value(cause), message=message)
-        request = pb.CompleteTrialRequest(name=trial.name, attempt=trial.attempt, failure=failure)
+        request = pb.CompleteTrialRequest(
+            name=trial.name, lease_token=trial.lease.token, failure=failure
+        )
         return self.stub.CompleteTrial(request, timeout=_SECONDS)
 
     def release(self, trial: Trial, reason: str = "", request_id: str = "") -> Trial:
         request = pb.ReleaseTrialRequest(
-            name=trial.name, attempt=trial.attempt, reason=reason, request_id=request_id
+            name=trial.name, lease_token=trial.lease.token, reason=reason, request_id=request_id
         )
         return self.stub.ReleaseTrial(request, timeout=_SECONDS)
 
@@ -122,7 +124,7 @@ class Caller:
 
     def write_log(self, trial: Trial, text: str, offset: int = 0) -> None:
         request = pb.WriteTrialLogRequest(
-            name=trial.name, attempt=trial.attempt, text=text, offset=offset
+            name=trial.name, lease_token=trial.lease.token, text=text, offset=offset
         )
         self.stub.WriteTrialLog(request, timeout=_SECONDS)
 

@@ -340,7 +340,7 @@ def test_mistakes_are_raised_as_what_they_are(client: Client, name: str) -> None
         client.get_study("nowhere")
     with pytest.raises(InvalidArgumentError, match="'my-study' would do"):
         client.create_study("My Study", SPACE, maximize="score")
-    with pytest.raises(InvalidArgumentError, match="name one metric"):
+    with pytest.raises(InvalidArgumentError, match="name what to optimize in one way"):
         client.create_study(name, SPACE)
     study = client.create_study(name, SPACE, maximize="score")
     with pytest.raises(NotFoundError, match="has a result yet"):

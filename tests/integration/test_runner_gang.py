@@ -72,7 +72,10 @@ def run(gang: Gang, train: Train, folder: Path) -> Outcome:
 
 def assignment(train: Train, folder: Path) -> Assignment:
     return Assignment(
-        trial="studies/s/trials/0", attempt=1, artifact_dir=str(folder / "1"), train=train
+        trial="studies/s/trials/0",
+        lease_token="1.0.1",
+        artifact_dir=str(folder / "1"),
+        train=train,
     )
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -449,7 +450,7 @@ def test_servers_reach_each_other_with_what_callers_proved(
     with serving(tmp_path, database_url, **changes) as settings:
         secret = secret_of(Settings(data_dir=tmp_path), Role.READER)
         for ca in ("", authority.ca):
-            with listen.peers(Settings(tls_ca=ca, **changes))(settings.server) as channel:  # type: ignore[arg-type]
+            with listen.peers(Settings(tls_ca=ca, **changes), ())(settings.server) as channel:  # type: ignore[arg-type]
                 stub = StudyServiceStub(channel)
                 with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
                     stub.ListStudies(pb.ListStudiesRequest(), timeout=10)
@@ -457,8 +458,35 @@ def test_servers_reach_each_other_with_what_callers_proved(
                 answer = stub.ListStudies(pb.ListStudiesRequest(), timeout=10, metadata=proof)
                 assert len(answer.studies) == 0
     with serving(tmp_path / "plain", database_url, auth="none") as settings:
-        with listen.peers(Settings())(settings.server) as channel:
+        with listen.peers(Settings(), ())(settings.server) as channel:
             StudyServiceStub(channel).ListStudies(pb.ListStudiesRequest(), timeout=10)
+
+
+def test_a_call_goes_on_to_the_studys_owner_with_its_callers_token(
+    tmp_path: Path, database_url: str, authority: Authority, pair: Pair
+) -> None:
+    changes = {**tls_of(pair), "tls_client_ca": authority.ca, "tls_ca": authority.ca}
+    with (
+        serving(tmp_path / "one", database_url, **changes),
+        serving(tmp_path / "two", database_url, **changes),
+    ):
+        one, two = (Settings(data_dir=tmp_path / name) for name in ("one", "two"))
+        secret = secret_of(one, Role.WRITER)
+        here = replace(Access.of(one), token=secret, token_file=None)
+        there = replace(Access.of(two), token=secret, token_file=None)
+        with Client(here) as ann, Client(there) as also_ann, admin(one) as root:
+            ann.create_study("mine", {"x": tuner.Float(0, 1)}, maximize="auc", trials=2)
+            study = also_ann.get_study("mine")
+            for trial in study:
+                with trial:
+                    trial.complete(1.0)
+            assert study.refresh().trial_counts.finished == 2
+            assert study.refresh().state.is_finished
+            changed = [(e.caller, e.method) for e in root.admin.audit("studies/mine")]
+            assert changed[-1] == ("ann", "CreateStudy")
+            assert [server.studies for server in root.admin.servers()] in ([0, 1], [1, 0])
+            with pytest.raises(PermissionDeniedError):
+                list(also_ann.admin.tokens())
 
 
 # --- sizes -----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tests.integration.service_support import (
 )
 from tuner.config import Settings
 from tuner.errors import DataDirectoryError, FailedPreconditionError
-from tuner.service import StudyServer
+from tuner.service import StudyServer, servicer
 from tuner.v1 import space_pb2, study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 
@@ -94,8 +94,50 @@ def test_a_study_is_created_once_and_attached_to_later(caller: Caller) -> None:
     attached = caller.create(trials=3)
     assert attached.trial_counts.succeeded == 1
     with refused("ALREADY_EXISTS", "ALREADY_EXISTS") as said:
-        caller.create(trials=4)
-    assert "`limits.trials` (3 there, 4 here)" in said[0]
+        caller.create(trials=3, metrics=[study_pb2.Metric(name="loss")])
+    assert "auc" in said[0]
+    assert "loss" in said[0]
+    assert caller.study() == attached
+
+
+def test_a_study_submitted_again_with_changes_is_extended(caller: Caller) -> None:
+    caller.create(trials=2)
+    stream = caller.watch()
+    next(stream)
+    caller.complete(caller.one(), 0.5)
+    held = caller.one()
+    space = space_pb2.Space()
+    space.parameters.add(name="x").float_domain.high = 8.0
+    added = space.parameters.add(name="y")
+    added.int_domain.high = 3
+    added.default_value.int_value = 2
+    asked = request_id()
+    extended = caller.create(trials=30, space=space, request_id=asked)
+    assert (extended.space_version, extended.limits.trials) == (2, 30)
+    assert caller.create(trials=30, space=space, request_id=asked) == extended
+    assert caller.create(trials=30, space=space).space_version == 2
+    # The worker of an earlier version goes on; what is proposed now is of the new one.
+    assert caller.complete(held, 0.75).space_version == 1
+    new = [caller.complete(caller.one(), 0.1) for _ in range(20)]
+    assert {trial.space_version for trial in new} == {2}
+    assert all(set(trial.parameters) == {"x", "y"} for trial in new)
+    assert max(trial.parameters["x"].double_value for trial in new) > 1
+    assert caller.study().best_trial == held.name
+    with refused("ALREADY_EXISTS", "ALREADY_EXISTS") as said:
+        caller.create(trials=30)
+    assert "`y`" in said[0] or "'y'" in said[0]
+    assert caller.stop().state == StudyState.STOPPED
+    assert list(stream)[-1].study.state == StudyState.STOPPED
+
+
+def test_more_trials_take_a_completed_study_up_again(caller: Caller) -> None:
+    caller.create(trials=1)
+    caller.complete(caller.one(), 0.5)
+    assert caller.study().state == StudyState.COMPLETED
+    assert caller.create(trials=2).state == StudyState.ACTIVE
+    caller.complete(caller.one(), 0.75)
+    assert caller.study().state == StudyState.COMPLETED
+    assert caller.study().trial_counts.succeeded == 2
 
 
 @pytest.mark.parametrize(
@@ -283,8 +325,10 @@ def test_a_watcher_sees_the_study_as_it_is_and_then_changes(caller: Caller) -> N
     caller.complete(caller.one(), 0.5)
     rest = list(stream)
     assert rest[-1].study.state == StudyState.COMPLETED
+    # States that others followed are left out.
     resumed = list(caller.watch(reported.resume_token))
-    assert resumed == [*ended, *rest]
+    assert [event for event in (*ended, *rest) if event in resumed] == resumed
+    assert resumed[-1] == rest[-1]
     again = list(caller.watch())
     assert kinds(again) == ["study", "trial", "trial"]
     assert again[0].study.state == StudyState.COMPLETED
@@ -314,19 +358,23 @@ def test_watchers_learn_that_a_study_is_gone(caller: Caller) -> None:
         list(stream)
 
 
-def test_a_watcher_that_goes_away_frees_its_place(caller: Caller) -> None:
-    caller.create()
-    streams = []
-    for _ in range(64):
-        streams.append(caller.watch())
-        next(streams[-1])
-    with refused("UNAVAILABLE", "UNAVAILABLE") as said:
-        next(caller.watch())
-    assert "64 streams are open" in said[0]
-    assert caller.one().name == "studies/s/trials/0"
-    for stream in streams:
-        stream.cancel()
-    until(lambda: _can_watch(caller))
+def test_a_watcher_that_goes_away_frees_its_place(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "STREAMS", 8)
+    with running(tmp_path, database_url) as caller:
+        caller.create()
+        streams = []
+        for _ in range(8):
+            streams.append(caller.watch())
+            next(streams[-1])
+        with refused("UNAVAILABLE", "UNAVAILABLE") as said:
+            next(caller.watch())
+        assert "8 streams are open" in said[0]
+        assert caller.one().name == "studies/s/trials/0"
+        for stream in streams:
+            stream.cancel()
+        until(lambda: _can_watch(caller))
 
 
 def _can_watch(caller: Caller) -> bool:
@@ -395,7 +443,11 @@ def test_health_and_reflection(tmp_path: Path, database_url: str) -> None:
         names = [service.name for service in answer.list_services_response.service]
         assert "tuner.v1.StudyService" in names
         said = json.loads((tmp_path / "server.json").read_text())
-        assert said == {"address": server.address, "pid": os.getpid()}
+        assert said == {
+            "address": server.address,
+            "local": server.address,
+            "pid": os.getpid(),
+        }
     assert not (tmp_path / "server.json").exists()
 
 

@@ -136,6 +136,12 @@ def test_a_study_without_its_metric_says_what_was_reported(caller: Caller) -> No
     with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT") as said:
         caller.report(trial, 0, loss=1.0, accuracy=0.5)
     assert said == ["the study's metric is 'auc', but this was reported: accuracy, loss."]
+    failed = caller.trial()
+    assert (failed.state, failed.state_reason) == (State.FAILED, said[0])
+    assert failed.attempts[0].failure.cause == trial_pb2.Failure.USER_ERROR
+    with refused("ABORTED", "LEASE_LOST"):
+        caller.report(trial, 1, auc=0.5)
+    trial = caller.one()
     caller.report(trial, 0, auc=0.5)
     caller.report(trial, 1, loss=0.9)
     assert caller.complete(trial).final_measurement.metrics == {"auc": 0.5}
@@ -450,8 +456,12 @@ def test_logs_of_every_attempt_are_kept_once(caller: Caller) -> None:
     caller.write_log(second, "again\n")
     chunks = [(c.attempt, c.text) for c in caller.read_log(second)]
     assert chunks == [(1, "epoch 1\n"), (1, "epoch 2 ünï\ufffd\n"), (2, "again\n")]
-    with refused("NOT_FOUND", "NOT_FOUND"):
-        caller.write_log(trial_pb2.Trial(name=first.name, attempt=3), "x")
+    key = second.lease.token.partition(".")[0]
+    for token in (f"{key}.0.3", f"{int(key) + 1}.0.1"):
+        with refused("ABORTED", "LEASE_LOST"):
+            caller.write_log(
+                trial_pb2.Trial(name=first.name, lease=trial_pb2.Lease(token=token)), "x"
+            )
     with refused("NOT_FOUND", "NOT_FOUND"):
         list(caller.read_log(trial_pb2.Trial(name="studies/s/trials/9")))
 

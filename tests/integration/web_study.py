@@ -53,8 +53,9 @@ def prepared(client: Client, name: str) -> Study:
 def write_log(client: Client, trial: RunningTrial, text: str, offset: int = 0) -> None:
     """Appends to a trial's log, as a runner does."""
     connection = Connection(client.address)
+    held = connection.call(lambda stub: stub.GetTrial, pb.GetTrialRequest(name=trial.name))
     request = pb.WriteTrialLogRequest(
-        name=trial.name, attempt=trial.attempt, text=text, offset=offset
+        name=trial.name, lease_token=held.lease.token, text=text, offset=offset
     )
     connection.call(lambda stub: stub.WriteTrialLog, request)
     connection.close()

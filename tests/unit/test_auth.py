@@ -117,7 +117,7 @@ class Bench:
         self.seconds = 0.0
         self.error: TunerError | None = None
         self.guard = TokenGuard(
-            self,
+            self.active_tokens,
             now=lambda: NOW + timedelta(seconds=self.seconds),
             monotonic=lambda: self.seconds,
         )

@@ -154,7 +154,7 @@ def test_trials_round_trip(
         state=state,
         parameters=dict(sorted(parameters.items())),
         attempt=2,
-        lease=Lease(worker_id="w", expire_time=time),
+        lease=Lease(worker_id="w", expire_time=time, token="1.0.2"),
         final_measurement=measurement,
         measurements=(measurement,),
         attempts=(Attempt(number=1, worker_id="w", start_time=time, failure=failure),),

@@ -117,7 +117,7 @@ def test_nan_never_wins(rule_type: type[Rule]) -> None:
     assert report(rule, 8, 2, 100.0) is None
     said = report(rule, 9, 2, math.nan)
     assert said is not None
-    assert said.startswith("loss, not a number up to step 2,")
+    assert said.startswith("loss, without a value that counts by step 2,")
 
 
 def test_a_spike_does_not_stop_a_good_trial() -> None:

@@ -11,12 +11,11 @@ from tuner.errors import InfeasibleError, InvalidArgumentError, UnavailableError
 from tuner.runner import environment
 from tuner.runner.pool import Shape
 from tuner.runner.preparation import shape_of
-from tuner.runner.slot import judged, task_of
+from tuner.runner.slot import task_of
 from tuner.runner.worker import MESSAGE_CHARACTERS, STACK_CHARACTERS, failure_of
 from tuner.study import (
     Cause,
     DataSource,
-    Failure,
     Feature,
     Metric,
     Resources,
@@ -125,16 +124,6 @@ def test_a_task_has_all_that_a_trainer_reads() -> None:
 def test_an_unprepared_study_has_no_tasks() -> None:
     with pytest.raises(UnavailableError, match="not prepared yet"):
         task_of(replace(STUDY, statistics=None), TRIAL)
-
-
-def test_a_trial_that_kills_its_worker_each_time_is_not_tried_for_ever() -> None:
-    lost = Failure(cause=Cause.LOST, message="a worker of the gang died.")
-    assert judged(replace(TRIAL, attempt=4), lost) is lost
-    final = judged(replace(TRIAL, attempt=5), lost)
-    assert final.cause is Cause.USER_ERROR
-    assert final.message == "a worker of the gang died, and attempt 5 was not the first."
-    error = Failure(cause=Cause.USER_ERROR, message="x")
-    assert judged(replace(TRIAL, attempt=9), error) is error
 
 
 def test_a_ray_of_our_own_is_closed_to_others() -> None:

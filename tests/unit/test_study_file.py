@@ -9,8 +9,8 @@ import pytest
 
 from tuner import convert, engine, study_file
 from tuner.errors import InvalidArgumentError, StudyFileError
-from tuner.space import Categorical, Discrete, Float, Group, Int
-from tuner.study import Goal, StudySpec
+from tuner.space import Categorical, Discrete, Float, Group, Int, Value
+from tuner.study import Constraint, Goal, Metric, Selection, StudySpec
 from tuner.study_file import Problem, sections
 
 GOOD = """\
@@ -182,6 +182,71 @@ def test_a_fixed_value_under_a_condition_exists_only_there() -> None:
     assert children == {"y": Categorical((3,)), "z": Int(1, 2)}
 
 
+def parsed(text: str) -> StudySpec:
+    file = study_file.parse(text)
+    assert file.problems == ()
+    assert file.spec is not None
+    assert convert.spec_from_proto(convert.spec_to_proto(file.spec)) == file.spec
+    return file.spec
+
+
+def test_several_metrics() -> None:
+    several = "metrics:\n- {name: auc}\n- {name: latency_ms, goal: minimize}\n"
+    spec = parsed(SCRIPT.replace("metric: {name: score}\n", several))
+    assert spec.metrics == (Metric(name="auc"), Metric(name="latency_ms", goal=Goal.MINIMIZE))
+    assert spec.early_stopping_in_use == "none"
+    assert spec.selection is Selection.LAST
+
+
+def test_a_trainer_knows_the_goals_of_several_metrics() -> None:
+    several = "metrics: [{name: val_auc}, {name: val_loss}]"
+    spec = parsed(MANAGED.replace("metric: {name: val_auc}", several))
+    assert [metric.goal for metric in spec.metrics] == [Goal.MAXIMIZE, Goal.MINIMIZE]
+
+
+def test_constraints_bound_metrics_from_both_sides() -> None:
+    spec = parsed(SCRIPT + "constraints: {ms: {at_most: 50}, auc: {at_least: 0.5, at_most: 1}}\n")
+    assert spec.constraints == (
+        Constraint(metric="ms", at_most=50.0),
+        Constraint(metric="auc", at_most=1.0),
+        Constraint(metric="auc", at_least=0.5),
+    )
+    assert parsed(SCRIPT).constraints == ()
+
+
+def test_earlier_studies_and_which_measurement_counts() -> None:
+    spec = parsed(SCRIPT + "warm_start: [older, oldest-2]\nmeasurement: last\n")
+    assert spec.warm_start == ("older", "oldest-2")
+    assert spec.selection is Selection.LAST
+    assert parsed(SCRIPT + "measurement: best\n").selection is Selection.BEST
+    assert parsed(SCRIPT).measurement_selection is None
+
+
+@pytest.mark.parametrize(
+    ("domain", "default"),
+    [
+        ("float: [0, 1], default: 1", 1.0),
+        ("float: [0.1, 1], log: true, default: 0.5", 0.5),
+        ("int: [1, 9], step: 2, default: 3", 3),
+        ("discrete: [16, 32], default: 32", 32.0),
+        ("categorical: [a, true, 1], default: true", True),
+        ("categorical: [a, true, 1], default: 1", 1),
+        ("categorical: [a, b], when: {a: {y: {int: [1, 2], default: 2}}}, default: b", "b"),
+    ],
+)
+def test_every_kind_of_parameter_may_have_a_default(domain: str, default: Value) -> None:
+    spec = parsed(SCRIPT.replace("float: [0, 1]", domain))
+    given = spec.space.parameters[0].default
+    assert (given, type(given)) == (default, type(default))
+    assert [p.default for p in spec.space.walk()][1:] in ([], [2])
+
+
+def test_a_tuned_setting_of_a_feature_may_have_a_default() -> None:
+    feature = "features: {age: {kind: numeric, buckets: {int: [2, 64], default: 8}}}\n"
+    (buckets,) = parsed(MANAGED + feature).space.parameters
+    assert (buckets.name, buckets.default) == ("age.buckets", 8)
+
+
 MANAGED = "study: s\nmetric: {name: val_auc}\ndata: {train: t.csv, label: y}\ntrainer: tabular\n"
 
 #: What follows MANAGED (so line 5 on), where the mistake is, and words of the message.
@@ -246,6 +311,36 @@ MISTAKES = [
         61,
         "unknown key 'momentum' in parameters.optimizer.when.adam",
     ),
+    ("parameters: {units: {int: [1, 9], default: 10}}", 5, 44, "default: 10 is not in int [1, 9]"),
+    ("parameters: {units: {int: [1, 9], default: }}", 5, 35, "must be one value, but got nothing"),
+    (
+        "parameters: {units: {int: [1, 9], default: [2]}}",
+        5,
+        35,
+        "must be one value, but got a list",
+    ),
+    (
+        "parameters: {activation: {categorical: [relu], default: gelu}}",
+        5,
+        57,
+        "'gelu' is not in categorical [relu]",
+    ),
+    ("metrics: [{name: val_loss}]", 5, 1, "`metric` or `metrics`, but not both; keep one"),
+    ("constraints: {val_los: {at_most: 1}}", 5, 15, "did you mean 'val_loss'?"),
+    ("constraints: {val_loss: 1}", 5, 25, "must be a mapping such as {at_most: 50}, but got 1"),
+    ("constraints: {val_loss: {}}", 5, 15, "constraints.val_loss needs {at_most: 50}"),
+    ("constraints: {val_loss: {below: 1}}", 5, 26, "unknown key 'below' in constraints.val_loss"),
+    ("constraints: {val_loss: {at_most: low}}", 5, 35, "must be a number, but got 'low'"),
+    ("constraints: {val_loss: {at_most: .inf}}", 5, 35, "must be a number, but got .inf"),
+    ("constraints: {val_loss: {at_most: 1, at_least: 2}}", 5, 48, "is at least 2 and at most 1"),
+    ("constraints: [val_loss]", 5, 14, "such as {latency_ms: {at_most: 50}}, but got a list"),
+    ("warm_start: older", 5, 13, "must be a list such as [older-study], but got 'older'"),
+    ("warm_start: [a, A]", 5, 17, "warm_start: a study's name is 1 to 63 of a-z"),
+    ("warm_start: [a, b, a]", 5, 20, "warm_start names 'a' twice"),
+    ("warm_start: [a, s]", 5, 17, "does not start from its own results"),
+    ("warm_start: [a, b, c, d, e, f]", 5, 13, "at most 5 studies, but got 6"),
+    ("warm_start: [a, {b: c}]", 5, 17, "must hold words, but got a mapping"),
+    ("measurement: first", 5, 14, "unknown measurement 'first'; allowed: best, last"),
     ("training: {epochs: 0}", 5, 20, "from 1 to 10000, but got 0"),
     ("search: {algorithm: bayes}", 5, 21, "unknown algorithm 'bayes'; allowed: auto, random"),
     (
@@ -324,7 +419,41 @@ def test_what_must_be_there_is_asked_for(text: str, line: int, column: int, word
     assert words in problems[0].message
 
 
+SEVERAL = SCRIPT.replace("metric: {name: score}", "metrics: [{name: a}, {name: b}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "words"),
+    [
+        (SEVERAL.replace("[{name: a}, {name: b}]", "[]"), 2, 10, "metrics must be a list such as"),
+        (SEVERAL.replace("[{name: a}, {name: b}]", "a"), 2, 10, "must be a list such as"),
+        (SEVERAL.replace("{name: b}", "b"), 2, 22, "metrics[1] must be a mapping such as"),
+        (SEVERAL.replace("name: b", "goal: minimize"), 2, 22, "missing key 'metrics[1].name'"),
+        (SEVERAL.replace("name: b", "name: a"), 2, 29, "metrics[1]: 'a' appears twice"),
+        (SEVERAL.replace("name: b", "name: b, goal: up"), 2, 38, "unknown goal 'up'"),
+        (SEVERAL.replace("name: b", "name: b, weight: 2"), 2, 32, "unknown key 'weight'"),
+        (SEVERAL + "search: {early_stopping: asha}\n", 4, 26, "but there are 2; write"),
+        (SEVERAL + "search: {early_stopping: median}\n", 4, 26, "median compares trials by one"),
+        (
+            MANAGED.replace("metric: {name: val_auc}", "metrics: [{name: val_auc}, {name: ms}]"),
+            2,
+            35,
+            "unknown metric 'ms'; allowed: val_auc",
+        ),
+    ],
+)
+def test_mistakes_in_several_metrics(text: str, line: int, column: int, words: str) -> None:
+    problems = study_file.check(text)
+    assert [(p.line, p.column) for p in problems] == [(line, column)]
+    assert words in problems[0].message
+
+
+def test_several_metrics_may_turn_early_stopping_off() -> None:
+    assert study_file.check(SEVERAL + "search: {early_stopping: none}\n") == []
+
+
 def test_the_words_for_searching_are_the_engines() -> None:
+    assert sections.MAX_EARLIER == engine.MAX_EARLIER
     assert sections.ALGORITHMS == engine.ALGORITHMS
     assert set(sections.EARLY_STOPPING) == set(engine.RULES)
 

@@ -29,6 +29,7 @@ from tuner.study import (
     Trial,
     TrialCounts,
     TrialState,
+    lease_token,
 )
 from tuner.web.source import Event, Reported, StudySource
 
@@ -41,7 +42,6 @@ class MemorySource(StudySource):
     """Answers as a study server does, from what a test put in. Threads may share it."""
 
     def __init__(self, studies: Sequence[Study] = (), trials: Sequence[Trial] = ()) -> None:
-        self.address = "memory"
         self.reachable = True
         self.calls: list[str] = []
         self.log_text = ""
@@ -277,7 +277,11 @@ def _trial(study_id: str, number: int, count: int, random_: random.Random) -> Tr
         attempt=2 if number % 17 == 5 else 1,
         lease=None
         if state.is_finished
-        else Lease(worker_id="runner-1/slot-0", expire_time=start + timedelta(seconds=30)),
+        else Lease(
+            worker_id="runner-1/slot-0",
+            expire_time=start + timedelta(seconds=30),
+            token=lease_token(1, number, 1),
+        ),
         final_measurement=best if state.is_finished and not failed else None,
         measurements=() if failed else tuple(curve),
         attempts=_attempts(number, start, end, failed),

@@ -111,14 +111,30 @@ def _changes(study: Study) -> Iterator[dict[str, Any]]:
     type=click.Choice([state.value for state in TrialState], case_sensitive=False),
     help="Only trials in this state; may be repeated.",
 )
+@click.option("--filter", "condition", default="", help='As "metrics.auc > 0.9".')
+@click.option("--order-by", help="number, best, end_time, metrics.NAME, parameters.NAME; ` desc`.")
+@click.option("--optimal", is_flag=True, help="Only those that no other one beats in all metrics.")
 @server_option
 @click.pass_obj
-def trials(session: Session, study: str, top: int | None, states: tuple[str, ...]) -> None:
+def trials(
+    session: Session,
+    study: str,
+    top: int | None,
+    states: tuple[str, ...],
+    condition: str,
+    order_by: str | None,
+    optimal: bool,
+) -> None:
     """List a study's trials by number, or the best of them."""
     handle = session.client.get_study(study)
-    wanted = [TrialState(state.upper()) for state in states]
-    order = "number" if top is None else "best"
-    rows = list(handle.trials(states=wanted, order_by=order, limit=top))  # type: ignore[arg-type]
+    found = handle.trials(
+        states=[TrialState(state.upper()) for state in states],
+        filter=condition,
+        order_by=order_by or ("number" if top is None else "best"),
+        optimal=optimal,
+        limit=top,
+    )
+    rows = list(found)
     if session.as_json:
         session.print_json([documents.trial(row) for row in rows])
     elif rows:

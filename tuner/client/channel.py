@@ -6,9 +6,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -20,6 +20,7 @@ from tuner.v1.study_service_pb2_grpc import StudyServiceStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Options = Sequence[tuple[str, Any]]
 
 #: How long one call may take.
 CALL_SECONDS = 20.0
@@ -71,17 +72,17 @@ class _Line:
     stub: ServerStub
 
 
-def open_channel(access: Access, address: str) -> grpc.Channel:
+def open_channel(access: Access, address: str, options: Options) -> grpc.Channel:
     """A channel to one of the addresses, with TLS if that is what the access says."""
     if access.trust is None or is_socket(address):
-        return grpc.insecure_channel(address, options=_OPTIONS)
+        return grpc.insecure_channel(address, options=options)
     identity = access.trust.identity
     credentials = grpc.ssl_channel_credentials(
         root_certificates=access.trust.authorities,
         private_key=None if identity is None else identity.key,
         certificate_chain=None if identity is None else identity.certificate,
     )
-    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 class Connection:
@@ -183,7 +184,7 @@ class Connection:
                 self._pid = os.getpid()
             line = self._lines.get(self.address)
             if line is None:
-                channel = open_channel(self._access, self.address)
+                channel = open_channel(self._access, self.address, _OPTIONS)
                 line = _Line(address=self.address, channel=channel, stub=ServerStub(channel))
                 self._lines[self.address] = line
             return line

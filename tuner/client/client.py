@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from tuner import convert, study_file
+from tuner.client import specification
 from tuner.client.access import Access
 from tuner.client.admin import Admin
 from tuner.client.channel import Connection
@@ -20,9 +21,7 @@ from tuner.config import Settings
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
 from tuner.space import Domain, Parameter, Space
 from tuner.study import (
-    Goal,
     Limits,
-    Metric,
     Search,
     StudySpec,
     StudyState,
@@ -159,6 +158,10 @@ class Client:
         *,
         maximize: str | None = None,
         minimize: str | None = None,
+        metrics: Mapping[str, str] | None = None,
+        constraints: specification.Constraints = (),
+        measurement: Literal["best", "last"] | None = None,
+        warm_start: Sequence[str] = (),
         trials: int = 100,
         parallel: int | None = None,
         search: str = "auto",
@@ -172,20 +175,26 @@ class Client:
             space: the parameters by name.
             maximize: the metric, if larger is better.
             minimize: the metric, if smaller is better.
+            metrics: several, each with `maximize` or `minimize`; `best` refers to the first.
+            constraints: bounds that trials must keep to, such as
+                `{"latency_ms": {"at_most": 50}}`; or a list of `tuner.Constraint`.
+            measurement: which of a trial's measurements is its result: `best` by the metric, the
+                usual with one, or the `last`, the usual with several.
+            warm_start: earlier studies whose results the search starts from, up to 5.
             trials: how many.
             parallel: how many at once; None for as many as ask.
             search: auto, random, grid, qmc or tpe.
-            early_stopping: asha, median or none.
+            early_stopping: asha, median or none; none with several metrics.
             seed: the same seed and the same results give the same trials.
         """
-        if (maximize is None) == (minimize is None):
-            raise InvalidArgumentError("name one metric: maximize='...' or minimize='...'.")
-        goal = Goal.MAXIMIZE if maximize is not None else Goal.MINIMIZE
         spec = StudySpec(
-            metrics=(Metric(name=maximize or minimize or "", goal=goal),),
+            metrics=specification.metrics_of(maximize, minimize, metrics),
             space=space if isinstance(space, Space) else Space.of(space),
             search=Search(algorithm=search, early_stopping=early_stopping, seed=seed),
             limits=Limits(trials=trials, parallel=parallel),
+            constraints=specification.constraints_of(constraints),
+            measurement_selection=specification.selection_of(measurement),
+            warm_start=specification.warm_start_of(warm_start),
         )
         return self.create(name, spec)
 

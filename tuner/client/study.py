@@ -8,7 +8,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from tuner import convert
 from tuner import study as values
@@ -24,6 +25,8 @@ from tuner.v1 import study_service_pb2 as pb
 logger = logging.getLogger("tuner")
 
 _PAGE = 500
+#: How many trials are added by one call.
+_ADDED = 500
 _POLL_SECONDS = 0.5
 _LONGEST_POLL_SECONDS = 2.0
 #: However long the server says to wait: a study may end meanwhile.
@@ -62,6 +65,11 @@ class Trial:
     def value(self) -> float | None:
         """The study's metric; None without a result."""
         return self.metrics.get(self.metric.name)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Words of your own."""
+        return self.record.labels
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -129,7 +137,9 @@ class Study:
         self,
         *,
         states: Iterable[TrialState] = (),
-        order_by: Literal["number", "number desc", "best"] = "number",
+        filter: str = "",
+        order_by: str = "number",
+        optimal: bool = False,
         full: bool = False,
         limit: int | None = None,
     ) -> Iterator[Trial]:
@@ -137,7 +147,11 @@ class Study:
 
         Args:
             states: only those in one of these; empty for all.
-            order_by: by number, newest first, or best first.
+            filter: only those for which it holds, as in
+                `metrics.auc > 0.9 AND parameters.units >= 64`.
+            order_by: `number`, `best`, `start_time`, `end_time`, `metrics.NAME` or
+                `parameters.NAME`; ` desc` behind all but `best` turns it around.
+            optimal: only those that no other one beats in every metric.
             full: with measurements and attempts.
             limit: at most so many.
         """
@@ -150,6 +164,8 @@ class Study:
                 states=[trial_pb2.Trial.State.Value(state) for state in states],
                 order_by=order_by,
                 view=pb.FULL if full else pb.BASIC,
+                filter=filter,
+                optimal=optimal,
             )
             page = self._connection.call(lambda stub: stub.ListTrials, request)
             yield from map(self._seen, page.trials)
@@ -169,6 +185,10 @@ class Study:
             if trial.value is not None and math.isfinite(trial.value):
                 return trial
         raise NotFoundError(f"no trial of {self.study_id!r} has a result yet; try again later.")
+
+    def optimal(self) -> list[Trial]:
+        """Returns the Pareto front: the trials that no other one beats in every metric."""
+        return list(self.trials(optimal=True))
 
     def importance(self) -> Importance:
         """Returns how much each parameter and each group of them mattered."""
@@ -250,22 +270,22 @@ class Study:
 
     def stop(self, reason: str = "") -> None:
         """Ends the study; running trials are told to stop."""
-        request = pb.StopStudyRequest(name=self.name, reason=reason)
+        request = pb.StopStudyRequest(name=self.name, reason=reason, request_id=str(uuid.uuid4()))
         self._keep(self._connection.call(lambda stub: stub.StopStudy, request))
 
     def pause(self) -> None:
         """Proposes no more trials until resumed."""
-        request = pb.PauseStudyRequest(name=self.name)
+        request = pb.PauseStudyRequest(name=self.name, request_id=str(uuid.uuid4()))
         self._keep(self._connection.call(lambda stub: stub.PauseStudy, request))
 
     def resume(self) -> None:
         """Takes a paused study up again, or an ended one whose limits allow more."""
-        request = pb.ResumeStudyRequest(name=self.name)
+        request = pb.ResumeStudyRequest(name=self.name, request_id=str(uuid.uuid4()))
         self._keep(self._connection.call(lambda stub: stub.ResumeStudy, request))
 
     def delete(self, *, force: bool = False) -> None:
         """Deletes the study with its trials; `force` even while trials run."""
-        request = pb.DeleteStudyRequest(name=self.name, force=force)
+        request = pb.DeleteStudyRequest(name=self.name, force=force, request_id=str(uuid.uuid4()))
         self._connection.call(lambda stub: stub.DeleteStudy, request)
 
     def retry(self, numbers: Iterable[int] = ()) -> list[int]:
@@ -277,6 +297,75 @@ class Study:
         )
         answer = self._connection.call(lambda stub: stub.RetryTrials, request)
         return [values.parse_trial_name(name)[1] for name in answer.names]
+
+    def add_trials(
+        self, trials: Iterable[Mapping[str, Value]], *, labels: Mapping[str, str] | None = None
+    ) -> list[int]:
+        """Adds points to be tried before anything is proposed; returns their numbers.
+
+        Raises:
+            InvalidArgumentError: one is no point of the space.
+            FailedPreconditionError: the study's limit of trials leaves no room.
+        """
+        return self._add(
+            pb.AddTrialsRequest.NewTrial(
+                parameters=convert.values_to_proto(parameters), labels=labels
+            )
+            for parameters in trials
+        )
+
+    def add_results(
+        self,
+        results: Iterable[tuple[Mapping[str, Value], float | Mapping[str, float]]],
+        *,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[int]:
+        """Adds what was measured elsewhere; returns the trials' numbers.
+
+        Args:
+            results: parameters with their metrics by name; a number is the study's metric. They
+                teach the search, and may be the best, but do not count towards the limits.
+            labels: words of your own.
+        """
+        return self._add(
+            pb.AddTrialsRequest.NewTrial(
+                parameters=convert.values_to_proto(parameters),
+                final_measurement=trial_pb2.Measurement(
+                    metrics=metrics
+                    if isinstance(metrics, Mapping)
+                    else {self.metric.name: float(metrics)}
+                ),
+                labels=labels,
+            )
+            for parameters, metrics in results
+        )
+
+    def _add(self, trials: Iterable[pb.AddTrialsRequest.NewTrial]) -> list[int]:
+        pending, names = list(trials), list[str]()
+        for first in range(0, len(pending), _ADDED):
+            request = pb.AddTrialsRequest(
+                parent=self.name,
+                trials=pending[first : first + _ADDED],
+                request_id=str(uuid.uuid4()),
+            )
+            names += self._connection.call(lambda stub: stub.AddTrials, request).names
+        return [values.parse_trial_name(name)[1] for name in names]
+
+    def label(self, labels: Mapping[str, str], *, trial: int | None = None) -> None:
+        """Replaces the words of your own that the study has, or one of its trials."""
+        mask = FieldMask(paths=["labels"])
+        if trial is None:
+            study = study_pb2.Study(name=self.name, labels=labels)
+            change = pb.UpdateStudyRequest(
+                study=study, update_mask=mask, request_id=str(uuid.uuid4())
+            )
+            self._keep(self._connection.call(lambda stub: stub.UpdateStudy, change))
+        else:
+            message = trial_pb2.Trial(name=f"{self.name}/trials/{trial}", labels=labels)
+            request = pb.UpdateTrialRequest(
+                trial=message, update_mask=mask, request_id=str(uuid.uuid4())
+            )
+            self._connection.call(lambda stub: stub.UpdateTrial, request)
 
     # --- the script as the worker ----------------------------------------------------------
 

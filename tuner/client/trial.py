@@ -18,7 +18,7 @@ from tuner import convert
 from tuner.client.channel import Connection
 from tuner.errors import InvalidArgumentError, LeaseLostError, TunerError
 from tuner.space import Value
-from tuner.study import Cause, Failure, Measurement, Metric, Trial
+from tuner.study import Cause, Checkpoint, Failure, Measurement, Metric, Trial
 from tuner.v1 import study_service_pb2 as pb
 from tuner.v1 import trial_pb2
 
@@ -58,10 +58,11 @@ class RunningTrial:
         self._trial = trial
         self._metric = metric
         self._started = time.monotonic()
-        self._next_step = 0
+        self._next_step = 0 if trial.checkpoint is None else trial.checkpoint.step + 1
         self._reported = False
         self._stop = trial.stop_requested
         self._open = True
+        self._lost = False
 
     def __repr__(self) -> str:
         return f"RunningTrial({self._trial.name!r}, {dict(self.parameters)!r})"
@@ -82,6 +83,15 @@ class RunningTrial:
         return self._trial.attempt
 
     @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Where an earlier attempt left off: go on from it; None to start at the beginning."""
+        return self._trial.checkpoint
+
+    @property
+    def _lease_token(self) -> str:
+        return "" if self._trial.lease is None else self._trial.lease.token
+
+    @property
     def parameters(self) -> Mapping[str, Value]:
         """The value of every active parameter."""
         return MappingProxyType(dict(self._trial.parameters))
@@ -96,14 +106,27 @@ class RunningTrial:
         """Whether the attempt has not ended."""
         return self._open
 
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost: what this attempt did is nobody's any more."""
+        return self._lost
+
     # --- what a script reports -------------------------------------------------------------
 
-    def report(self, metrics: float | Mapping[str, float], *, step: int | None = None) -> bool:
+    def report(
+        self,
+        metrics: float | Mapping[str, float],
+        *,
+        step: int | None = None,
+        checkpoint: str | None = None,
+    ) -> bool:
         """Records metrics at a step.
 
         Args:
             metrics: the values by name; a number is the study's metric.
-            step: counts on from the last one if left out.
+            step: counts on from the last one if left out; after a checkpoint, from its step.
+            checkpoint: where what is needed to go on from this step was written, whole; another
+                attempt finds it as `trial.checkpoint`.
 
         Returns:
             Whether to go on; False if the attempt should end now.
@@ -112,7 +135,12 @@ class RunningTrial:
             return False
         measurement = self._measured(metrics, self._next_step if step is None else step)
         try:
-            self._send_report(convert.measurement_to_proto(measurement))
+            self._send_report(
+                convert.measurement_to_proto(measurement),
+                trial_pb2.Checkpoint(uri=checkpoint, step=measurement.step)
+                if checkpoint
+                else None,
+            )
         except LeaseLostError:
             self.lose()
             return False
@@ -151,7 +179,10 @@ class RunningTrial:
             return
         self._open = False
         request = pb.ReleaseTrialRequest(
-            name=self.name, attempt=self.attempt, reason=reason, request_id=str(uuid.uuid4())
+            name=self.name,
+            lease_token=self._lease_token,
+            reason=reason,
+            request_id=str(uuid.uuid4()),
         )
         try:
             self._connection.call(
@@ -218,11 +249,20 @@ class RunningTrial:
         """Takes notice that the trial is somebody else's: nothing more is reported."""
         if self._open:
             logger.info("the lease of trial %d is lost; its attempt ends here", self.number)
+            self._lost = True
         self._open = False
 
-    def _send_report(self, measurement: trial_pb2.Measurement | None, **limits: float) -> datetime:
+    def _send_report(
+        self,
+        measurement: trial_pb2.Measurement | None,
+        checkpoint: trial_pb2.Checkpoint | None = None,
+        **limits: float,
+    ) -> datetime:
         request = pb.ReportTrialRequest(
-            name=self.name, attempt=self.attempt, measurement=measurement
+            name=self.name,
+            lease_token=self._lease_token,
+            measurement=measurement,
+            checkpoint=checkpoint,
         )
         answer = self._connection.call(lambda stub: stub.ReportTrial, request, **limits)
         if answer.decision == pb.ReportTrialResponse.STOP:
@@ -240,7 +280,7 @@ class RunningTrial:
 
     def _completion(self) -> pb.CompleteTrialRequest:
         return pb.CompleteTrialRequest(
-            name=self.name, attempt=self.attempt, request_id=str(uuid.uuid4())
+            name=self.name, lease_token=self._lease_token, request_id=str(uuid.uuid4())
         )
 
     def _end(self, request: pb.CompleteTrialRequest) -> None:

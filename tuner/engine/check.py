@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from scipy.stats import qmc
 
 from tuner.engine import domains
@@ -9,7 +11,12 @@ from tuner.engine.policies import ALGORITHMS
 from tuner.engine.stopping import RULES
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space
-from tuner.study import StudySpec
+from tuner.study import Constraint, StudySpec
+
+#: How many studies one may start from.
+MAX_EARLIER = 5
+#: With more, almost every trial is on the front, and there is nothing left to learn from.
+_MODELLED_METRICS = 5
 
 
 def check_search(spec: StudySpec, *, prepared: bool = False) -> None:
@@ -32,12 +39,62 @@ def check_search(spec: StudySpec, *, prepared: bool = False) -> None:
             f"`early_stopping` must be one of {', '.join(RULES)}, "
             f"but got {search.early_stopping!r}."
         )
+    _check_metrics(spec)
+    _check_constraints(spec.constraints)
+    _check_warm_start(spec.warm_start)
     if not spec.space.parameters and (prepared or not spec.is_managed):
         raise InvalidArgumentError("the space is empty; add at least one parameter to tune.")
     if search.algorithm == "grid":
         _check_finite(spec.space)
     if search.algorithm in ("auto", "qmc"):
         _check_dimensions(spec.space)
+
+
+def _check_metrics(spec: StudySpec) -> None:
+    metrics, search = len(spec.metrics), spec.search
+    _check_different("metric", (metric.name for metric in spec.metrics))
+    if metrics > _MODELLED_METRICS and search.algorithm in ("auto", "tpe"):
+        raise InvalidArgumentError(
+            f"`{search.algorithm}` weighs at most {_MODELLED_METRICS} metrics, but got {metrics}; "
+            "bound some of them by constraints, or choose `random`."
+        )
+    # `asha` is what a study gets that asks for nothing, so it is read as none.
+    if metrics > 1 and search.early_stopping not in ("asha", "none"):
+        raise InvalidArgumentError(
+            f"`{search.early_stopping}` compares trials by one metric, but the study has "
+            f"{metrics}; set `early_stopping` to none."
+        )
+
+
+def _check_constraints(constraints: Sequence[Constraint]) -> None:
+    for bound in ("at_least", "at_most"):
+        bounded = [c.metric for c in constraints if getattr(c, bound) is not None]
+        _check_different(f"`{bound}` constraint of", bounded)
+    least = {c.metric: c.at_least for c in constraints if c.at_least is not None}
+    for constraint in constraints:
+        low, high = least.get(constraint.metric), constraint.at_most
+        if low is not None and high is not None and low > high:
+            raise InvalidArgumentError(
+                f"no {constraint.metric!r} is at least {low:g} and at most {high:g}; "
+                "correct one of the constraints."
+            )
+
+
+def _check_warm_start(studies: Sequence[str]) -> None:
+    _check_different("earlier study", studies)
+    if len(studies) > MAX_EARLIER:
+        raise InvalidArgumentError(
+            f"a study starts from at most {MAX_EARLIER} earlier ones, but got {len(studies)}; "
+            "name those that are most like it."
+        )
+
+
+def _check_different(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InvalidArgumentError(f"the {what} {name!r} appears twice; name it once.")
+        seen.add(name)
 
 
 def _check_finite(space: Space) -> None:

@@ -35,17 +35,18 @@ class Importance:
 def measure(space: Space, direction: StudyDirection, trials: Iterable[FrozenTrial]) -> Importance:
     """Compares the best trials with all by PED-ANOVA, conditional parameters included.
 
-    Stopped trials count with the value they had: leaving them out would leave the bad ones out.
-    At least five trials are among the best, or half of them.
+    What counts is the first metric, with the `direction` given. Stopped trials count with the
+    value they had: leaving them out would leave the bad ones out. At least five trials are among
+    the best, or half of them.
 
     Watanabe et al., PED-ANOVA, IJCAI 2023.
     """
     finished = [
-        _completed(trial)
+        _completed(trial, trial.values[0])
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        and trial.value is not None
-        and math.isfinite(trial.value)
+        and trial.values
+        and math.isfinite(trial.values[0])
     ]
     if len(finished) < AT_LEAST or not any(trial.params for trial in finished):
         return Importance(trials=len(finished))
@@ -71,9 +72,9 @@ def _by_group(space: Space, shares: Mapping[str, float]) -> dict[str, float]:
     return groups
 
 
-def _completed(trial: FrozenTrial) -> FrozenTrial:
+def _completed(trial: FrozenTrial, value: float) -> FrozenTrial:
     completed = copy.copy(trial)
-    completed.state = TrialState.COMPLETE
+    completed.state, completed.values = TrialState.COMPLETE, [value]
     return completed
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuner.engine import domains
 from tuner.space import Parameter, Space, Value
 
-#: A point as something to compare and hash; tells 1, 1.0 and True apart.
-Key = tuple[tuple[str, str], ...]
+#: A point as something to compare and hash; tells 1, 1.0 and True apart. A digest: a study may
+#: keep a hundred thousand of them.
+Key = bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ def walk(space: Space, choose: Callable[[Parameter], Value]) -> dict[str, Value]
 
 def key_of(point: Mapping[str, Value]) -> Key:
     """What makes the point equal to another."""
-    return tuple(sorted((name, repr(value)) for name, value in point.items()))
+    return hashlib.blake2b(repr(sorted(point.items())).encode(), digest_size=16).digest()
 
 
 def centre(space: Space) -> dict[str, Value]:

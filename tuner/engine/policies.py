@@ -121,13 +121,21 @@ class SamplerPolicy(Policy):
 
 
 class TpePolicy(SamplerPolicy):
-    """Tree-structured Parzen estimators, multivariate, running trials taken as bad ones."""
+    """Tree-structured Parzen estimators, multivariate, running trials taken as bad ones.
 
-    in_use = "tpe"
+    With several metrics the good trials are those of the first fronts; those beyond a constraint
+    are bad ones.
+    """
 
     def __init__(self, space: Space, seed: int, history: History, *, startup: int = 10) -> None:
         super().__init__(space, seed, history)
         self._startup = startup
+
+    @property
+    def in_use(self) -> str:
+        """What it started from."""
+        earlier = self._history.warm_start.summary
+        return f"tpe ({earlier})" if earlier else "tpe"
 
     def sampler(self, seed: int) -> BaseSampler:
         """Our TPE over the tree."""
@@ -147,7 +155,8 @@ class AutoPolicy(Policy):
     """The centre of the space, then spread points, then a model of what was seen.
 
     Stages follow each other by the number of trials that ended with a value, so failed trials
-    do not bring the model on too early.
+    do not bring the model on too early, and results of earlier studies bring it on sooner. With
+    such results the first point is the best of theirs, seen again here.
     """
 
     def __init__(self, space: Space, seed: int, history: History) -> None:
@@ -166,14 +175,16 @@ class AutoPolicy(Policy):
     @property
     def in_use(self) -> str:
         """The stage, and why."""
-        stage, ended = self._stage(), self._history.informative
+        stage, warm = self._stage(), self._history.warm_start
+        ended = self._history.informative - len(warm.trials)
         reason = stage.reason or f"{ended} trials have ended with a value"
-        return f"{stage.policy.in_use.split()[0]} (auto: {reason})"
+        earlier = f"; {warm.summary}" if warm.summary else ""
+        return f"{stage.policy.in_use.split()[0]} (auto: {reason}{earlier})"
 
     def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
-        """The centre first; later what the stage proposes."""
+        """The best earlier point or the centre first; later what the stage proposes."""
         if number == 0 and attempt == 0:
-            return points.centre(self._space)
+            return self._history.warm_start.best or points.centre(self._space)
         return self._stage().policy.propose(number, attempt)
 
     def _stage(self) -> Stage:

@@ -1,7 +1,7 @@
 """Early stopping: rules that say, from the curves of all trials, which are not worth going on.
 
 A trial is judged by its best value so far, as it will be in the end. A value that is not a number
-is worse than all others.
+is worse than all others, and so is one measured together with a violated constraint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from tuner.study import Goal, Metric
+from tuner.study import Goal, Measurement, Metric, StudySpec
 
 #: The first step at which a trial may be stopped.
 FIRST_STEP = 2
@@ -22,6 +22,8 @@ FIRST_STEP = 2
 
 class Curve:
     """The values that one attempt reported, by step in any order, and the best up to each."""
+
+    __slots__ = ("_best", "_goal", "_steps", "_values")
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
@@ -198,6 +200,22 @@ RULES: Mapping[str, Callable[[Metric], Rule]] = {
 }
 
 
+def judged(spec: StudySpec, measurement: Measurement) -> float | None:
+    """What a rule goes by: the metric's value, NaN where a constraint is measurably violated.
+
+    A constrained metric that is not measured on the way may still turn out well. None: the metric
+    itself was not measured.
+    """
+    value = measurement.metrics.get(spec.metric.name)
+    if value is None:
+        return None
+    for constraint in spec.constraints:
+        measured = measurement.metrics.get(constraint.metric)
+        if measured is not None and constraint.violation(measured) > 0:
+            return math.nan
+    return float(value)
+
+
 def _badness(value: float | None, goal: Goal) -> float:
     # A trial that diverged is no example, even where infinity would be the better way.
     if value is None or not math.isfinite(value):
@@ -207,5 +225,5 @@ def _badness(value: float | None, goal: Goal) -> float:
 
 def _told(metric: Metric, value: float | None, step: int) -> str:
     if value is None or math.isnan(value):
-        return f"{metric.name}, not a number up to step {step},"
+        return f"{metric.name}, without a value that counts by step {step},"
     return f"{metric.name} {value:.6g} by step {step}"

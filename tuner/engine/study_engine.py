@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import optuna
 
 from tuner.engine import importance, points
+from tuner.engine.earlier import Earlier
 from tuner.engine.grid import Grid
-from tuner.engine.history import History, direction_of, value_of, values_by_step
+from tuner.engine.history import History
 from tuner.engine.importance import Importance
 from tuner.engine.policies import policy_of
-from tuner.engine.stopping import RULES
+from tuner.engine.stopping import RULES, judged
+from tuner.engine.translation import direction_of, value_of
 from tuner.space import Value
 from tuner.study import Measurement, StudySpec, Trial
 
@@ -22,21 +24,30 @@ _ATTEMPTS = 4
 class StudyEngine:
     """Proposes trials and decides early stopping; knows no clock, network or disk.
 
-    What it answers depends on the spec and the trials alone: built anew from them, it goes on as
-    the old one would have. Not thread-safe: its owner guards it.
+    What it answers depends on its arguments and the trials alone: built anew from them, it goes on
+    as the old one would have. Not thread-safe: its owner guards it.
 
     Args:
         study_id: The study's id.
         spec: What is searched and how; accepted by `check_search`.
-        trials: The history in number order, from 0 without gaps, with measurements.
+        trials: The history in number order, from 0 without gaps, with measurements. They may have
+            been drawn from earlier versions of the space.
+        earlier: Studies to start from, in the order that the spec names them, with their trials.
+            They inform the model, and count for nothing else.
     """
 
-    def __init__(self, study_id: str, spec: StudySpec, trials: Iterable[Trial] = ()) -> None:
+    def __init__(
+        self,
+        study_id: str,
+        spec: StudySpec,
+        trials: Iterable[Trial] = (),
+        earlier: Sequence[Earlier] = (),
+    ) -> None:
         self._spec = spec
-        self._history = History(study_id, spec)
+        self._history = History(study_id, spec, earlier)
         self._grid = Grid(spec.space, spec.search.seed)
         self._policy = policy_of(spec, self._grid, self._history)
-        self._rule = RULES[spec.search.early_stopping](spec.metric)
+        self._rule = RULES[spec.early_stopping_in_use](spec.metric)
         for trial in trials:
             self.add(trial)
 
@@ -69,16 +80,19 @@ class StudyEngine:
         """Takes in a trial that was created; one with the number of a known trial replaces it."""
         self._history.put(trial)
         self._rule.restart(trial.number)
-        for step, value in values_by_step(trial, self._spec.metric).items():
-            self._rule.record(trial.number, step, value)
+        for measurement in trial.measurements:
+            value = judged(self._spec, measurement)
+            if value is not None:
+                self._rule.record(trial.number, measurement.step, value)
 
     def report(self, number: int, measurement: Measurement) -> str | None:
         """Takes in a measurement; returns why the trial should stop, or None to go on."""
         value = value_of(measurement, self._spec.metric)
-        if value is None:
+        counted = judged(self._spec, measurement)
+        if value is None or counted is None:
             return None
         self._history.report(number, measurement.step, value)
-        self._rule.record(number, measurement.step, value)
+        self._rule.record(number, measurement.step, counted)
         return self._rule.verdict(number, measurement.step)
 
     def restart(self, number: int) -> None:
@@ -91,10 +105,13 @@ class StudyEngine:
         self._history.put(trial)
 
     def importance(self) -> Importance:
-        """How much each parameter and each group of them mattered."""
+        """How much each parameter and each group of them mattered to the first metric."""
         direction = direction_of(self._spec.metric.goal)
         return importance.measure(self._spec.space, direction, self._history.trials)
 
     def optuna_study(self) -> optuna.Study:
-        """The study in Optuna's terms, to read: for its samplers, plots and importance."""
+        """The study in Optuna's terms, to read: for its samplers, plots and importance.
+
+        Trials of earlier studies are not in it.
+        """
         return self._history.study()

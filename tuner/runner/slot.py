@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableE
 from tuner.runner.gang import Gang
 from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
-from tuner.study import Cause, Failure, Measurement, Study, StudyState, Trial
+from tuner.study import Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.context import Result, TrialTask
 
@@ -41,8 +41,6 @@ _CALL_PATIENCE_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _PREPARING_SECONDS = 0.1
 _RELEASE_SECONDS = 2.0
-#: The attempt from which on a lost worker counts as the trial's own error.
-_LOST_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ class Flight:
 
     def beat(self, timeout_seconds: float) -> datetime:
         """Renews the lease; returns when it ends."""
-        request = pb.ReportTrialRequest(name=self._trial.name, attempt=self._trial.attempt)
+        request = pb.ReportTrialRequest(name=self._trial.name, lease_token=token_of(self._trial))
         try:
             answer = self._tools.connection.call(
                 lambda stub: stub.ReportTrial,
@@ -165,7 +163,7 @@ class Slot:
         folder = self._tools.artifacts / "studies" / trial.study_id / "trials" / str(trial.number)
         return Assignment(
             trial=trial.name,
-            attempt=trial.attempt,
+            lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
             train=partial(train, task_of(self._study(), trial)),
         )
@@ -174,7 +172,7 @@ class Slot:
         if outcome is None:
             self._release(trial)
         elif outcome.failure is not None and not outcome.lease_lost:
-            self._complete(trial, failure=judged(trial, outcome.failure))
+            self._complete(trial, failure=outcome.failure)
         elif outcome.result is not None and not outcome.lease_lost:
             self._complete(trial, result=outcome.result, artifact_uri=assignment.artifact_dir)
         else:
@@ -192,7 +190,7 @@ class Slot:
     ) -> None:
         request = pb.CompleteTrialRequest(
             name=trial.name,
-            attempt=trial.attempt,
+            lease_token=token_of(trial),
             artifact_uri=artifact_uri,
             request_id=str(uuid.uuid4()),
         )
@@ -210,7 +208,10 @@ class Slot:
 
     def _release(self, trial: Trial) -> None:
         request = pb.ReleaseTrialRequest(
-            name=trial.name, attempt=trial.attempt, reason="the runner stopped"
+            name=trial.name,
+            lease_token=token_of(trial),
+            reason="the runner stopped",
+            request_id=str(uuid.uuid4()),
         )
         try:
             self._tools.connection.call(
@@ -236,12 +237,9 @@ class Slot:
                     return None
 
 
-def judged(trial: Trial, failure: Failure) -> Failure:
-    """A trial whose every attempt loses a worker is what kills them: it is not tried for ever."""
-    if failure.cause is not Cause.LOST or trial.attempt < _LOST_ATTEMPTS:
-        return failure
-    message = f"{failure.message.rstrip('.')}, and attempt {trial.attempt} was not the first."
-    return replace(failure, cause=Cause.USER_ERROR, message=message)
+def token_of(trial: Trial) -> str:
+    """The token of the lease that a trial came with."""
+    return "" if trial.lease is None else trial.lease.token
 
 
 def parallel(study: Study) -> int:

@@ -57,7 +57,7 @@ class Assignment:
     """A trial for a gang."""
 
     trial: str
-    attempt: int
+    lease_token: str
     artifact_dir: str
     train: Train
 
@@ -94,7 +94,7 @@ class Context:
                 lambda stub: stub.ReportTrial,
                 study_service_pb2.ReportTrialRequest(
                     name=self._assignment.trial,
-                    attempt=self._assignment.attempt,
+                    lease_token=self._assignment.lease_token,
                     measurement=convert.measurement_to_proto(measurement),
                 ),
                 patience_seconds=REPORT_PATIENCE_SECONDS,
@@ -111,7 +111,7 @@ class Context:
                 lambda stub: stub.WriteTrialLog,
                 study_service_pb2.WriteTrialLogRequest(
                     name=self._assignment.trial,
-                    attempt=self._assignment.attempt,
+                    lease_token=self._assignment.lease_token,
                     text=text,
                     offset=offset,
                 ),

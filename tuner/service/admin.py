@@ -79,7 +79,7 @@ class AdminServicer(AdminServiceServicer):
     def ListServers(
         self, request: pb.ListServersRequest, context: Context
     ) -> pb.ListServersResponse:
-        servers: list[admin.Server] = self._store.list_servers(_now())
+        servers: list[admin.Server] = self._store.list_servers()
         return pb.ListServersResponse(servers=map(convert_admin.server_to_proto, servers))
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from tuner.admin import Role, Token
 from tuner.errors import TunerError, UnauthenticatedError
@@ -39,13 +39,6 @@ def hash_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-class Tokens(Protocol):
-    """Where the guard looks tokens up."""
-
-    def active_tokens(self, now: datetime) -> Sequence[HashedToken]:
-        """The tokens that open anything now."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     """The tokens as they were read, or why they could not be."""
@@ -60,16 +53,19 @@ class TokenGuard:
 
     All tokens are read at once and at most ten times a second, whatever is sent: strangers who
     guess cost the database nothing.
+
+    Args:
+        read: The tokens that open anything at a time.
     """
 
     def __init__(
         self,
-        tokens: Tokens,
+        read: Callable[[datetime], Sequence[HashedToken]],
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tokens = tokens
+        self._read_active = read
         self._now = now
         self._monotonic = monotonic
         self._reading = threading.Lock()
@@ -126,7 +122,7 @@ class TokenGuard:
     def _read_now(self) -> _Known:
         start = self._monotonic()
         try:
-            found = self._tokens.active_tokens(self._now())
+            found = self._read_active(self._now())
         except TunerError as error:
             # Those who waited are refused with it; a moment later it is tried again.
             return _Known({}, self._monotonic() - _KNOWN_SECONDS + _UNKNOWN_SECONDS, error)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from tuner.study import Metric, Trial, TrialCounts, TrialState
-from tuner_storage.rows import score
+from tuner.study import Goal, Origin, StudySpec, Trial, TrialCounts, TrialState
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -15,17 +16,22 @@ class Board:
     """The trials by number, by state, and the best of them. Not thread-safe: its owner locks.
 
     Args:
-        metric: What trials are compared by.
+        spec: What trials are compared by.
         trials: Those that exist already.
     """
 
-    def __init__(self, metric: Metric, trials: Iterable[Trial] = ()) -> None:
-        self._metric = metric
+    def __init__(self, spec: StudySpec, trials: Iterable[Trial] = ()) -> None:
+        self._spec = spec
         self._trials: dict[int, Trial] = {}
         self._by_state: dict[TrialState, set[int]] = {state: set() for state in TrialState}
         self._best: tuple[float, int] | None = None
+        #: With several metrics: the results that no other one beats, larger is better in each.
+        self._front: list[tuple[float, ...]] = []
+        self._by_worker: dict[str, set[int]] = defaultdict(set)
+        #: Past results, which were added and not run.
+        self.past = 0
         #: Trials that ended after the best one did.
-        self.since_best = 0
+        self._since_best: set[int] = set()
         for trial in sorted(trials, key=lambda trial: trial.end_time or _NEVER):
             self.put(trial)
 
@@ -42,24 +48,62 @@ class Board:
     def put(self, trial: Trial) -> None:
         """Takes over a trial as it is now."""
         before = self._trials.get(trial.number)
+        self._move_lease(before, trial)
         if before is not None:
             self._by_state[before.state].discard(trial.number)
+        elif trial.origin is Origin.PAST:
+            self.past += 1
         self._trials[trial.number] = trial
         self._by_state[trial.state].add(trial.number)
         was_finished = before is not None and before.state.is_finished
         if trial.state.is_finished and not was_finished:
             self._finish(trial)
         elif was_finished and not trial.state.is_finished:
-            self.since_best = max(0, self.since_best - 1)
+            self._since_best.discard(trial.number)
 
     def _finish(self, trial: Trial) -> None:
-        self.since_best += 1
+        self._since_best.add(trial.number)
         if trial.state not in (TrialState.SUCCEEDED, TrialState.PRUNED):
             return
-        reached = score(self._metric, trial.final_measurement)
-        if reached is not None and (self._best is None or reached > self._best[0]):
-            self._best = (reached, trial.number)
-            self.since_best = 0
+        reached = self._spec.score(trial.final_measurement)
+        if reached is None:
+            return
+        advances = self._advances(trial)
+        if self._best is None or reached > self._best[0]:
+            self._best, advances = (reached, trial.number), True
+        elif reached == self._best[0]:
+            self._best = reached, min(self._best[1], trial.number)
+        if advances:
+            self._since_best.clear()
+
+    def _advances(self, trial: Trial) -> bool:
+        """With several metrics: whether no earlier result is as good in all of them."""
+        metrics, result = self._spec.metrics, trial.final_measurement
+        if len(metrics) == 1 or result is None:
+            return False
+        point = tuple(
+            result.metrics[m.name] * (1 if m.goal is Goal.MAXIMIZE else -1) for m in metrics
+        )
+        if not all(map(math.isfinite, point)) or any(_covers(p, point) for p in self._front):
+            return False
+        self._front = [p for p in self._front if not _covers(point, p)] + [point]
+        return True
+
+    def _move_lease(self, before: Trial | None, after: Trial) -> None:
+        holder = before.lease.worker_id if before is not None and before.lease else None
+        heir = after.lease.worker_id if after.lease else None
+        if holder == heir:
+            return
+        if holder is not None:
+            self._by_worker[holder].discard(after.number)
+            if not self._by_worker[holder]:
+                del self._by_worker[holder]
+        if heir is not None:
+            self._by_worker[heir].add(after.number)
+
+    def held_by(self, worker_id: str) -> list[Trial]:
+        """The trials that a worker holds, by number."""
+        return [self._trials[number] for number in sorted(self._by_worker.get(worker_id, ()))]
 
     def of(self, state: TrialState) -> list[Trial]:
         """The trials in a state, by number."""
@@ -71,8 +115,13 @@ class Board:
 
     @property
     def best(self) -> int | None:
-        """The number of the best trial, the first one among equals; None before there is one."""
+        """The number of the best trial, the lowest among equals; None before there is one."""
         return None if self._best is None else self._best[1]
+
+    @property
+    def since_best(self) -> int:
+        """How many trials ended after the last one that brought something better."""
+        return len(self._since_best)
 
     @property
     def total(self) -> int:
@@ -87,4 +136,9 @@ class Board:
     @property
     def counts(self) -> TrialCounts:
         """How many trials are in which state."""
-        return TrialCounts(**{s.value.lower(): len(n) for s, n in self._by_state.items()})
+        by_state = {s.value.lower(): len(n) for s, n in self._by_state.items()}
+        return TrialCounts(**by_state, past=self.past)
+
+
+def _covers(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True))

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+#: The metadata that says what a call is called in the logs, of every server it passes through.
+REQUEST_KEY = "x-request-id"
+
 
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One call, from its arrival to its answer."""
 
+    #: As gRPC has it, for example `/tuner.v1.StudyService/CreateStudy`.
+    path: str = ""
     #: Without the service, for example `CreateStudy`.
     method: str
     #: Names the call in the logs and traces of every server it passes through.
@@ -39,7 +44,7 @@ def begin(call: Call) -> None:
 
 
 def end() -> None:
-    """This thread answers no call any more. A stream that was dropped may end in another thread."""
+    """This thread answers no call any more; a stream that was dropped may end in another one."""
     _CURRENT.set(_NOBODY)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from tuner.study import Measurement, Study, Trial
@@ -19,13 +20,15 @@ class Reported:
     measurement: Measurement
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Event:
     """Something that happened; `token` resumes after it, and is empty where nothing can."""
 
     token: str
     time: datetime
     what: Study | Trial | Reported
+    #: As it goes out, made by the first watcher for all of them.
+    message: bytes = field(default=b"", compare=False)
 
 
 class EventLog:
@@ -42,12 +45,17 @@ class EventLog:
         self._position = 0
         self._closed = False
         self._changed = threading.Condition()
+        self._logs: dict[int, int] = {}
+        #: How many watch at present.
+        self.watchers = 0
 
-    def publish(self, what: Study | Trial | Reported, time: datetime) -> None:
-        """Appends an event; called in the order in which things happened."""
+    def publish(self, what: Iterable[Study | Trial | Reported], time: datetime) -> None:
+        """Appends events; called in the order in which things happened."""
         with self._changed:
-            self._position += 1
-            self._events.append(Event(token=self.token(self._position), time=time, what=what))
+            for item in what:
+                self._position += 1
+                event = Event(token=self.token(self._position), time=time, what=item)
+                self._events.append(event)
             self._changed.notify_all()
 
     @property
@@ -62,7 +70,7 @@ class EventLog:
     def find(self, token: str) -> int | None:
         """The position of a token; None if what followed it is not known any more."""
         epoch, _, digits = token.partition(".")
-        if epoch != self._epoch or not digits.isdecimal():
+        if epoch != self._epoch or not digits.isdecimal() or len(digits) > 18:
             return None
         with self._changed:
             position = int(digits)
@@ -82,6 +90,26 @@ class EventLog:
             if self._closed or missed > len(self._events):
                 return None
             return [self._events[index] for index in range(-missed, 0)]
+
+    # --- the trials' logs ---
+
+    def log_written(self, trial: int) -> None:
+        """A trial's log has grown."""
+        with self._changed:
+            self._logs[trial] = self._logs.get(trial, 0) + 1
+            self._changed.notify_all()
+
+    def log_version(self, trial: int) -> int:
+        """Changes when a trial's log grows."""
+        with self._changed:
+            return self._logs.get(trial, 0)
+
+    def await_log(self, trial: int, version: int, timeout_seconds: float) -> None:
+        """Waits until a trial's log has grown since a version, at most for the time."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._logs.get(trial, 0) != version, timeout_seconds
+            )
 
     def close(self) -> None:
         """Ends every watcher's wait."""

@@ -1,11 +1,13 @@
-"""What workers ask and say, and what they are told."""
+"""What workers and users ask and say of trials, and what they are told."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from tuner.study import Decision, Failure, Measurement, StudyState, Trial
+from tuner.space import Value
+from tuner.study import Checkpoint, Decision, Failure, Measurement, StudyState, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,14 @@ class Suggested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a worker says on the way; with nothing in it, that it is alive."""
+
+    measurement: Measurement | None = None
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Directive:
     """What a worker should do, and until when it holds its trial."""
 
@@ -50,3 +60,18 @@ class Result:
     final: Measurement | None = None
     failure: Failure | None = None
     artifact_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTrial:
+    """A trial of the user's own: with anything measured it is a past one."""
+
+    parameters: Mapping[str, Value]
+    final: Measurement | None = None
+    measurements: tuple[Measurement, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it has been run elsewhere."""
+        return self.final is not None or bool(self.measurements)

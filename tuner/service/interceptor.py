@@ -15,15 +15,15 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tuner.errors import InternalError, TunerError
 from tuner.service import call as calls
-from tuner.service.call import Call
+from tuner.service.call import REQUEST_KEY, Call
+from tuner.service.fleet import ElsewhereError
+from tuner.service.forwarding import Forwarder
 
 logger = logging.getLogger(__name__)
 
 _DOMAIN = "tuner"
 _DETAILS = "grpc-status-details-bin"
 _SERVICES = "/tuner.v1."
-#: Says what the call is called in the logs of the server that forwarded it.
-REQUEST_KEY = "x-request-id"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -52,8 +52,11 @@ class Everybody:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the methods of tuner's services. The only place that catches all exceptions."""
 
-    def __init__(self, guard: Guard, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self, guard: Guard, forwarder: Forwarder, observers: Sequence[Observer] = ()
+    ) -> None:
         self._guard = guard
+        self._forwarder = forwarder
         self._observers = tuple(observers)
 
     def intercept_service(
@@ -66,40 +69,47 @@ class CallInterceptor(grpc.ServerInterceptor):
         path = handler_call_details.method
         if handler is None or not path.startswith(_SERVICES):
             return handler
-        method = path.rpartition("/")[2]
         codec = {
             "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
+            "response_serializer": _as_it_is(handler.response_serializer),
         }
         if handler.unary_unary is not None:
-            unary = self._unary(method, handler.unary_unary)
+            unary = self._unary(path, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, **codec)
         if handler.unary_stream is not None:
-            stream = self._stream(method, handler.unary_stream)
+            stream = self._stream(path, handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, **codec)
         return handler
 
-    def _unary(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(self, path: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._calling(name, context) as call:
+            with self._calling(path, context) as call:
                 self._guard.admit(call, request)
-                return method(request, context)
+                try:
+                    return method(request, context)
+                except ElsewhereError as elsewhere:
+                    return self._forwarder.unary(call, elsewhere, request, context)
 
         return answer
 
-    def _stream(self, name: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def _stream(self, path: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._calling(name, context) as call:
+            with self._calling(path, context) as call:
                 self._guard.admit(call, request)
-                yield from method(request, context)
+                try:
+                    yield from method(request, context)
+                except ElsewhereError as elsewhere:
+                    yield from self._forwarder.stream(call, elsewhere, request, context)
 
         return answer
 
     @contextmanager
-    def _calling(self, method: str, context: grpc.ServicerContext) -> Iterator[Call]:
-        metadata = {key: value for key, value in context.invocation_metadata() if _is_text(value)}
+    def _calling(self, path: str, context: grpc.ServicerContext) -> Iterator[Call]:
+        received = context.invocation_metadata()
+        metadata = {key: value for key, value in received if isinstance(value, str)}
         call = Call(
-            method=method,
+            path=path,
+            method=path.rpartition("/")[2],
             request=metadata.get(REQUEST_KEY, "")[:64] or secrets.token_hex(8),
             peer=context.peer(),
             metadata=metadata,
@@ -120,8 +130,16 @@ class CallInterceptor(grpc.ServerInterceptor):
             calls.end()
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _as_it_is(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Lets through what is bytes already: forwarded answers, events made once for all watchers."""
+
+    def serialized(message: Any) -> bytes:
+        if isinstance(message, bytes):
+            return message
+        body: bytes = message.SerializeToString() if serialize is None else serialize(message)
+        return body
+
+    return serialized
 
 
 def _abort(context: grpc.ServicerContext, call: Call, error: Exception) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What people and runners do to a study as a whole."""
+"""What people and runners do to a study as a whole: each function is one verb of the record's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from tuner import extension
 from tuner.engine import check_search
 from tuner.errors import FailedPreconditionError, NotFoundError
-from tuner.service.record import Record
+from tuner.service.record import Record, taken_up
 from tuner.service.reply import Reply
 from tuner.space import Space, Value
 from tuner.study import (
@@ -19,10 +20,12 @@ from tuner.study import (
     Limits,
     StatisticsRef,
     Study,
+    StudySpec,
     StudyState,
     Trial,
     TrialState,
 )
+from tuner_storage import writes
 
 M = TypeVar("M", bound=Message)
 
@@ -55,17 +58,15 @@ def prepare(record: Record, outcome: Prepared | str, reply: Reply[Study, M]) -> 
         FailedPreconditionError: it is not PREPARING.
         InvalidArgumentError: its space cannot be searched as it asks for.
     """
-    with record.open() as now:
+
+    def verb(now: datetime) -> Study:
         study = record.study
         if study.state is not StudyState.PREPARING:
-            kept = record.kept(reply)
-            if kept is not None:
-                return kept
             raise FailedPreconditionError(
                 f"study {study.study_id!r} is {study.state.value} and needs no preparation."
             )
         if isinstance(outcome, str):
-            return record.move(StudyState.STOPPED, outcome, now, reply)
+            return record.move(StudyState.STOPPED, outcome, now)
         spec = replace(
             study.spec,
             space=outcome.space,
@@ -81,30 +82,63 @@ def prepare(record: Record, outcome: Prepared | str, reply: Reply[Study, M]) -> 
             state=StudyState.ACTIVE,
             state_reason="",
         )
-        with record.changing():
-            record.build_engine(prepared, ())
-        return record.save(prepared, now, reply)
+        record.build_engine(prepared, ())
+        return record.save(prepared, now)
+
+    return record.run(reply, verb)
+
+
+def extend(record: Record, submitted: StudySpec, reply: Reply[Study, M]) -> M:
+    """Takes over what changed in a study that was submitted again.
+
+    Raises:
+        AlreadyExistsError: it differs in what cannot change.
+    """
+
+    def verb(now: datetime) -> Study:
+        study = record.study
+        spec = extension.extend(study.spec, record.submitted, submitted)
+        check_search(spec, prepared=study.space_version > 0)
+        changed = replace(study, spec=spec)
+        if study.space_version > 0 and spec.space != study.spec.space:
+            changed = replace(changed, space_version=study.space_version + 1)
+        saved = record.save(changed, now, submitted)
+        if study.state is StudyState.COMPLETED and record.reached(now) is None:
+            saved = record.save(taken_up(record.study), now)
+        record.settle(now)
+        return saved
+
+    message = record.run(reply, verb)
+    # What proposes is built anew, from all that was measured: the study is loaded again.
+    record.close()
+    return message
 
 
 def stop(record: Record, reason: str, reply: Reply[Study, M]) -> M:
     """Ends a study; one that has ended stays as it is."""
-    with record.open() as now:
+
+    def verb(now: datetime) -> Study:
         if record.study.state.is_finished:
-            return reply.build(record.summary())
-        return record.move(StudyState.STOPPED, reason or "stopped by a user", now, reply)
+            return record.summary()
+        return record.move(StudyState.STOPPED, reason or "stopped by a user", now)
+
+    return record.run(reply, verb)
 
 
 def pause(record: Record, reply: Reply[Study, M]) -> M:
     """Proposes no more; raises FailedPreconditionError unless the study is ACTIVE or PAUSED."""
-    with record.open() as now:
+
+    def verb(now: datetime) -> Study:
         state = record.study.state
         if state is StudyState.PAUSED:
-            return reply.build(record.summary())
+            return record.summary()
         if state is not StudyState.ACTIVE:
             raise FailedPreconditionError(
                 f"study {record.study.study_id!r} is {state.value}; only an active one can pause."
             )
-        return record.move(StudyState.PAUSED, "paused by a user", now, reply)
+        return record.move(StudyState.PAUSED, "paused by a user", now)
+
+    return record.run(reply, verb)
 
 
 def resume(record: Record, reply: Reply[Study, M]) -> M:
@@ -113,23 +147,27 @@ def resume(record: Record, reply: Reply[Study, M]) -> M:
     Raises:
         FailedPreconditionError: it was never prepared, or its limits allow nothing more.
     """
-    with record.open() as now:
+
+    def verb(now: datetime) -> Study:
         study = record.study
         if study.state is StudyState.ACTIVE:
-            return reply.build(record.summary())
+            return record.summary()
         if study.space_version == 0:
             raise FailedPreconditionError(
                 f"study {study.study_id!r} is {study.state.value} without a space; wait for a "
                 "runner, or submit it again."
             )
         if study.state.is_finished:
-            _check_room(record, now)
-        return record.move(StudyState.ACTIVE, "", now, reply)
+            _check_room(record, now, record.board.open)
+        return record.move(StudyState.ACTIVE, "", now)
+
+    return record.run(reply, verb)
 
 
-def _check_room(record: Record, now: datetime) -> None:
+def _check_room(record: Record, now: datetime, due: int) -> None:
+    """Raises FailedPreconditionError if the limits allow neither new trials nor those due."""
     reached = record.reached(now)
-    if reached is not None and (reached.gives_up or record.board.open == 0):
+    if reached is not None and (reached.gives_up or due == 0):
         raise FailedPreconditionError(
             f"study {record.study.study_id!r} allows nothing more: {reached.reason}; raise the "
             "limit first."
@@ -138,18 +176,18 @@ def _check_room(record: Record, now: datetime) -> None:
 
 def update(record: Record, changes: Changes, reply: Reply[Study, M]) -> M:
     """Changes limits, labels or export; raises FailedPreconditionError if the etag is old."""
-    with record.open() as now:
-        kept = record.kept(reply)
-        if kept is not None:
-            return kept
+
+    def verb(now: datetime) -> Study:
         study = record.study
         if changes.etag and changes.etag != study.etag:
             raise FailedPreconditionError(
                 f"study {study.study_id!r} was changed since you read it; read it again."
             )
-        message = record.save(_changed(study, changes), now, reply)
+        saved = record.save(_changed(study, changes), now)
         record.settle(now)
-        return message
+        return saved
+
+    return record.run(reply, verb)
 
 
 def _changed(study: Study, changes: Changes) -> Study:
@@ -172,16 +210,14 @@ def retry(record: Record, numbers: Sequence[int], reply: Reply[list[str], M]) ->
         NotFoundError: there is no such trial.
         FailedPreconditionError: one has not failed, or the study allows nothing more.
     """
-    with record.open() as now:
-        kept = record.kept(reply)
-        if kept is not None:
-            return kept
+
+    def verb(now: datetime) -> list[str]:
         trials = _failed(record, numbers)
-        message = reply.build([trial.name for trial in trials])
-        if not trials:
-            return message
-        _retry(record, trials, now, reply, message)
-        return message
+        if trials:
+            _retry(record, trials, now)
+        return [trial.name for trial in trials]
+
+    return record.run(reply, verb)
 
 
 def _failed(record: Record, numbers: Sequence[int]) -> list[Trial]:
@@ -199,38 +235,56 @@ def _failed(record: Record, numbers: Sequence[int]) -> list[Trial]:
     return [trial for trial in failed if not numbers or trial.number in numbers]
 
 
-def _retry(
-    record: Record,
-    trials: Sequence[Trial],
-    now: datetime,
-    reply: Reply[list[str], M],
-    message: M,
-) -> None:
+def _retry(record: Record, trials: Sequence[Trial], now: datetime) -> None:
+    """Trials that are due again; a study that they completed is taken up again."""
+    completed = record.study.state is StudyState.COMPLETED
+    before = {trial.number: trial for trial in trials}
     queued = [
         replace(
             trial,
             state=TrialState.QUEUED,
             final_measurement=None,
+            within_constraints=None,
             stop_requested=False,
             state_reason="",
             end_time=None,
         )
         for trial in trials
     ]
-    # Until it is committed only this thread sees it: the caller holds the lock. A refusal closes
-    # the record, which forgets it.
-    with record.changing():
-        for trial in queued:
-            record.board.put(trial)
-        again = None
-        if record.study.state is StudyState.COMPLETED:
-            _check_room(record, now)
-            again = record.taken_up(now)
-        record.store.retry_trials(
-            record.key,
-            [trial.number for trial in queued],
-            study=again,
-            now=now,
-            answer=reply.keep(message),
-        )
-        record.retried(queued, again, now)
+    for trial in queued:
+        record.board.put(trial)
+    if completed:
+        try:
+            _check_room(record, now, len(queued))
+        except FailedPreconditionError:
+            # The limits are judged as if the trials were due: nothing is written yet.
+            for trial in before.values():
+                record.board.put(trial)
+            raise
+    record.write(writes.retry_trials([trial.number for trial in queued]))
+    if completed:
+        record.save(taken_up(record.study), now)
+    for trial in queued:
+        record.engine.restart(trial.number)
+        record.tell(trial)
+    record.tell_study()
+
+
+def delete(record: Record, *, force: bool, reply: Reply[None, M]) -> M:
+    """Deletes a study; raises FailedPreconditionError while trials run, unless forced."""
+
+    def verb(now: datetime) -> None:
+        running = record.board.count(TrialState.RUNNING)
+        if running and not force:
+            raise FailedPreconditionError(
+                f"{running} trials of study {record.study.study_id!r} run; stop it and wait, or "
+                "delete it by force."
+            )
+        record.write(writes.delete_study())
+        if reply.request_id:
+            record.write(writes.record_deletion(reply.request_id, reply.method, now))
+
+    try:
+        return record.run(replace(reply, request_id=""), verb)
+    finally:
+        record.close()

@@ -50,8 +50,9 @@ def reached(limits: Limits, progress: Progress) -> Reached | None:
         and progress.since_best >= limits.no_improvement_trials
     ):
         return Reached(reason=f"{progress.since_best} trials in a row brought nothing better")
-    if counts.total >= limits.trials:
-        return Reached(reason=f"all {counts.total} trials have ended", gives_up=False)
+    if counts.total - counts.past >= limits.trials:
+        run = counts.total - counts.past
+        return Reached(reason=f"all {run} trials have ended", gives_up=False)
     return None
 
 

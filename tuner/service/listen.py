@@ -11,7 +11,7 @@ import grpc
 
 from tuner import tls
 from tuner.client.access import Access
-from tuner.client.channel import open_channel
+from tuner.client.channel import Options, open_channel
 from tuner.config import Settings, is_loopback
 from tuner.errors import FailedPreconditionError
 
@@ -85,21 +85,25 @@ def listen_locally(server: grpc.Server, settings: Settings, address: str) -> str
     return settings.socket_address
 
 
-def peers(settings: Settings) -> Callable[[str], grpc.Channel]:
+def peers(settings: Settings, options: Options) -> Callable[[str], grpc.Channel]:
     """What opens channels to the other servers of the database; callers' own tokens go along.
 
     With TLS the others are those that TUNER_TLS_CA trusts, or that share this one's certificate.
     """
-    trust = None
-    if settings.tls_certificate:
-        certificate = settings.tls_client_certificate or settings.tls_certificate
-        key = settings.tls_client_key or settings.tls_key
-        ca = settings.tls_ca or settings.tls_certificate
-        trust = tls.Trust(
-            authorities=tls.authorities("tls_ca", ca),
-            identity=tls.identity("tls_client_certificate", certificate, key),
-        )
-    return lambda address: open_channel(Access(addresses=(address,), trust=trust), address)
+    trust = _trust(settings) if settings.tls_certificate else None
+    return lambda to: open_channel(Access(addresses=(to,), trust=trust), to, options)
+
+
+def _trust(settings: Settings) -> tls.Trust:
+    """Whom this server trusts as another one, and what it shows there."""
+    shown = own = tls.identity("tls_certificate", settings.tls_certificate, settings.tls_key)
+    trusted: bytes | None = own.certificate
+    if settings.tls_ca:
+        trusted = tls.authorities("tls_ca", settings.tls_ca)
+    if settings.tls_client_certificate:
+        certificate, key = settings.tls_client_certificate, settings.tls_client_key
+        shown = tls.identity("tls_client_certificate", certificate, key)
+    return tls.Trust(authorities=trusted, identity=shown)
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from tuner.errors import LeaseLostError, NotFoundError, UnavailableError
+from tuner.engine.pareto import optimal_numbers
+from tuner.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    LeaseLostError,
+    NotFoundError,
+)
 from tuner.service import outcome
 from tuner.service.events import Reported
-from tuner.service.exchange import Asking, Directive, Result, Suggested, Wait
+from tuner.service.exchange import Asking, Directive, NewTrial, Report, Result, Suggested, Wait
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply, silent
 from tuner.study import (
@@ -23,15 +27,17 @@ from tuner.study import (
     Failure,
     Lease,
     Measurement,
+    Origin,
     StudyState,
     Trial,
     TrialState,
+    lease_token,
+    parse_lease_token,
 )
-from tuner_storage import RepeatedRequestError
+from tuner_storage import writes
 
 M = TypeVar("M", bound=Message)
 
-_TURN_SECONDS = 60.0
 _SOON = timedelta(seconds=0.3)
 _LATER = timedelta(seconds=1)
 
@@ -39,9 +45,8 @@ _LATER = timedelta(seconds=1)
 class LiveStudy:
     """A study that is being worked on. Thread-safe.
 
-    Proposals are decided and committed one after the other under the record's lock, which makes
-    the limits exact. Reports and results are decided under the lock and committed outside it, side
-    by side; the verbs on one trial take turns.
+    Every method is one verb of the record's: decided under its lock, which makes the limits
+    exact, and answered once it is on disk.
 
     Args:
         record: The study.
@@ -54,12 +59,11 @@ class LiveStudy:
     ) -> None:
         self.record = record
         self.last_use = utc_now()
+        #: Leases that ended because their workers were silent.
+        self.expired = 0
         self._lease = lease
         self._causes = {number: list(listed) for number, listed in causes.items()}
         self._reported: dict[int, dict[int, Measurement]] = {}
-        self._busy: set[int] = set()
-        self._ending: set[int] = set()
-        self._turns = threading.Condition(record.lock)
         self._take_over()
 
     def _take_over(self) -> None:
@@ -67,10 +71,10 @@ class LiveStudy:
         earliest = self.last_use + self._lease / 2
         for trial in self.record.board.of(TrialState.RUNNING):
             self._reported[trial.number] = {m.step: m for m in trial.measurements}
-            held = trial.lease or Lease(worker_id="", expire_time=earliest)
-            until = max(held.expire_time, earliest)
-            lease = replace(held, expire_time=until)
-            self.record.board.put(replace(trial, measurements=(), lease=lease))
+            if trial.lease is not None:
+                until = max(trial.lease.expire_time, earliest)
+                lease = replace(trial.lease, expire_time=until)
+                self.record.board.put(replace(trial, measurements=(), lease=lease))
 
     @property
     def is_at_rest(self) -> bool:
@@ -78,40 +82,41 @@ class LiveStudy:
         ended = self.record.study.state.is_finished
         return ended and self.record.board.count(TrialState.RUNNING) == 0
 
+    def has_ended(self) -> bool:
+        """Whether it is at rest and watchers have been told of all that led there."""
+        return self.is_at_rest and self.record.read(lambda now: self.is_at_rest)
+
+    def optimal(self) -> list[int]:
+        """The numbers of the trials that no other one beats in every metric."""
+        return optimal_numbers(self.record.study.spec, self.record.board)
+
     def is_over(self, number: int) -> bool:
         """Whether nothing more is to come from a trial; raises NotFoundError."""
-        with self.record.lock:
-            trial = self._known(number)
-            if trial.state is TrialState.QUEUED:
-                return self.record.study.state.is_finished
-            return trial.state.is_finished
+        trial = self._known(number)
+        if trial.state is TrialState.QUEUED:
+            return self.record.study.state.is_finished
+        return trial.state.is_finished
 
     # --- leasing ---
 
     def suggest(self, asking: Asking, reply: Reply[Suggested, M]) -> M:
-        """Leases to a worker its open trials, then those due again, then new ones."""
-        with self.record.open() as now:
-            self.last_use = now
-            self.record.settle(now)
-            if self.record.study.state.is_finished:
-                kept = self.record.kept(reply)
-                return kept or reply.build(Suggested(state=self.record.study.state))
-            held = self._held_by(asking)
-            missing = min(asking.count - len(held), self._room())
-            with self.record.changing():
-                due, proposed = self._choose(asking, missing, now)
-            if due or proposed:
-                return self._lease_out(asking, held, due, proposed, reply)
-            return self.record.kept(reply) or reply.build(self._without_new(held, now))
+        """Leases to a worker its open trials, then those that are due, then new ones."""
+        return self.record.run(reply, lambda now: self._suggest(asking, now))
 
-    def _held_by(self, asking: Asking) -> list[Trial]:
-        return [
-            trial
-            for trial in self.record.board.of(TrialState.RUNNING)
-            if trial.lease is not None
-            and trial.lease.worker_id == asking.worker_id
-            and trial.number not in self._ending
-        ][: asking.count]
+    def _suggest(self, asking: Asking, now: datetime) -> Suggested:
+        record, self.last_use = self.record, now
+        record.settle(now)
+        if record.study.state.is_finished:
+            return Suggested(state=record.study.state)
+        held = record.board.held_by(asking.worker_id)[: asking.count]
+        missing = min(asking.count - len(held), self._room())
+        leased = self._lease_out(asking, missing, now)
+        held = self._renew(held, now)
+        if held or leased:
+            return Suggested(state=record.study.state, trials=(*held, *leased))
+        record.settle(now)
+        state = record.study.state
+        return Suggested(state=state, wait=None if state.is_finished else self._wait(now))
 
     def _room(self) -> int:
         """How many more trials may run."""
@@ -123,37 +128,52 @@ class LiveStudy:
             return spec.limits.trials
         return max(0, parallel - self.record.board.count(TrialState.RUNNING))
 
-    def _choose(
-        self, asking: Asking, count: int, now: datetime
-    ) -> tuple[list[Trial], list[Trial]]:
-        """Trials that are due again, and new ones, as they are once leased."""
+    def _lease_out(self, asking: Asking, count: int, now: datetime) -> list[Trial]:
+        """Trials that are due, and new ones, once they are leased."""
         if count <= 0:
-            return [], []
-        lease = Lease(worker_id=asking.worker_id, expire_time=now + self._lease)
+            return []
         due = [
             replace(
-                trial,
+                outcome.with_result(self.record.study.spec, trial, None),
                 state=TrialState.RUNNING,
                 attempt=trial.attempt + 1,
-                lease=lease,
-                final_measurement=None,
+                lease=self._leased_to(asking, trial.number, trial.attempt + 1, now),
                 state_reason="",
                 start_time=now,
             )
             for trial in self.record.board.of(TrialState.QUEUED)[:count]
         ]
-        return due, self._propose(lease, count - len(due), now)
+        proposed = self._propose(asking, count - len(due), now)
+        if not due and not proposed:
+            return []
+        self.record.write(writes.lease_trials(due=due, proposed=proposed, host=asking.host))
+        for trial in due:
+            self.record.engine.restart(trial.number)
+        for trial in (*due, *proposed):
+            self._reported[trial.number] = {}
+            self.record.board.put(trial)
+            self.record.tell(trial)
+        return [*due, *proposed]
 
-    def _propose(self, lease: Lease, count: int, now: datetime) -> list[Trial]:
+    def _leased_to(self, asking: Asking, number: int, attempt: int, now: datetime) -> Lease:
+        return Lease(
+            worker_id=asking.worker_id,
+            expire_time=now + self._lease,
+            token=lease_token(self.record.key, number, attempt),
+        )
+
+    def _propose(self, asking: Asking, count: int, now: datetime) -> list[Trial]:
         """New trials, already known to the engine so that the next one differs."""
-        study, proposed = self.record.study, list[Trial]()
-        if count <= 0 or self.record.reached(now):
+        record, proposed = self.record, list[Trial]()
+        if count <= 0 or record.reached(now):
             return proposed
-        first = self.record.board.total
-        for number in range(first, min(first + count, study.spec.limits.trials)):
-            parameters = self.record.engine.suggest(number)
+        first, study = record.board.total, record.study
+        for number in range(
+            first, min(first + count, record.board.past + study.spec.limits.trials)
+        ):
+            parameters = record.engine.suggest(number)
             if parameters is None:
-                self.record.exhausted = True
+                record.exhausted = True
                 break
             trial = Trial(
                 study_id=study.study_id,
@@ -162,71 +182,27 @@ class LiveStudy:
                 parameters=parameters,
                 space_version=study.space_version,
                 attempt=1,
-                lease=lease,
+                lease=self._leased_to(asking, number, 1, now),
                 create_time=now,
                 start_time=now,
             )
-            self.record.engine.add(trial)
+            record.engine.add(trial)
             proposed.append(trial)
         return proposed
 
-    def _lease_out(
-        self,
-        asking: Asking,
-        held: list[Trial],
-        due: list[Trial],
-        proposed: list[Trial],
-        reply: Reply[Suggested, M],
-    ) -> M:
-        leased = (*due, *proposed)
-        now = leased[0].start_time or utc_now()
-        state = self.record.study.state
-        with self.record.changing():
-            renewed = self._renew(held, now)
-            message = reply.build(Suggested(state=state, trials=(*renewed, *leased)))
-            try:
-                self.record.store.lease_trials(
-                    self.record.key,
-                    due=due,
-                    proposed=proposed,
-                    host=asking.host,
-                    answer=reply.keep(message),
-                )
-            except RepeatedRequestError:
-                # The engine took the proposals in: the study has to be loaded again.
-                self.record.close()
-                return self.record.kept(reply) or message
-            for trial in due:
-                self.record.engine.restart(trial.number)
-            for trial in leased:
-                self._reported[trial.number] = {}
-                self.record.board.put(trial)
-                self.record.events.publish(trial, now)
-        return message
-
-    def _renew(self, held: list[Trial], now: datetime) -> list[Trial]:
+    def _renew(self, held: Sequence[Trial], now: datetime) -> list[Trial]:
         if not held:
             return []
-        expire_time = now + self._lease
-        renewed = [
-            replace(trial, lease=replace(trial.lease, expire_time=expire_time))
-            for trial in held
-            if trial.lease is not None
-        ]
-        self.record.store.renew_leases(self.record.key, renewed, expire_time)
+        renewed = [self._renewed(trial, now) for trial in held]
+        self.record.write(writes.renew_leases(renewed, now + self._lease))
         for trial in renewed:
             self.record.board.put(trial)
         return renewed
 
-    def _without_new(self, held: list[Trial], now: datetime) -> Suggested:
-        """What a worker is told that gets no other trial than those it holds."""
-        if held:
-            with self.record.changing():
-                renewed = self._renew(held, now)
-            return Suggested(state=self.record.study.state, trials=tuple(renewed))
-        self.record.settle(now)
-        state = self.record.study.state
-        return Suggested(state=state, wait=None if state.is_finished else self._wait(now))
+    def _renewed(self, trial: Trial, now: datetime) -> Trial:
+        if trial.lease is None:
+            return trial
+        return replace(trial, lease=replace(trial.lease, expire_time=now + self._lease))
 
     def _wait(self, now: datetime) -> Wait:
         match self.record.study.state:
@@ -246,198 +222,243 @@ class LiveStudy:
 
     # --- reporting ---
 
-    def report(self, number: int, attempt: int, measurement: Measurement | None) -> Directive:
-        """Takes a measurement or a heartbeat, and says whether to go on.
+    def report(self, number: int, token: str, report: Report, reply: Reply[Directive, M]) -> M:
+        """Takes a measurement, a checkpoint or a heartbeat, and says whether to go on.
 
         Raises:
-            LeaseLostError: the attempt is over.
-            InvalidArgumentError: the study's metric was never reported.
+            LeaseLostError: the lease is over.
+            InvalidArgumentError: the study's metric was never reported; the trial has failed.
         """
-        with self._turn(number):
-            with self.record.open() as now:
-                trial = self._leased(number, attempt)
-                self._check(number, measurement)
-                with self.record.changing():
-                    trial, news = self._take(trial, measurement, now)
-            with self.record.changing():
-                self.record.store.report(
-                    self.record.key,
-                    trial,
-                    measurement=measurement,
-                    stop_reason=news,
-                    metric=self.record.study.spec.metric,
-                    now=now,
-                )
-        if measurement is not None:
-            self.record.events.publish(Reported(trial=trial.name, measurement=measurement), now)
+        return self.record.run(reply, lambda now: self._report(number, token, report, now))
+
+    def _report(self, number: int, token: str, report: Report, now: datetime) -> Directive:
+        trial = self._leased(number, token)
+        self.last_use = now
+        if report.measurement is not None and not self._reported.get(number):
+            try:
+                outcome.check_first(self.record.study.spec, report.measurement)
+            except InvalidArgumentError as error:
+                # Another attempt would report the same names.
+                failure = Failure(cause=Cause.USER_ERROR, message=error.message)
+                self._end(trial, Result(failure=failure), now, final=True)
+                raise
+        trial, news = self._take(self._renewed(trial, now), report)
+        self.record.board.put(trial)
+        self.record.write(
+            writes.report(
+                self.record.study.spec,
+                trial,
+                measurement=report.measurement,
+                stop_reason=news,
+                now=now,
+            )
+        )
+        if report.measurement is not None:
+            self.record.tell(Reported(trial=trial.name, measurement=report.measurement))
         return Directive(
             decision=Decision.STOP if trial.stop_requested else Decision.CONTINUE,
             reason=trial.state_reason if trial.stop_requested else "",
             expire_time=now + self._lease,
         )
 
-    def _check(self, number: int, measurement: Measurement | None) -> None:
-        metric = self.record.study.spec.metric
-        earlier = self._reported.get(number, {}).values()
-        if measurement is not None and not any(metric.name in m.metrics for m in earlier):
-            outcome.check_metric(metric, measurement)
-
-    def _take(
-        self, trial: Trial, measurement: Measurement | None, now: datetime
-    ) -> tuple[Trial, str | None]:
+    def _take(self, trial: Trial, report: Report) -> tuple[Trial, str | None]:
         """The trial with the report taken in, and why to stop it if that is new."""
-        verdict = None
-        metric = self.record.study.spec.metric
-        if measurement is not None:
-            reported = self._reported.setdefault(trial.number, {})
-            reported[measurement.step] = measurement
-            measured = (m for m in reported.values() if metric.name in m.metrics)
-            trial = replace(trial, final_measurement=outcome.best_of(metric, measured))
-            verdict = self.record.engine.report(trial.number, measurement)
-        if self.record.study.state is StudyState.STOPPED:
-            verdict = f"the study was stopped: {self.record.study.state_reason}"
+        study, verdict = self.record.study, None
+        if report.checkpoint is not None:
+            trial = replace(trial, checkpoint=report.checkpoint)
+        if report.measurement is not None:
+            result = self._result(trial, report.measurement)
+            trial = outcome.with_result(study.spec, trial, result)
+            verdict = self.record.engine.report(trial.number, report.measurement)
+        if study.state is StudyState.STOPPED:
+            verdict = f"the study was stopped: {study.state_reason}"
         news = None if trial.stop_requested else verdict
         if news is not None:
             trial = replace(trial, stop_requested=True, state_reason=news)
-        if trial.lease is not None:
-            lease = replace(trial.lease, expire_time=now + self._lease)
-            trial = replace(trial, lease=lease)
-        self.record.board.put(trial)
         return trial, news
+
+    def _result(self, trial: Trial, new: Measurement) -> Measurement | None:
+        """The result so far. Looks at all measurements only where one takes another's place."""
+        spec, reported = self.record.study.spec, self._reported.setdefault(trial.number, {})
+        replaced = new.step in reported
+        reported[new.step] = new
+        if replaced:
+            return outcome.result_of(spec, reported.values())
+        return outcome.better_of(spec, trial.final_measurement, new)
+
+    def write_log(
+        self, number: int, token: str, offset: int, text: str, reply: Reply[None, M]
+    ) -> M:
+        """Appends to the log of an attempt, which may be over. Raises LeaseLostError."""
+        key, _, attempt = parse_lease_token(token)
+
+        def verb(now: datetime) -> None:
+            if key != self.record.key or not 0 < attempt <= self._known(number).attempt:
+                raise LeaseLostError(f"trial {number} has no such attempt any more; drop it.")
+            self.record.write(writes.write_log(number, attempt, offset, text))
+
+        message = self.record.run(reply, verb)
+        self.record.events.log_written(number)
+        return message
 
     # --- ending ---
 
-    def complete(self, number: int, attempt: int, result: Result, reply: Reply[Trial, M]) -> M:
+    def complete(self, number: int, token: str, result: Result, reply: Reply[Trial, M]) -> M:
         """Ends an attempt with a result or a failure.
 
         Raises:
-            LeaseLostError: the attempt is over, and not by this request.
+            LeaseLostError: the lease is over, and not by this request.
             InvalidArgumentError: there is no result.
         """
-        return self._end(number, attempt, result, reply)
+        return self.record.run(
+            reply, lambda now: self._end(self._leased(number, token), result, now)
+        )
 
-    def release(self, number: int, attempt: int, reason: str, reply: Reply[Trial, M]) -> M:
+    def release(self, number: int, token: str, reason: str, reply: Reply[Trial, M]) -> M:
         """Gives a trial back: it is due again. Raises LeaseLostError as `complete` does."""
         reason = reason or "given back by its worker"
         failure = Failure(cause=Cause.PREEMPTED, message=reason)
-        return self._end(number, attempt, Result(failure=failure), reply)
+        return self.complete(number, token, Result(failure=failure), reply)
 
-    def _end(
-        self,
-        number: int,
-        attempt: int,
-        result: Result,
-        reply: Reply[Trial, M],
-        expired_by: datetime | None = None,
-    ) -> M:
-        with self._turn(number, ending=True):
-            try:
-                with self.record.open() as now:
-                    trial = self._leased(number, attempt)
-                    if expired_by and trial.lease and trial.lease.expire_time > expired_by:
-                        raise LeaseLostError("the lease was renewed.")
-                    ended = self._after(trial, result, now)
-                message = reply.build(ended)
-                with self.record.changing():
-                    self.record.store.end_attempt(
-                        self.record.key,
-                        ended,
-                        failure=result.failure,
-                        metric=self.record.study.spec.metric,
-                        now=now,
-                        expired_by=expired_by,
-                        answer=reply.keep(message),
-                    )
-                    with self.record.lock:
-                        self._ended(trial, ended, result.failure, now)
-            except (LeaseLostError, RepeatedRequestError):
-                kept = self.record.kept(reply)
-                if kept is None:
-                    raise
-                return kept
-        return message
+    def _end(self, trial: Trial, result: Result, now: datetime, *, final: bool = False) -> Trial:
+        record, number = self.record, trial.number
+        ended = self._after(trial, result, now, final)
+        record.write(writes.end_attempt(record.study.spec, ended, failure=result.failure, now=now))
+        record.attempt_time += now - (trial.start_time or now)
+        if result.failure is not None:
+            self._causes.setdefault(number, []).append(result.failure.cause)
+        reported = self._reported.pop(number, {})
+        record.board.put(ended)
+        if ended.state.is_finished:
+            measurements = tuple(reported[step] for step in sorted(reported))
+            record.engine.finish(replace(ended, measurements=measurements))
+        record.tell(ended)
+        record.tell_study()
+        record.settle(now)
+        return ended
 
-    def _after(self, trial: Trial, result: Result, now: datetime) -> Trial:
+    def _after(self, trial: Trial, result: Result, now: datetime, final: bool) -> Trial:
         trial = replace(trial, artifact_uri=result.artifact_uri or trial.artifact_uri)
         if result.failure is not None:
             earlier = self._causes.get(trial.number, ())
-            return outcome.failed(trial, result.failure, earlier, now)
-        return outcome.succeeded(trial, result.final, self.record.study.spec.metric, now)
-
-    def _ended(self, before: Trial, after: Trial, failure: Failure | None, now: datetime) -> None:
-        """Takes over what was committed. The caller holds the lock."""
-        record, number = self.record, after.number
-        record.attempt_time += now - (before.start_time or now)
-        if failure is not None:
-            self._causes.setdefault(number, []).append(failure.cause)
-        reported = self._reported.pop(number, {})
-        record.board.put(after)
-        if after.state.is_finished:
-            measurements = tuple(reported[step] for step in sorted(reported))
-            record.engine.finish(replace(after, measurements=measurements))
-        record.events.publish(after, now)
-        record.publish_study(now)
-        record.settle(now)
-
-    def stop(self, number: int) -> Trial:
-        """Asks a trial to stop; one that waits for another attempt ends at once."""
-        reason = "a user asked it to stop"
-        with self._turn(number), self.record.open() as now:
-            trial = self._known(number)
-            if trial.state is TrialState.QUEUED:
-                self.record.give_up([trial], reason, now)
-                self.record.settle(now)
-            elif trial.state is TrialState.RUNNING and not trial.stop_requested:
-                trial = replace(trial, stop_requested=True, state_reason=reason)
-                with self.record.changing():
-                    self.record.store.request_stop(self.record.key, trial)
-                self.record.board.put(trial)
-                self.record.events.publish(trial, now)
-            return self.record.board[number]
+            return outcome.failed(trial, result.failure, earlier, now, final=final)
+        reported = self._reported.get(trial.number, {}).values()
+        return outcome.succeeded(trial, result.final, self.record.study.spec, reported, now)
 
     def tick(self) -> None:
         """Takes trials from silent workers, and ends the study if its time is over."""
-        with self.record.open() as now:
-            silent = [
-                trial
-                for trial in self.record.board.of(TrialState.RUNNING)
-                if trial.lease is not None and trial.lease.expire_time <= now
-            ]
-        for trial in silent:
-            self._lose(trial, now)
-        with self.record.open() as now:
-            self.record.settle(now)
+        self.record.run(silent(), self._tick)
 
-    def _lose(self, trial: Trial, now: datetime) -> None:
-        worker = trial.lease.worker_id if trial.lease else ""
-        message = f"worker {worker!r} was silent for {self._lease.total_seconds():g} s"
-        failure = Failure(cause=Cause.LOST, message=message)
-        try:
-            self._end(
-                trial.number, trial.attempt, Result(failure=failure), silent(), expired_by=now
+    def _tick(self, now: datetime) -> None:
+        for trial in self.record.board.of(TrialState.RUNNING):
+            if trial.lease is not None and trial.lease.expire_time <= now:
+                self.expired += 1
+                seconds = self._lease.total_seconds()
+                message = f"worker {trial.lease.worker_id!r} was silent for {seconds:g} s"
+                self._end(trial, Result(failure=Failure(cause=Cause.LOST, message=message)), now)
+        self.record.settle(now)
+
+    # --- what people do to trials ---
+
+    def stop(self, number: int, reply: Reply[Trial, M]) -> M:
+        """Asks a trial to stop; one that waits to be run ends at once."""
+        return self.record.run(reply, lambda now: self._stop(number, now))
+
+    def _stop(self, number: int, now: datetime) -> Trial:
+        record, reason = self.record, "a user asked it to stop"
+        trial = self._known(number)
+        if trial.state is TrialState.QUEUED:
+            record.give_up([trial], reason, now)
+            record.settle(now)
+        elif trial.state is TrialState.RUNNING and not trial.stop_requested:
+            trial = replace(trial, stop_requested=True, state_reason=reason)
+            record.write(writes.request_stop(trial))
+            record.board.put(trial)
+            record.tell(trial)
+        return record.board[number]
+
+    def label(self, number: int, labels: Mapping[str, str], reply: Reply[Trial, M]) -> M:
+        """Changes a trial's labels."""
+        return self.record.run(reply, lambda now: self._label(number, labels))
+
+    def _label(self, number: int, labels: Mapping[str, str]) -> Trial:
+        trial = replace(self._known(number), labels=labels)
+        if labels != self._known(number).labels:
+            self.record.write(writes.label_trial(trial))
+            self.record.board.put(trial)
+            self.record.tell(trial)
+        return trial
+
+    def add(self, new: Sequence[NewTrial], reply: Reply[list[str], M]) -> M:
+        """Adds trials of the user's own; see `_add`."""
+        return self.record.run(reply, lambda now: self._add(new, now))
+
+    def _add(self, new: Sequence[NewTrial], now: datetime) -> list[str]:
+        """Adds trials to be run, before anything is proposed, and past results.
+
+        Raises:
+            FailedPreconditionError: the study has ended or has no space yet, or its limit of
+                trials leaves no room.
+            InvalidArgumentError: one is no point of the space, or lacks a metric.
+        """
+        record, study = self.record, self.record.study
+        self._check_room(sum(1 for trial in new if not trial.is_past))
+        added = list[Trial]()
+        for index, wanted in enumerate(new):
+            try:
+                study.spec.space.check(wanted.parameters)
+                added.append(self._added(record.board.total + index, wanted, now))
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError(f"`trials[{index}]`: {error.message}") from error
+        record.write(*writes.add_trials(study.spec, added))
+        for trial in added:
+            record.engine.add(trial)
+            record.board.put(replace(trial, measurements=()))
+            record.tell(trial)
+        record.tell_study()
+        record.settle(now)
+        return [trial.name for trial in added]
+
+    def _check_room(self, count: int) -> None:
+        study, board = self.record.study, self.record.board
+        if study.space_version == 0:
+            raise FailedPreconditionError(
+                f"study {study.study_id!r} has no space yet; wait until it is ACTIVE."
             )
-        except LeaseLostError:
-            return
+        if study.state.is_finished and count:
+            raise FailedPreconditionError(
+                f"study {study.study_id!r} is {study.state.value}; resume it first."
+            )
+        room = study.spec.limits.trials - (board.total - board.past)
+        if count > room:
+            raise FailedPreconditionError(
+                f"study {study.study_id!r} has room for {max(0, room)} more trials, but got "
+                f"{count} to run; raise its limit of trials first."
+            )
 
-    # --- turns ---
+    def _added(self, number: int, new: NewTrial, now: datetime) -> Trial:
+        study, past = self.record.study, new.is_past
+        trial = Trial(
+            study_id=study.study_id,
+            number=number,
+            state=TrialState.SUCCEEDED if past else TrialState.QUEUED,
+            parameters=new.parameters,
+            space_version=study.space_version,
+            attempt=1 if past else 0,
+            measurements=tuple(sorted(new.measurements, key=lambda m: m.step)),
+            origin=Origin.PAST if past else Origin.GIVEN,
+            labels=new.labels,
+            create_time=now,
+            start_time=now if past else None,
+            end_time=now if past else None,
+        )
+        if not past:
+            return trial
+        result = new.final or outcome.result_of(study.spec, trial.measurements)
+        outcome.check_result(study.spec, result or trial.measurements[-1])
+        return outcome.with_result(study.spec, trial, result)
 
-    @contextmanager
-    def _turn(self, number: int, *, ending: bool = False) -> Iterator[None]:
-        """Waits until no other verb is under way on the trial."""
-        with self._turns:
-            if not self._turns.wait_for(lambda: number not in self._busy, _TURN_SECONDS):
-                raise UnavailableError(f"trial {number} is busy; try again.")
-            self.last_use = utc_now()
-            self._busy.add(number)
-            if ending:
-                self._ending.add(number)
-        try:
-            yield
-        finally:
-            with self._turns:
-                self._busy.discard(number)
-                self._ending.discard(number)
-                self._turns.notify_all()
+    # --- access ---
 
     def _known(self, number: int) -> Trial:
         if number not in self.record.board:
@@ -445,9 +466,14 @@ class LiveStudy:
             raise NotFoundError(f"study {study_id!r} has no trial {number}.")
         return self.record.board[number]
 
-    def _leased(self, number: int, attempt: int) -> Trial:
+    def _leased(self, number: int, token: str) -> Trial:
+        key, _, attempt = parse_lease_token(token)
+        if key != self.record.key:
+            raise LeaseLostError(
+                f"the study that trial {number} was leased from was deleted; drop it."
+            )
         trial = self._known(number)
-        if trial.state is not TrialState.RUNNING or trial.attempt != attempt:
+        if trial.lease is None or trial.lease.token != token:
             raise LeaseLostError(
                 f"attempt {attempt} of trial {number} is over (the trial is {trial.state.value}, "
                 f"attempt {trial.attempt}); drop it."

@@ -1,14 +1,22 @@
-"""What becomes of a trial when an attempt at it ends."""
+"""What a trial's result is, and what becomes of the trial when an attempt at it ends."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from tuner.errors import InvalidArgumentError
-from tuner.study import Cause, Failure, Measurement, Metric, Trial, TrialState
-from tuner_storage.rows import score
+from tuner.study import (
+    Cause,
+    Failure,
+    Measurement,
+    Selection,
+    StudySpec,
+    Trial,
+    TrialState,
+)
 
 #: How often a trial is tried again after each cause; None: as often as it happens.
 RETRIES: Mapping[Cause, int | None] = {
@@ -22,66 +30,119 @@ RETRIES: Mapping[Cause, int | None] = {
 }
 
 
-def best_of(metric: Metric, measurements: Iterable[Measurement]) -> Measurement | None:
-    """The best measurement by the metric, the first one among equals.
+def result_of(spec: StudySpec, measurements: Iterable[Measurement]) -> Measurement | None:
+    """Which measurement is the result; only those count that hold every metric of the study."""
+    found: Measurement | None = None
+    for measurement in measurements:
+        found = better_of(spec, found, measurement)
+    return found
+
+
+def better_of(
+    spec: StudySpec, current: Measurement | None, new: Measurement
+) -> Measurement | None:
+    """Which of two measurements is the result so far; the first one among equals.
 
     Where no value is finite it is the last one: kept, but it never wins.
     """
-    best: Measurement | None = None
-    best_score: float | None = None
-    for measurement in measurements:
-        reached = score(metric, measurement)
-        if best_score is None or (reached is not None and reached > best_score):
-            best, best_score = measurement, reached
-    return best
+    if any(name not in new.metrics for name in spec.metric_names):
+        return current
+    if current is None:
+        return new
+    if spec.selection is Selection.LAST:
+        return new if new.step >= current.step else current
+    before, after = _rank(spec, current), _rank(spec, new)
+    return new if after > before or not math.isfinite(before[1]) else current
 
 
-def check_metric(metric: Metric, measurement: Measurement) -> None:
-    """Raises InvalidArgumentError unless the metric was measured."""
-    if metric.name not in measurement.metrics:
-        names = ", ".join(sorted(measurement.metrics)) or "nothing"
-        raise InvalidArgumentError(
-            f"the study's metric is {metric.name!r}, but this was reported: {names}."
-        )
+def _rank(spec: StudySpec, measurement: Measurement) -> tuple[bool, float]:
+    """First those within the constraints, then by the first metric."""
+    value = replace(spec, constraints=()).score(measurement)
+    return (
+        value is not None and spec.within_constraints(measurement),
+        -math.inf if value is None else value,
+    )
 
 
-def succeeded(trial: Trial, final: Measurement | None, metric: Metric, now: datetime) -> Trial:
+def with_result(spec: StudySpec, trial: Trial, result: Measurement | None) -> Trial:
+    """The trial with its result, so far or for good."""
+    within = None if result is None else spec.within_constraints(result)
+    return replace(trial, final_measurement=result, within_constraints=within)
+
+
+def check_first(spec: StudySpec, measurement: Measurement) -> None:
+    """Raises InvalidArgumentError if a first report has none of the metrics that are compared."""
+    wanted = [metric.name for metric in spec.metrics]
+    if not any(name in measurement.metrics for name in wanted):
+        raise _unmeasured(wanted, [measurement])
+
+
+def check_result(spec: StudySpec, result: Measurement) -> None:
+    """Raises InvalidArgumentError if a result lacks a metric."""
+    missing = [name for name in spec.metric_names if name not in result.metrics]
+    if missing:
+        raise _unmeasured(missing, [result])
+
+
+def _unmeasured(
+    wanted: Sequence[str], measurements: Iterable[Measurement]
+) -> InvalidArgumentError:
+    names = sorted({name for measurement in measurements for name in measurement.metrics})
+    what = "metric is" if len(wanted) == 1 else "metrics are"
+    return InvalidArgumentError(
+        f"the study's {what} {', '.join(map(repr, wanted))}, but this was reported: "
+        f"{', '.join(names) or 'nothing'}."
+    )
+
+
+def succeeded(
+    trial: Trial,
+    final: Measurement | None,
+    spec: StudySpec,
+    reported: Iterable[Measurement],
+    now: datetime,
+) -> Trial:
     """The trial with its result: PRUNED if it had been told to stop.
 
     Raises:
         InvalidArgumentError: there is no result.
     """
     result = final or trial.final_measurement
+    if final is not None:
+        check_result(spec, final)
     if result is None:
+        reported = list(reported)
+        if reported:
+            raise _unmeasured(spec.metric_names, reported)
         raise InvalidArgumentError(
             f"trial {trial.number} reported nothing; send a final measurement, or a failure."
         )
-    if final is not None:
-        check_metric(metric, final)
     return _ended(
-        trial,
+        with_result(spec, trial, result),
         TrialState.PRUNED if trial.stop_requested else TrialState.SUCCEEDED,
-        result,
         trial.state_reason if trial.stop_requested else "",
         now,
     )
 
 
-def failed(trial: Trial, failure: Failure, earlier: Sequence[Cause], now: datetime) -> Trial:
+def failed(
+    trial: Trial, failure: Failure, earlier: Sequence[Cause], now: datetime, *, final: bool = False
+) -> Trial:
     """The trial after an attempt without a result: due again, or ended.
 
     Args:
         earlier: Why earlier attempts ended.
+        final: Whether another attempt could only end the same way.
     """
     reason = failure.message or f"the attempt ended: {failure.cause.value}"
     if failure.cause is Cause.INFEASIBLE:
-        return _ended(trial, TrialState.INFEASIBLE, None, reason, now)
+        return _ended(_without_result(trial), TrialState.INFEASIBLE, reason, now)
     if trial.stop_requested and failure.cause in (Cause.LOST, Cause.PREEMPTED):
         return _stopped_without_word(trial, now)
-    if trial.stop_requested or not _is_due_again(failure.cause, earlier):
-        return _ended(trial, TrialState.FAILED, None, reason, now)
+    if final or trial.stop_requested or not _is_due_again(failure.cause, earlier):
+        return _ended(_without_result(trial), TrialState.FAILED, reason, now)
     return replace(
-        trial, state=TrialState.QUEUED, lease=None, final_measurement=None, state_reason=reason
+        _without_result(trial), state=TrialState.QUEUED, lease=None, state_reason=reason
     )
 
 
@@ -92,19 +153,13 @@ def _is_due_again(cause: Cause, earlier: Collection[Cause]) -> bool:
 
 def _stopped_without_word(trial: Trial, now: datetime) -> Trial:
     """A trial that was to stop, and whose worker went before it said so: not due again."""
-    result = trial.final_measurement
-    state = TrialState.FAILED if result is None else TrialState.PRUNED
-    return _ended(trial, state, result, trial.state_reason, now)
+    state = TrialState.FAILED if trial.final_measurement is None else TrialState.PRUNED
+    return _ended(trial, state, trial.state_reason, now)
 
 
-def _ended(
-    trial: Trial, state: TrialState, result: Measurement | None, reason: str, now: datetime
-) -> Trial:
-    return replace(
-        trial,
-        state=state,
-        lease=None,
-        final_measurement=result,
-        state_reason=reason,
-        end_time=now,
-    )
+def _without_result(trial: Trial) -> Trial:
+    return replace(trial, final_measurement=None, within_constraints=None)
+
+
+def _ended(trial: Trial, state: TrialState, reason: str, now: datetime) -> Trial:
+    return replace(trial, state=state, lease=None, state_reason=reason, end_time=now)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from tuner.errors import InvalidArgumentError
-from tuner.service import validate
-from tuner.study import Metric, StudyState, Trial, TrialState, parse_trial_name
+from tuner.service import filters, validate
+from tuner.study import StudyState, TrialState, parse_trial_name
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 from tuner_storage import TrialPage
-from tuner_storage.rows import score
 
 S = TypeVar("S", StudyState, TrialState)
 
 #: The longest pages. In the FULL view a trial may be large, and a message may not.
 _BASIC = 1000
 _FULL = 100
-_ORDERS = ("number", "number desc", "best")
+_ORDER = re.compile(r"best|(number|start_time|end_time|(metrics|parameters)\..{1,128}?)( desc)?")
 
 
 def study_states(numbers: Iterable[int]) -> list[StudyState]:
@@ -49,42 +49,44 @@ def study_key(token: str) -> int | None:
 
 
 def trial_page(request: pb.ListTrialsRequest) -> TrialPage:
-    """The page that a request asks for; raises InvalidArgumentError if there is no such order."""
+    """The page that a request asks for.
+
+    Raises:
+        InvalidArgumentError: there is no such order, or the filter cannot be read.
+    """
     order = request.order_by or "number"
-    if order not in _ORDERS:
+    if not _ORDER.fullmatch(order):
         raise InvalidArgumentError(
-            f"`order_by` must be {', '.join(_ORDERS)}, but got {request.order_by!r}."
+            "`order_by` must be best, or number, start_time, end_time, metrics.NAME or "
+            f"parameters.NAME, perhaps with ` desc` behind it, but got {order[:200]!r}."
         )
-    number, after = _parse(order, request.page_token)
+    number, key = _parse(order, request.page_token)
     full = request.view == pb.FULL
     return TrialPage(
         order=order,
         states=trial_states(request.states),
+        filter=filters.to_jsonpath(request.filter) if request.filter.strip() else None,
         limit=min(validate.page_size(request.page_size), _FULL if full else _BASIC),
         after_number=number,
-        after_score=after,
+        after_key=key,
         full=full,
     )
 
 
-def next_trial(page: TrialPage, metric: Metric, trials: Sequence[Trial]) -> str:
-    """The word for the page after these trials; empty if there is none."""
-    if len(trials) < page.limit:
-        return ""
-    last = trials[-1]
-    reached = score(metric, last.final_measurement) if page.order == "best" else None
-    return f"{page.order}:{last.number}:{'' if reached is None else repr(reached)}"
+def next_trials(page: TrialPage, number: int, key: float | None) -> str:
+    """The word for the page after the one that ends with a trial."""
+    return f"{number}:{'' if key is None else repr(key)}:{page.order}"
 
 
 def _parse(order: str, token: str) -> tuple[int | None, float | None]:
     if not token:
         return None, None
-    asked, _, rest = token.partition(":")
-    number, _, reached = rest.partition(":")
+    number, _, rest = token.partition(":")
+    key, _, asked = rest.partition(":")
     try:
         if asked != order or not 0 <= int(number) < 2**31:
             raise _foreign(token)
-        return int(number), float(reached) if reached else None
+        return int(number), float(key) if key else None
     except ValueError as error:
         raise _foreign(token) from error
 

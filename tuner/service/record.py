@@ -1,27 +1,29 @@
-"""A study in memory, written through: what is changed here is on disk before anyone sees it."""
+"""A study in memory, written through: what is decided here is on disk before anyone is told."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from tuner.engine import StudyEngine
-from tuner.errors import FailedPreconditionError
-from tuner.service import limits
+from tuner.errors import FailedPreconditionError, TunerError
+from tuner.service import call, limits
 from tuner.service.board import Board
-from tuner.service.events import EventLog
+from tuner.service.events import EventLog, Reported
+from tuner.service.journal import Change, CommitObserver, Journal
 from tuner.service.limits import Progress, Reached
-from tuner.service.reply import Reply, silent
-from tuner.study import Study, StudyState, Trial, TrialState
-from tuner_storage import LoadedTrials, StaleError, Store, StoredStudy
+from tuner.service.reply import Reply
+from tuner.study import Study, StudySpec, StudyState, Trial, TrialState
+from tuner_storage import LoadedTrials, Ownership, StaleError, Store, StoredStudy, Write, writes
 
 M = TypeVar("M", bound=Message)
+R = TypeVar("R")
 
 _EXHAUSTED = Reached(reason="every point of the space was tried", gives_up=False)
 
@@ -32,41 +34,152 @@ def utc_now() -> datetime:
 
 
 class Record:
-    """One study with its trials, its engine and its watchers.
+    """One study with its trials, its engine and its watchers, in the hands of its one owner.
 
-    `lock` guards all of it; whoever changes the study holds it until the change is committed. A
-    change that fails half way closes the record: the study is then loaded from the database again.
+    A verb decides under the lock, in memory, and notes what is to be written; the answer waits
+    until that is on disk, outside the lock, so that the commits of many verbs are one. The order
+    in which verbs decide is the order in which they are written.
+
+    What goes wrong on the way to the disk closes the record: the study is then loaded again, and
+    whatever was decided and not written never happened.
 
     Args:
         store: Where the study is kept.
+        ownership: The right to write to it.
         stored: The study.
         loaded: Its trials.
+        earlier: The studies that its search starts from, with their results.
+        observer: Is told of every commit.
     """
 
-    def __init__(self, store: Store, stored: StoredStudy, loaded: LoadedTrials) -> None:
-        self.lock = threading.RLock()
-        self.store = store
+    def __init__(
+        self,
+        store: Store,
+        ownership: Ownership,
+        stored: StoredStudy,
+        loaded: LoadedTrials,
+        *,
+        earlier: Sequence[tuple[StudySpec, Sequence[Trial]]] = (),
+        observer: CommitObserver | None = None,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._store = store
+        self._journal = Journal(store, ownership, observer)
         self.key = stored.key
         self.events = EventLog()
-        self.board = Board(stored.study.spec.metric, map(_light, loaded.trials))
+        self.board = Board(stored.study.spec, map(_light, loaded.trials))
         #: The time of the attempts that have ended.
         self.attempt_time = loaded.attempt_time
         self.exhausted = False
+        self.submitted = stored.submitted
         self._study = stored.study
+        self._answered = set(loaded.answered)
+        self._draft: list[Write] = []
+        self._news: list[Study | Trial | Reported] = []
         self._engine: StudyEngine | None = None
+        self._earlier = earlier
         self._closed = False
         if stored.study.space_version > 0:
             self.build_engine(stored.study, loaded.trials)
 
+    # --- verbs ---
+
+    def run(self, reply: Reply[R, M], verb: Callable[[datetime], R]) -> M:
+        """Applies a verb: decides, writes, answers. A repeated request gets its first answer.
+
+        Args:
+            reply: How to answer.
+            verb: Decides at a given time, and notes what is to be written and told. It may raise
+                before or after it has; what it noted is written either way.
+
+        Raises:
+            StaleError: the study has to be loaded again, and the verb applied again.
+            TunerError: what the verb raised, or UnavailableError.
+        """
+        refusal: TunerError | None = None
+        message: M | None = None
+        with self._lock:
+            self._check_open()
+            request = (reply.request_id, reply.method)
+            repeated = bool(reply.request_id) and request in self._answered
+            if not repeated:
+                now = utc_now()
+                try:
+                    message = reply.build(verb(now))
+                except TunerError as error:
+                    refusal = error
+                except BaseException:
+                    self.close()
+                    raise
+                self._append(reply, message, now)
+            position = self._journal.position
+        self._sync(position)
+        if refusal is not None:
+            raise refusal
+        return message if message is not None else self._repeat(reply)
+
+    def read(self, look: Callable[[datetime], R]) -> R:
+        """Looks at the study; what is seen is on disk when this returns. Raises StaleError."""
+        with self._lock:
+            self._check_open()
+            seen, position = look(utc_now()), self._journal.position
+        self._sync(position)
+        return seen
+
+    def write(self, *changes: Write) -> None:
+        """Notes what a verb changes; the caller is that verb."""
+        self._draft.extend(changes)
+
+    def tell(self, *news: Study | Trial | Reported) -> None:
+        """Notes what watchers are told once it is on disk; the caller is a verb."""
+        self._news.extend(news)
+
+    def _append(self, reply: Reply[R, M], message: M | None, now: datetime) -> None:
+        draft, news = self._draft, self._news
+        self._draft, self._news = [], []
+        if not draft:
+            return
+        if reply.request_id and message is not None:
+            body = message.SerializeToString()
+            draft.append(writes.record_answer(reply.request_id, reply.method, body, now))
+            self._answered.add((reply.request_id, reply.method))
+        if reply.audited:
+            made = call.current()
+            draft.append(
+                writes.record_change(
+                    caller=made.caller,
+                    method=reply.method,
+                    resource=reply.audited,
+                    request=made.request,
+                    now=now,
+                )
+            )
+        self._journal.append(Change(draft, partial(self.events.publish, news, now)))
+
+    def _sync(self, position: int) -> None:
+        try:
+            self._journal.sync(position)
+        except TunerError:
+            if self._journal.failed:
+                self.close()
+            raise
+
+    def _repeat(self, reply: Reply[R, M]) -> M:
+        body = self._store.find_answer(self.key, reply.request_id, reply.method)
+        if body is None:
+            raise StaleError("the answer to this request was forgotten; ask anew.")
+        return reply.parse(body)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StaleError("the study is being loaded again; try again.")
+
     # --- reading ---
 
-    @contextmanager
-    def open(self) -> Iterator[datetime]:
-        """Holds the lock, gives the time; raises StaleError if the study is to be loaded again."""
-        with self.lock:
-            if self._closed:
-                raise StaleError("the study is being loaded again; try again.")
-            yield utc_now()
+    @property
+    def ownership(self) -> Ownership:
+        """The right to write to the study."""
+        return self._journal.ownership
 
     @property
     def study(self) -> Study:
@@ -81,6 +194,11 @@ class Record:
         return self._engine
 
     @property
+    def algorithm_in_use(self) -> str:
+        """What proposes trials at present; empty before the space is complete."""
+        return "" if self._engine is None else self._engine.algorithm_in_use
+
+    @property
     def closed(self) -> bool:
         """Whether the study has to be loaded again."""
         return self._closed
@@ -91,18 +209,19 @@ class Record:
             study or self._study,
             trial_counts=self.board.counts,
             best_trial=self.board.best,
-            algorithm_in_use="" if self._engine is None else self._engine.algorithm_in_use,
+            algorithm_in_use=self.algorithm_in_use,
         )
 
     def reached(self, now: datetime) -> Reached | None:
         """The limit that allows no more trials, or None."""
+        allowed = self._study.spec.limits
         progress = Progress(
             counts=self.board.counts,
             since_best=self.board.since_best,
-            worker_time=self._worker_time(now),
+            worker_time=timedelta(0) if allowed.worker_time is None else self._worker_time(now),
             age=now - self._study.create_time,
         )
-        found = limits.reached(self._study.spec.limits, progress)
+        found = limits.reached(allowed, progress)
         return found or (_EXHAUSTED if self.exhausted else None)
 
     def _worker_time(self, now: datetime) -> timedelta:
@@ -110,54 +229,33 @@ class Record:
         current = sum((now - (t.start_time or now) for t in running), timedelta(0))
         return (self.attempt_time + current) * max(1, self._study.spec.resources.workers)
 
-    # --- changing ---
+    # --- changing: all of it within a verb ---
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Closes the record if a change fails: memory and database may be apart."""
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
-
-    def build_engine(self, study: Study, trials: tuple[Trial, ...]) -> None:
+    def build_engine(self, study: Study, trials: Sequence[Trial]) -> None:
         """Builds what proposes, from a study's spec and history."""
-        self._engine = StudyEngine(study.study_id, study.spec, trials)
+        self._engine = StudyEngine(study.study_id, study.spec, trials, self._earlier)
 
-    def save(self, changed: Study, now: datetime, reply: Reply[Study, M]) -> M:
-        """Writes a changed study and says so; returns the answer. The caller holds the lock."""
-        changed = self._next(changed, now)
-        message = reply.build(self.summary(changed))
-        with self.changing():
-            self.store.save_study(self.key, changed, answer=reply.keep(message))
+    def save(self, changed: Study, now: datetime, submitted: StudySpec | None = None) -> Study:
+        """Changes the study; `submitted` if it was submitted anew. Returns its summary."""
+        changed = replace(changed, etag=str(int(self._study.etag) + 1), update_time=now)
+        if submitted is None:
+            self.write(writes.save_study(changed))
+        else:
+            self.write(writes.resubmit_study(changed, submitted))
+            self.submitted = submitted
         self._study = changed
-        self.publish_study(now)
-        return message
+        return self.tell_study()
 
-    def _next(self, changed: Study, now: datetime) -> Study:
-        return replace(changed, etag=str(int(self._study.etag) + 1), update_time=now)
-
-    def move(self, state: StudyState, reason: str, now: datetime, reply: Reply[Study, M]) -> M:
-        """Takes the study into a state, for a reason."""
+    def move(self, state: StudyState, reason: str, now: datetime) -> Study:
+        """Takes the study into a state, for a reason; returns its summary."""
         if state is StudyState.ACTIVE:
-            return self.save(self._active(), now, reply)
+            return self.save(taken_up(self._study), now)
         end_time = now if state.is_finished else None
         changed = replace(self._study, state=state, state_reason=reason, end_time=end_time)
-        return self.save(changed, now, reply)
-
-    def _active(self) -> Study:
-        """The study taken up again: what it exported may not be the winner any more."""
-        return replace(
-            self._study,
-            state=StudyState.ACTIVE,
-            state_reason="",
-            end_time=None,
-            exported_model_uri="",
-        )
+        return self.save(changed, now)
 
     def settle(self, now: datetime) -> None:
-        """Ends the study if a limit was reached and nothing is left. The caller holds the lock."""
+        """Ends the study if a limit was reached and nothing is left."""
         if self._study.state not in (StudyState.ACTIVE, StudyState.PAUSED):
             return
         found = self.reached(now)
@@ -166,45 +264,36 @@ class Record:
         if found.gives_up:
             self.give_up(self.board.of(TrialState.QUEUED), f"the study ended: {found.reason}", now)
         if self.board.open == 0:
-            self.move(StudyState.COMPLETED, found.reason, now, silent())
+            self.move(StudyState.COMPLETED, found.reason, now)
 
-    def give_up(self, queued: list[Trial], reason: str, now: datetime) -> None:
-        """Ends trials that are due again and will not run. The caller holds the lock."""
+    def give_up(self, queued: Sequence[Trial], reason: str, now: datetime) -> None:
+        """Ends trials that are due and will not run."""
         if not queued:
             return
-        with self.changing():
-            self.store.cancel_trials(self.key, [trial.number for trial in queued], reason, now)
-            for trial in queued:
-                ended = replace(trial, state=TrialState.FAILED, state_reason=reason, end_time=now)
-                self.board.put(ended)
-                self.engine.finish(ended)
-                self.events.publish(ended, now)
-
-    def taken_up(self, now: datetime) -> Study:
-        """The study as it is once it is ACTIVE again."""
-        return self._next(self._active(), now)
-
-    def retried(self, queued: Sequence[Trial], study: Study | None, now: datetime) -> None:
-        """Takes over committed trials that are due again, and the study if that changed."""
-        self._study = study or self._study
+        self.write(writes.cancel_trials([trial.number for trial in queued], reason, now))
         for trial in queued:
-            self.engine.restart(trial.number)
-            self.events.publish(trial, now)
-        self.publish_study(now)
+            ended = replace(trial, state=TrialState.FAILED, state_reason=reason, end_time=now)
+            self.board.put(ended)
+            self.engine.finish(ended)
+            self.tell(ended)
 
-    def publish_study(self, now: datetime) -> None:
-        """Tells watchers how the study is now."""
-        self.events.publish(self.summary(), now)
-
-    def kept(self, reply: Reply[Any, M]) -> M | None:
-        """The answer that a repeated request got before, if it is one."""
-        body = self.store.find_answer(self.key, reply.question)
-        return None if body is None else reply.parse(body)
+    def tell_study(self) -> Study:
+        """Tells watchers how the study is now, and returns it."""
+        summary = self.summary()
+        self.tell(summary)
+        return summary
 
     def close(self) -> None:
         """Lets go of the study; watchers start over."""
         self._closed = True
         self.events.close()
+
+
+def taken_up(study: Study) -> Study:
+    """The study taken up again: what it exported may not be the winner any more."""
+    return replace(
+        study, state=StudyState.ACTIVE, state_reason="", end_time=None, exported_model_uri=""
+    )
 
 
 def _light(trial: Trial) -> Trial:

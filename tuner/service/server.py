@@ -26,6 +26,8 @@ from tuner.config import Settings
 from tuner.service import listen, servicer
 from tuner.service.admin import AdminServicer
 from tuner.service.auth import TokenGuard
+from tuner.service.fleet import Fleet
+from tuner.service.forwarding import Forwarder
 from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
 from tuner.service.servicer import StudyServicer
@@ -55,7 +57,21 @@ _OPTIONS = (
     # Two servers on one port would each get half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+)
+#: To another server, which is reached directly; one that is gone, or hangs, is noticed soon.
+_CHANNEL = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long a connection may take to be made, in spite of its name.
+    ("grpc.min_reconnect_backoff_ms", 1500),
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 
@@ -99,27 +115,30 @@ class StudyServer:
     def _start(self) -> tuple[str, str]:
         settings, stack = self._settings, self._stack
         listen.check(settings)
-        database = self._open_database()
-        admin_store = AdminStore(database)
-        guard = TokenGuard(admin_store) if settings.has_tokens else None
+        forwarder = Forwarder(listen.peers(settings, _CHANNEL))
+        stack.callback(forwarder.close)
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
-        server = grpc.server(
-            pool, interceptors=[CallInterceptor(guard or Everybody())], options=_OPTIONS
-        )
+        # The port is taken before anything is opened or written, and no call is answered before.
+        guard = TokenGuard(lambda now: tokens.active_tokens(now)) if settings.has_tokens else None
+        interceptor = CallInterceptor(guard or Everybody(), forwarder)
+        server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
         address = listen.listen(server, settings)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
+        database = self._open_database()
+        store, tokens = Store(database), AdminStore(database)
         local_address = listen.listen_locally(server, settings, address)
         if guard is not None:
-            stack.enter_context(LocalToken(admin_store, settings.local_token_file))
-        studies = Studies(Store(database), timedelta(seconds=settings.lease_seconds))
+            stack.enter_context(LocalToken(tokens, settings.local_token_file))
+        fleet = Fleet(store, settings.data_dir)
+        stack.enter_context(fleet.joined(address))
+        studies = Studies(store, fleet, timedelta(seconds=settings.lease_seconds))
         stack.callback(studies.close)
-        studies.load_open()
         stack.enter_context(Ticker(studies))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
-        admin = AdminServicer(admin_store, (lambda: None) if guard is None else guard.forget)
+        admin = AdminServicer(tokens, (lambda: None) if guard is None else guard.forget)
         add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
@@ -16,7 +17,7 @@ from tuner import convert
 from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.service import lifecycle, pages, validate, watch
 from tuner.service.events import Event, Reported
-from tuner.service.exchange import Asking, Result, Suggested
+from tuner.service.exchange import Asking, Directive, NewTrial, Report, Result, Suggested
 from tuner.service.lifecycle import Changes, Prepared
 from tuner.service.reply import Reply
 from tuner.service.studies import Studies
@@ -32,7 +33,7 @@ from tuner.study import (
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 from tuner.v1.study_service_pb2_grpc import StudyServiceServicer
-from tuner_storage import LogPiece
+from tuner_storage import TrialPage
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
@@ -40,7 +41,7 @@ M = TypeVar("M", bound=Message)
 Context = grpc.ServicerContext
 
 #: Each open stream takes a thread of the server; what is left of them answers calls.
-STREAMS = 64
+STREAMS = 1000
 
 
 class StudyServicer(StudyServiceServicer):
@@ -55,7 +56,8 @@ class StudyServicer(StudyServiceServicer):
     def CreateStudy(self, request: pb.CreateStudyRequest, context: Context) -> study_pb2.Study:
         study_id = check_study_id(request.study_id)
         spec = validate.spec(convert.spec_from_proto(request.study))
-        return self._studies.create(study_id, spec, _study("CreateStudy", request.request_id))
+        reply = _study("CreateStudy", study_id, request.request_id)
+        return self._studies.create(study_id, spec, reply)
 
     def GetStudy(self, request: pb.GetStudyRequest, context: Context) -> study_pb2.Study:
         return convert.study_to_proto(self._studies.get(parse_study_name(request.name)))
@@ -76,43 +78,38 @@ class StudyServicer(StudyServiceServicer):
         )
 
     def UpdateStudy(self, request: pb.UpdateStudyRequest, context: Context) -> study_pb2.Study:
-        changes = _changes(request)
-        reply = _study("UpdateStudy", request.request_id)
+        study_id, changes = parse_study_name(request.study.name), _changes(request)
+        reply = _study("UpdateStudy", study_id, request.request_id)
         return self._studies.do(
-            parse_study_name(request.study.name),
-            lambda live: lifecycle.update(live.record, changes, reply),
+            study_id, lambda live: lifecycle.update(live.record, changes, reply)
         )
 
     def DeleteStudy(self, request: pb.DeleteStudyRequest, context: Context) -> Empty:
-        self._studies.delete(parse_study_name(request.name), force=request.force)
-        return Empty()
+        study_id = parse_study_name(request.name)
+        reply = _empty("DeleteStudy", f"studies/{study_id}", request.request_id)
+        return self._studies.delete(study_id, force=request.force, reply=reply)
 
     def PrepareStudy(self, request: pb.PrepareStudyRequest, context: Context) -> study_pb2.Study:
-        outcome = _outcome(request)
-        reply = _study("PrepareStudy", request.request_id)
+        study_id, outcome = parse_study_name(request.name), _outcome(request)
+        reply = _study("PrepareStudy", study_id, request.request_id)
         return self._studies.do(
-            parse_study_name(request.name),
-            lambda live: lifecycle.prepare(live.record, outcome, reply),
+            study_id, lambda live: lifecycle.prepare(live.record, outcome, reply)
         )
 
     def StopStudy(self, request: pb.StopStudyRequest, context: Context) -> study_pb2.Study:
-        reason = validate.reason(request.reason)
-        return self._studies.do(
-            parse_study_name(request.name),
-            lambda live: lifecycle.stop(live.record, reason, _study("StopStudy")),
-        )
+        study_id, reason = parse_study_name(request.name), validate.reason(request.reason)
+        reply = _study("StopStudy", study_id, request.request_id)
+        return self._studies.do(study_id, lambda live: lifecycle.stop(live.record, reason, reply))
 
     def PauseStudy(self, request: pb.PauseStudyRequest, context: Context) -> study_pb2.Study:
-        return self._studies.do(
-            parse_study_name(request.name),
-            lambda live: lifecycle.pause(live.record, _study("PauseStudy")),
-        )
+        study_id = parse_study_name(request.name)
+        reply = _study("PauseStudy", study_id, request.request_id)
+        return self._studies.do(study_id, lambda live: lifecycle.pause(live.record, reply))
 
     def ResumeStudy(self, request: pb.ResumeStudyRequest, context: Context) -> study_pb2.Study:
-        return self._studies.do(
-            parse_study_name(request.name),
-            lambda live: lifecycle.resume(live.record, _study("ResumeStudy")),
-        )
+        study_id = parse_study_name(request.name)
+        reply = _study("ResumeStudy", study_id, request.request_id)
+        return self._studies.do(study_id, lambda live: lifecycle.resume(live.record, reply))
 
     def GetImportance(self, request: pb.GetImportanceRequest, context: Context) -> pb.Importance:
         found = self._studies.importance(parse_study_name(request.name))
@@ -139,49 +136,60 @@ class StudyServicer(StudyServiceServicer):
         self, request: pb.ReportTrialRequest, context: Context
     ) -> pb.ReportTrialResponse:
         study_id, number = parse_trial_name(request.name)
-        attempt = validate.attempt(request.attempt)
-        measurement = None
-        if request.HasField("measurement"):
-            measurement = validate.measurement(convert.measurement_from_proto(request.measurement))
-        told = self._studies.do(study_id, lambda live: live.report(number, attempt, measurement))
-        stop = told.decision is Decision.STOP
-        return pb.ReportTrialResponse(
-            decision=pb.ReportTrialResponse.STOP if stop else pb.ReportTrialResponse.CONTINUE,
-            reason=told.reason,
-            expire_time=convert.time_to_proto(told.expire_time),
+        report, reply = _report(request), _reply(_directive, pb.ReportTrialResponse, "ReportTrial")
+        return self._studies.do(
+            study_id, lambda live: live.report(number, request.lease_token, report, reply)
         )
 
     def CompleteTrial(self, request: pb.CompleteTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        attempt, result = validate.attempt(request.attempt), _result(request)
-        reply = _trial("CompleteTrial", request.request_id)
+        result, reply = _result(request), _trial("CompleteTrial", "", request.request_id)
         return self._studies.do(
-            study_id, lambda live: live.complete(number, attempt, result, reply)
+            study_id, lambda live: live.complete(number, request.lease_token, result, reply)
         )
 
     def ReleaseTrial(self, request: pb.ReleaseTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        attempt, reason = validate.attempt(request.attempt), validate.reason(request.reason)
-        reply = _trial("ReleaseTrial", request.request_id)
+        reason = validate.reason(request.reason)
+        reply = _trial("ReleaseTrial", "", request.request_id)
         return self._studies.do(
-            study_id, lambda live: live.release(number, attempt, reason, reply)
+            study_id, lambda live: live.release(number, request.lease_token, reason, reply)
         )
 
     # --- trials, for people ---
 
     def StopTrial(self, request: pb.StopTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        return convert.trial_to_proto(self._studies.do(study_id, lambda live: live.stop(number)))
+        reply = _trial("StopTrial", request.name, request.request_id)
+        return self._studies.do(study_id, lambda live: live.stop(number, reply))
 
     def RetryTrials(
         self, request: pb.RetryTrialsRequest, context: Context
     ) -> pb.RetryTrialsResponse:
         study_id = parse_study_name(request.parent)
         numbers = pages.trial_numbers(study_id, request.names)
-        reply = _reply(_retried, pb.RetryTrialsResponse, "RetryTrials", request.request_id)
+        reply = _reply(
+            _retried, pb.RetryTrialsResponse, "RetryTrials", request.request_id, request.parent
+        )
         return self._studies.do(
             study_id, lambda live: lifecycle.retry(live.record, numbers, reply)
         )
+
+    def AddTrials(self, request: pb.AddTrialsRequest, context: Context) -> pb.AddTrialsResponse:
+        study_id = parse_study_name(request.parent)
+        new = validate.new_trials([_new_trial(trial) for trial in request.trials])
+        reply = _reply(
+            _added, pb.AddTrialsResponse, "AddTrials", request.request_id, request.parent
+        )
+        return self._studies.do(study_id, lambda live: live.add(new, reply))
+
+    def UpdateTrial(self, request: pb.UpdateTrialRequest, context: Context) -> trial_pb2.Trial:
+        study_id, number = parse_trial_name(request.trial.name)
+        if list(request.update_mask.paths) != ["labels"]:
+            raise InvalidArgumentError("`update_mask` names what to change: labels.")
+        labels = validate.labels(_words(request.trial.labels))
+        reply = _trial("UpdateTrial", request.trial.name, request.request_id)
+        return self._studies.do(study_id, lambda live: live.label(number, labels, reply))
 
     def GetTrial(self, request: pb.GetTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
@@ -190,18 +198,40 @@ class StudyServicer(StudyServiceServicer):
 
     def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
         study_id, page = parse_study_name(request.parent), pages.trial_page(request)
-        metric = self._studies.live(study_id).record.study.spec.metric
-        trials = self._studies.list_trials(study_id, page)
+        found = self._studies.list_trials(study_id, self._only(study_id, page, request.optimal))
+        token = ""
+        if len(found) == page.limit:
+            last, key = found[-1]
+            token = pages.next_trials(page, last.number, key)
         return pb.ListTrialsResponse(
-            trials=[convert.trial_to_proto(trial) for trial in trials],
-            next_page_token=pages.next_trial(page, metric, trials),
+            trials=[convert.trial_to_proto(trial) for trial, _ in found], next_page_token=token
         )
 
     # --- streams ---
 
-    def WatchStudy(
+    def StreamTrials(
+        self, request: pb.ListTrialsRequest, context: Context
+    ) -> Iterator[trial_pb2.Trial]:
+        study_id, page = parse_study_name(request.parent), pages.trial_page(request)
+        page = self._only(study_id, page, request.optimal)
+        with self._stream():
+            while context.is_active() and not self._studies.stopping.is_set():
+                found = self._studies.list_trials(study_id, page)
+                for trial, _ in found:
+                    yield convert.trial_to_proto(trial)
+                if len(found) < page.limit:
+                    return
+                last, key = found[-1]
+                page = replace(page, after_number=last.number, after_key=key)
+
+    def _only(self, study_id: str, page: TrialPage, optimal: bool) -> TrialPage:
+        if not optimal:
+            return page
+        return replace(page, numbers=tuple(self._studies.optimal(study_id)))
+
+    def WatchStudy(  # type: ignore[override]  # bytes are sent as they are
         self, request: pb.WatchStudyRequest, context: Context
-    ) -> Iterator[pb.StudyEvent]:
+    ) -> Iterator[bytes]:
         study_id = parse_study_name(request.name)
         with self._stream():
             events = watch.watch(self._studies, study_id, request.resume_token, context.is_active)
@@ -209,13 +239,13 @@ class StudyServicer(StudyServiceServicer):
 
     def WriteTrialLog(self, request: pb.WriteTrialLogRequest, context: Context) -> Empty:
         study_id, number = parse_trial_name(request.name)
-        piece = LogPiece(
-            attempt=validate.attempt(request.attempt),
-            offset=request.offset,
-            text=validate.log_text(request.text, request.offset),
+        text = validate.log_text(request.text, request.offset)
+        return self._studies.do(
+            study_id,
+            lambda live: live.write_log(
+                number, request.lease_token, request.offset, text, _empty("WriteTrialLog")
+            ),
         )
-        self._studies.write_log(study_id, number, piece)
-        return Empty()
 
     def ReadTrialLog(
         self, request: pb.ReadTrialLogRequest, context: Context
@@ -246,22 +276,28 @@ class StudyServicer(StudyServiceServicer):
 
 
 def _reply(
-    build: Callable[[R], M], kind: type[M], method: str, request_id: str = ""
+    build: Callable[[R], M], kind: type[M], method: str, request_id: str = "", audited: str = ""
 ) -> Reply[R, M]:
     return Reply(
         build=build,
         parse=kind.FromString,
         method=method,
         request_id=validate.request_id(request_id),
+        audited=audited,
     )
 
 
-def _study(method: str, request_id: str = "") -> Reply[Study, study_pb2.Study]:
-    return _reply(convert.study_to_proto, study_pb2.Study, method, request_id)
+def _study(method: str, study_id: str, request_id: str) -> Reply[Study, study_pb2.Study]:
+    name = f"studies/{study_id}"
+    return _reply(convert.study_to_proto, study_pb2.Study, method, request_id, name)
 
 
-def _trial(method: str, request_id: str = "") -> Reply[Trial, trial_pb2.Trial]:
-    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id)
+def _trial(method: str, audited: str, request_id: str) -> Reply[Trial, trial_pb2.Trial]:
+    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id, audited)
+
+
+def _empty(method: str, audited: str = "", request_id: str = "") -> Reply[None, Empty]:
+    return _reply(lambda _: Empty(), Empty, method, request_id, audited)
 
 
 def _state(state: StudyState) -> Any:
@@ -283,6 +319,45 @@ def _suggested(suggested: Suggested) -> pb.SuggestTrialsResponse:
 
 def _retried(names: list[str]) -> pb.RetryTrialsResponse:
     return pb.RetryTrialsResponse(names=names)
+
+
+def _added(names: list[str]) -> pb.AddTrialsResponse:
+    return pb.AddTrialsResponse(names=names)
+
+
+def _directive(told: Directive) -> pb.ReportTrialResponse:
+    stop = told.decision is Decision.STOP
+    return pb.ReportTrialResponse(
+        decision=pb.ReportTrialResponse.STOP if stop else pb.ReportTrialResponse.CONTINUE,
+        reason=told.reason,
+        expire_time=convert.time_to_proto(told.expire_time),
+    )
+
+
+def _report(request: pb.ReportTrialRequest) -> Report:
+    measurement = checkpoint = None
+    if request.HasField("measurement"):
+        measurement = validate.measurement(convert.measurement_from_proto(request.measurement))
+    if request.HasField("checkpoint"):
+        checkpoint = validate.checkpoint(convert.checkpoint_from_proto(request.checkpoint))
+    return Report(measurement=measurement, checkpoint=checkpoint)
+
+
+def _new_trial(message: pb.AddTrialsRequest.NewTrial) -> NewTrial:
+    final = None
+    if message.HasField("final_measurement"):
+        final = convert.measurement_from_proto(message.final_measurement)
+    return NewTrial(
+        parameters=convert.values_from_proto(message.parameters),
+        final=final,
+        measurements=tuple(map(convert.measurement_from_proto, message.measurements)),
+        labels=_words(message.labels),
+    )
+
+
+def _words(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels, names sorted: maps on the wire have no order."""
+    return {key: labels[key] for key in sorted(labels)}
 
 
 def _result(request: pb.CompleteTrialRequest) -> Result:
@@ -327,7 +402,7 @@ def _changes(request: pb.UpdateStudyRequest) -> Changes:
             f"`update_mask` names what to change, of {', '.join(allowed)}; got "
             f"{', '.join(sorted(paths)) or 'nothing'}."
         )
-    labels = {key: study.labels[key] for key in sorted(study.labels)}
+    labels = _words(study.labels)
     uri = validate.uri("`exported_model_uri`", study.exported_model_uri)
     model = study.export.model
     return Changes(
@@ -341,7 +416,14 @@ def _changes(request: pb.UpdateStudyRequest) -> Changes:
     )
 
 
-def _event(event: Event) -> pb.StudyEvent:
+def _event(event: Event) -> bytes:
+    """Made once for all who watch."""
+    if not event.message:
+        event.message = _made(event).SerializeToString()
+    return event.message
+
+
+def _made(event: Event) -> pb.StudyEvent:
     message = pb.StudyEvent(resume_token=event.token, event_time=convert.time_to_proto(event.time))
     if isinstance(event.what, Study):
         message.study.CopyFrom(convert.study_to_proto(event.what))

@@ -1,30 +1,36 @@
-"""Every study of the server: those that are worked on in memory, the others in the database."""
+"""Every study of the server: those that it owns in memory, the others in the database."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from tuner import convert
 from tuner.engine import Importance, StudyEngine, check_search
-from tuner.errors import (
-    AlreadyExistsError,
-    FailedPreconditionError,
-    NotFoundError,
-    TunerError,
-    UnavailableError,
-)
+from tuner.errors import AlreadyExistsError, NotFoundError, TunerError, UnavailableError
+from tuner.service import call, lifecycle
+from tuner.service.fleet import ElsewhereError, Fleet
+from tuner.service.journal import CommitObserver
 from tuner.service.live import LiveStudy
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply
-from tuner.study import Study, StudySpec, StudyState, Trial, TrialState
-from tuner_storage import LogPiece, StaleError, Store, StoredStudy, TrialPage
+from tuner.study import Study, StudySpec, StudyState, Trial
+from tuner_storage import (
+    LogPiece,
+    Ownership,
+    Request,
+    StaleError,
+    Store,
+    StoredStudy,
+    TrialPage,
+)
 
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
@@ -32,7 +38,6 @@ M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
 
 _TRIES = 4
-_PAGE = 1000
 _IDLE = timedelta(minutes=10)
 _REQUESTS_KEPT = timedelta(days=1)
 
@@ -40,55 +45,84 @@ _REQUESTS_KEPT = timedelta(days=1)
 class Studies:
     """The server's studies. Thread-safe.
 
-    A study is loaded when it is first asked for; one that is unfinished, at the start.
+    A study is claimed and loaded when it is first asked for; one that is to be worked on and that
+    nobody owns, at the next tick.
 
     Args:
         store: Where studies are kept.
+        fleet: Who owns which.
         lease: How long a silent worker keeps a trial.
+        observer: Is told of every commit.
     """
 
-    def __init__(self, store: Store, lease: timedelta) -> None:
+    def __init__(
+        self,
+        store: Store,
+        fleet: Fleet,
+        lease: timedelta,
+        observer: CommitObserver | None = None,
+    ) -> None:
         self._store = store
+        self._fleet = fleet
         self._lease = lease
+        self._observer = observer
         self._live: dict[str, LiveStudy] = {}
-        self._loading = threading.Lock()
+        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         #: Set when the server stops: streams end then.
         self.stopping = threading.Event()
-
-    def load_open(self) -> None:
-        """Loads the studies that are worked on, so that their leases run."""
-        for stored in self._stored():
-            running = stored.study.trial_counts.running
-            if not stored.study.state.is_finished or running > 0:
-                self.live(stored.study.study_id)
-
-    def _stored(self) -> Iterator[StoredStudy]:
-        before = None
-        while page := self._store.list_studies(before=before, limit=_PAGE):
-            yield from page
-            before = page[-1].key
 
     # --- access ---
 
     def live(self, study_id: str) -> LiveStudy:
-        """The study in memory; raises NotFoundError."""
+        """The study in memory, claimed and loaded if it is not.
+
+        Raises:
+            NotFoundError: there is no such study.
+            ElsewhereError: another server owns it.
+        """
         found = self._live.get(study_id)
         if found is not None and not found.record.closed:
             return found
-        with self._loading:
+        with self._loading[study_id]:
             found = self._live.get(study_id)
             if found is None or found.record.closed:
-                found = self._load(study_id)
-                self._live[study_id] = found
+                self._live.pop(study_id, None)
+                found = self._live[study_id] = self._load(study_id)
             return found
 
     def _load(self, study_id: str) -> LiveStudy:
+        # Claimed first: from then on nobody else writes, so what is read stays so.
+        epoch = self._fleet.claim(study_id)
+        stored = self._find(study_id)
+        ownership = Ownership(key=stored.key, server=self._fleet.server, epoch=epoch)
+        loaded = self._store.load_trials(stored)
+        record = Record(
+            self._store,
+            ownership,
+            stored,
+            loaded,
+            earlier=self._earlier(stored.study),
+            observer=self._observer,
+        )
+        return LiveStudy(record, self._lease, loaded.causes)
+
+    def _find(self, study_id: str) -> StoredStudy:
         stored = self._store.find_study(study_id)
         if stored is None:
-            self._live.pop(study_id, None)
             raise NotFoundError(f"no study is called {study_id!r}; `tuner studies` lists them.")
-        loaded = self._store.load_trials(stored)
-        return LiveStudy(Record(self._store, stored, loaded), self._lease, loaded.causes)
+        return stored
+
+    def _earlier(self, study: Study) -> list[tuple[StudySpec, Sequence[Trial]]]:
+        """What the study starts from: the results that its earlier studies had at its creation."""
+        found = list[tuple[StudySpec, Sequence[Trial]]]()
+        for study_id in study.spec.warm_start:
+            earlier = self._store.find_study(study_id)
+            if earlier is None:
+                logger.warning("%s starts from %r, which is gone", study.name, study_id)
+            else:
+                trials = self._store.finished_trials(earlier, study.create_time)
+                found.append((earlier.study.spec, trials))
+        return found
 
     def do(self, study_id: str, verb: Callable[[LiveStudy], R]) -> R:
         """Applies a verb to a study; once more if memory turns out to be stale."""
@@ -97,7 +131,7 @@ class Studies:
                 return verb(self.live(study_id))
             except StaleError:
                 continue
-        raise UnavailableError(f"study {study_id!r} is changed by another server; try again.")
+        raise UnavailableError(f"study {study_id!r} is being loaded again; try again.")
 
     def _forget(self, study_id: str) -> None:
         found = self._live.pop(study_id, None)
@@ -107,27 +141,30 @@ class Studies:
     # --- studies ---
 
     def create(self, study_id: str, spec: StudySpec, reply: Reply[Study, M]) -> M:
-        """Creates a study; the same one again is answered with what is there.
+        """Creates a study. One of that id is answered with, or extended if only that is asked.
 
         Raises:
-            AlreadyExistsError: another study has the id; the message says what differs.
+            AlreadyExistsError: the study differs in what cannot change; the message says in what.
             InvalidArgumentError: it cannot be searched.
+            NotFoundError: an earlier study that it starts from does not exist.
         """
         check_search(spec)
         for _ in range(_TRIES):
             existing = self._store.find_study(study_id)
-            if existing is not None and not _is_replaceable(existing.study):
-                return self._attach(existing, spec, reply)
             try:
-                return self._create(study_id, spec, reply, existing)
-            except AlreadyExistsError:
+                if existing is None or _is_replaceable(existing.study):
+                    for earlier in spec.warm_start:
+                        self._find(earlier)
+                    return self._create(study_id, spec, reply, existing)
+                return self._resubmit(existing, spec, reply)
+            except (StaleError, _TakenError):
                 continue
         raise UnavailableError(f"study {study_id!r} is being created elsewhere; try again.")
 
     def _create(
         self, study_id: str, spec: StudySpec, reply: Reply[Study, M], old: StoredStudy | None
     ) -> M:
-        now = utc_now()
+        now, made = utc_now(), call.current()
         study = Study(
             study_id=study_id,
             spec=spec,
@@ -136,31 +173,40 @@ class Studies:
             algorithm_in_use=""
             if spec.is_managed
             else StudyEngine(study_id, spec).algorithm_in_use,
+            creator=made.caller,
             create_time=now,
             update_time=now,
             etag="1",
         )
         message = reply.build(study)
+        request = Request(
+            request_id=reply.request_id,
+            method=reply.method,
+            answer=message.SerializeToString(),
+            caller=made.caller,
+            request=made.request,
+        )
         replaces = None if old is None else old.key
-        self._store.create_study(study, answer=reply.keep(message), replaces=replaces)
+        try:
+            self._store.create_study(study, request=request, replaces=replaces)
+        except AlreadyExistsError as error:
+            raise _TakenError(error.message) from error
         self._forget(study_id)
         return message
 
-    def _attach(self, existing: StoredStudy, spec: StudySpec, reply: Reply[Study, M]) -> M:
-        body = self._store.find_answer(existing.key, reply.question)
-        if body is not None:
-            return reply.parse(body)
+    def _resubmit(self, existing: StoredStudy, spec: StudySpec, reply: Reply[Study, M]) -> M:
         study = existing.study
-        if spec not in (existing.submitted, study.spec):
-            raise AlreadyExistsError(
-                f"study {study.study_id!r} exists and differs in "
-                f"{difference(existing.submitted, spec)}; choose another name, or delete it first."
-            )
-        return reply.build(self.get(study.study_id))
+        if reply.request_id:
+            body = self._store.find_answer(existing.key, reply.request_id, reply.method)
+            if body is not None:
+                return reply.parse(body)
+        if spec in (existing.submitted, study.spec):
+            return reply.build(self.get(study.study_id))
+        return self.do(study.study_id, lambda live: lifecycle.extend(live.record, spec, reply))
 
     def get(self, study_id: str) -> Study:
         """Returns a study; raises NotFoundError."""
-        return self.do(study_id, _summary)
+        return self.do(study_id, lambda live: live.record.read(lambda now: live.record.summary()))
 
     def list_studies(
         self, *, states: list[StudyState], managed_only: bool, before: int | None, limit: int
@@ -176,49 +222,50 @@ class Studies:
         live = self._live.get(stored.study.study_id)
         if live is None or live.record.key != stored.key:
             return stored.study
-        with live.record.lock:
-            summary = live.record.summary()
-        return replace(stored.study, algorithm_in_use=summary.algorithm_in_use)
+        return replace(stored.study, algorithm_in_use=live.record.algorithm_in_use)
 
-    def delete(self, study_id: str, *, force: bool) -> None:
+    def delete(self, study_id: str, *, force: bool, reply: Reply[None, M]) -> M:
         """Deletes a study; raises FailedPreconditionError while trials run, unless forced."""
-        self.do(study_id, lambda live: self._delete(live, force=force))
+        if reply.request_id:
+            body = self._store.find_answer(0, reply.request_id, reply.method)
+            if body is not None:
+                return reply.parse(body)
+        message = self.do(
+            study_id, lambda live: lifecycle.delete(live.record, force=force, reply=reply)
+        )
         self._forget(study_id)
-
-    def _delete(self, live: LiveStudy, *, force: bool) -> None:
-        with live.record.open():
-            running = live.record.board.count(TrialState.RUNNING)
-            if running and not force:
-                raise FailedPreconditionError(
-                    f"{running} trials of study {live.record.study.study_id!r} run; stop it and "
-                    "wait, or delete it by force."
-                )
-            with live.record.changing():
-                self._store.delete_study(live.record.key)
-            live.record.close()
+        return message
 
     def importance(self, study_id: str) -> Importance:
         """How much parameters mattered; nothing before the space is complete."""
         return self.do(study_id, _importance)
 
-    # --- trials ---
+    # --- trials: any server may read ---
 
     def get_trial(self, study_id: str, number: int, *, full: bool) -> Trial:
         """Returns a trial; raises NotFoundError."""
-        key = self.live(study_id).record.key
-        return self._store.get_trial(key, study_id, number, full=full)
+        return self._store.get_trial(self._key(study_id), study_id, number, full=full)
 
-    def list_trials(self, study_id: str, page: TrialPage) -> list[Trial]:
-        """Returns a page of a study's trials; raises NotFoundError if there is no such study."""
-        return self._store.list_trials(self.live(study_id).record.key, study_id, page)
+    def list_trials(self, study_id: str, page: TrialPage) -> list[tuple[Trial, float | None]]:
+        """A page of a study's trials, each with what it is ordered by; raises NotFoundError."""
+        return self._store.list_trials(self._key(study_id), study_id, page)
 
-    def write_log(self, study_id: str, number: int, piece: LogPiece) -> None:
-        """Appends to a trial's log; raises NotFoundError if there was no such attempt."""
-        self._store.write_log(self.live(study_id).record.key, number, piece)
+    def optimal(self, study_id: str) -> list[int]:
+        """The numbers of the trials that no other one beats in every metric."""
+        return self.do(study_id, lambda live: live.record.read(lambda now: live.optimal()))
 
     def read_log(self, study_id: str, number: int, after: tuple[int, int]) -> list[LogPiece]:
         """What follows in a trial's log; raises NotFoundError if there is no such study."""
-        return self._store.read_log(self.live(study_id).record.key, number, after=after)
+        return self._store.read_log(self._key(study_id), number, after=after)
+
+    def _key(self, study_id: str) -> int:
+        live = self._live.get(study_id)
+        if live is not None and not live.record.closed:
+            return live.record.key
+        key = self._store.find_key(study_id)
+        if key is None:
+            raise NotFoundError(f"no study is called {study_id!r}; `tuner studies` lists them.")
+        return key
 
     # --- time ---
 
@@ -226,18 +273,59 @@ class Studies:
         """Takes trials from silent workers, ends studies whose time is over, forgets idle ones."""
         for study_id, live in list(self._live.items()):
             try:
-                self.do(study_id, lambda live: live.tick())
-            except NotFoundError:
-                continue
+                if live.record.closed:
+                    self.live(study_id)
+                elif not live.is_at_rest:
+                    self.do(study_id, LiveStudy.tick)
+            except (NotFoundError, ElsewhereError):
+                self._forget(study_id)
             except TunerError as error:
                 logger.warning("study %s: %s", study_id, error.message)
             idle = utc_now() - live.last_use > _IDLE
             if idle and live.is_at_rest:
                 self._forget(study_id)
 
+    def take_over(self) -> None:
+        """Claims and loads studies to be worked on that nobody owns: a fair share of them.
+
+        What is left is for the other servers; who is asked for one of them claims it at once.
+        """
+        orphans = self._store.list_orphans(self._fleet.server)
+        mine = [orphan for orphan in orphans if orphan.given]
+        free = [orphan for orphan in orphans if not orphan.given]
+        others = self._fleet.others() if free else []
+        total = len(mine) + len(free) + sum(entry.studies for entry in others)
+        share = math.ceil(total / (1 + len(others)))
+        for orphan in (*mine, *free[: max(0, share - len(mine))]):
+            if orphan.study_id in self._live:
+                continue
+            try:
+                self.live(orphan.study_id)
+                logger.info("works on study %s", orphan.study_id)
+            except (NotFoundError, ElsewhereError):
+                continue
+
+    def hand_over(self) -> None:
+        """Gives one study to a server that has at least two fewer."""
+        owned = [live for live in self._live.values() if not live.record.closed]
+        others = self._fleet.others() if len(owned) > 1 else []
+        heir = min(others, key=lambda entry: entry.studies, default=None)
+        if heir is None or len(owned) - heir.studies < 2:
+            return
+        live = min(owned, key=lambda live: live.last_use)
+        live.record.close()
+        self._store.hand_over_study(live.record.ownership, heir.server)
+        self._forget(live.record.study.study_id)
+        logger.info("hands study %s over to %s", live.record.study.study_id, heir.address)
+
     def forget_requests(self) -> None:
         """Forgets answers that nobody asks for any more."""
         self._store.forget_requests(utc_now() - _REQUESTS_KEPT)
+
+    @property
+    def owned(self) -> list[LiveStudy]:
+        """The studies in memory."""
+        return [live for live in self._live.values() if not live.record.closed]
 
     def end_streams(self) -> None:
         """Ends what is streamed, so that the server can stop."""
@@ -251,42 +339,16 @@ class Studies:
             self._forget(study_id)
 
 
-def _summary(live: LiveStudy) -> Study:
-    with live.record.open() as now:
-        live.last_use = now
-        return live.record.summary()
+class _TakenError(TunerError):
+    """Another study took the id in the meantime."""
 
 
 def _importance(live: LiveStudy) -> Importance:
-    with live.record.open() as now:
-        live.last_use = now
-        if live.record.study.space_version == 0:
-            return Importance()
-        return live.record.engine.importance()
+    record = live.record
+    if record.study.space_version == 0:
+        return Importance()
+    return record.read(lambda now: record.engine.importance())
 
 
 def _is_replaceable(study: Study) -> bool:
     return study.state is StudyState.STOPPED and study.trial_counts.total == 0
-
-
-def difference(old: StudySpec, new: StudySpec) -> str:
-    """Where two specifications differ: up to three places with both values."""
-    found = list(_differences("", convert.spec_to_json(old), convert.spec_to_json(new)))
-    shown = ", ".join(found[:3])
-    return shown if len(found) <= 3 else f"{shown} and {len(found) - 3} more"
-
-
-def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                yield from _differences(f"{path}.{key}", old.get(key), new.get(key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            if before != after:
-                yield from _differences(f"{path}[{index}]", before, after)
-    elif isinstance(old, (dict, list)) or isinstance(new, (dict, list)):
-        yield f"`{path.lstrip('.')}`"
-    else:
-        was = "not set" if old is None else f"{old}"
-        yield f"`{path.lstrip('.')}` ({was} there, {'not set' if new is None else new} here)"

@@ -1,10 +1,10 @@
-"""The thread that watches the clock: leases, time limits, old requests."""
+"""The threads that watch the clock: leases, time limits, studies without a server."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -14,19 +14,33 @@ from tuner.service.studies import Studies
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
+_TAKE_OVER_SECONDS = 1.0
+_HAND_OVER_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 3600.0
 
 
 class Ticker:
-    """Owns the thread; use it in a `with`."""
+    """Owns the threads; use it in a `with`.
+
+    What may take long, such as loading a study, has a thread of its own, so that leases go on.
+    """
 
     def __init__(self, studies: Studies) -> None:
-        self._studies = studies
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
+        work: Mapping[str, tuple[Callable[[], None], float]] = {
+            "tick": (studies.tick, _TICK_SECONDS),
+            "take-over": (studies.take_over, _TAKE_OVER_SECONDS),
+            "hand-over": (studies.hand_over, _HAND_OVER_SECONDS),
+            "housekeeping": (studies.forget_requests, _HOUSEKEEPING_SECONDS),
+        }
+        self._threads = [
+            threading.Thread(target=self._run, args=what, name=name, daemon=True)
+            for name, what in work.items()
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -36,18 +50,17 @@ class Ticker:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(10)
+        for thread in self._threads:
+            thread.join(10)
 
-    def _run(self) -> None:
-        clean_time = time.monotonic()
-        while not self._stop.wait(_TICK_SECONDS):
+    def _run(self, work: Callable[[], None], seconds: float) -> None:
+        while True:
             try:
-                self._studies.tick()
-                if time.monotonic() >= clean_time:
-                    self._studies.forget_requests()
-                    clean_time = time.monotonic() + _HOUSEKEEPING_SECONDS
+                work()
             except TunerError as error:
                 logger.warning("%s", error.message)
             except Exception:
-                # A thread's border: what goes wrong for one tick must not end all of them.
-                logger.exception("unexpected error in the ticker")
+                # A thread's border: what goes wrong once must not end it.
+                logger.exception("unexpected error in %s", threading.current_thread().name)
+            if self._stop.wait(seconds):
+                return

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from tuner.errors import InvalidArgumentError
+from tuner.service.exchange import NewTrial
 from tuner.space import Categorical, Discrete, Space, Value
-from tuner.study import DataSource, Failure, Limits, Measurement, StudySpec
+from tuner.study import Checkpoint, DataSource, Failure, Limits, Measurement, StudySpec
 
 _PARAMETERS = 1000
 _CHOICES = 1000
 _METRICS = 100
+_EARLIER = 5
+_ADDED = 1000
+_MEASURED = 100_000
 _LABELS = 64
 _TRIALS = 1_000_000
 _WORD = 128
 _TEXT = 1024
 _LOG = 65_536
+#: How long the log of an attempt may become.
+_LOG_KEPT = 16 * 2**20
 _PAGE = 1000
 _SUGGESTIONS = 100
-_INT64 = 2**63
 
 _MESSAGE_KEPT = 2_000
 _STACK_KEPT = 20_000
@@ -42,6 +47,11 @@ def spec(asked: StudySpec) -> StudySpec:
     _different("feature", [feature.name for feature in asked.features])
     limits(asked.limits)
     labels(asked.labels)
+    _at_most(len(asked.constraints), _METRICS, "constraints")
+    for constraint in asked.constraints:
+        word("a constraint's metric", constraint.metric)
+    _at_most(len(asked.warm_start), _EARLIER, "studies to start from")
+    _different("earlier study", asked.warm_start)
     _check_managed(asked)
     _check_resources(asked)
     return asked
@@ -162,13 +172,6 @@ def request_id(asked: str) -> str:
     return word("`request_id`", asked) if asked else ""
 
 
-def attempt(asked: int) -> int:
-    """Returns an attempt's number; raises InvalidArgumentError below 1."""
-    if asked < 1:
-        raise InvalidArgumentError(f"`attempt` is the one you were leased, from 1; got {asked}.")
-    return asked
-
-
 def count(asked: int) -> int:
     """Returns how many trials a worker wants; 0 is read as 1."""
     if not 0 <= asked <= _SUGGESTIONS:
@@ -197,6 +200,31 @@ def measurement(asked: Measurement) -> Measurement:
     return asked
 
 
+def checkpoint(asked: Checkpoint) -> Checkpoint:
+    """Returns a checkpoint; raises InvalidArgumentError for one without a place."""
+    text("`checkpoint.uri`", asked.uri)
+    if asked.step < 0:
+        raise InvalidArgumentError(f"`checkpoint.step` counts from 0, but got {asked.step}.")
+    return asked
+
+
+def new_trials(asked: Sequence[NewTrial]) -> Sequence[NewTrial]:
+    """Returns trials to add; raises InvalidArgumentError for too many, or what may not be."""
+    if not asked:
+        raise InvalidArgumentError("`trials` is empty; add at least one.")
+    _at_most(len(asked), _ADDED, "trials in one request")
+    _at_most(sum(len(trial.measurements) for trial in asked), _MEASURED, "measurements")
+    for trial in asked:
+        values("parameters", trial.parameters)
+        labels(trial.labels)
+        for measured in trial.measurements:
+            measurement(measured)
+        if trial.final is not None:
+            measurement(trial.final)
+        _different("step", [str(measured.step) for measured in trial.measurements])
+    return asked
+
+
 def failure(asked: Failure) -> Failure:
     """Returns a failure with as much of its text as is kept."""
     return replace(
@@ -213,8 +241,11 @@ def log_text(asked: str, offset: int) -> str:
         raise InvalidArgumentError(
             f"`text` must have 1 to {_LOG} characters, but has {len(asked)}."
         )
-    if not 0 <= offset < _INT64 - _LOG:
-        raise InvalidArgumentError(f"`offset` counts from 0, but got {offset}.")
+    if not 0 <= offset <= _LOG_KEPT - len(asked):
+        raise InvalidArgumentError(
+            f"the log of an attempt holds {_LOG_KEPT} characters, counted from 0, but got "
+            f"{len(asked)} at {offset}; write less."
+        )
     return clean(asked)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
-from tuner.service.events import Event
+from tuner.service.events import Event, Reported
 from tuner.service.live import LiveStudy
 from tuner.service.record import utc_now
 from tuner.service.studies import Studies
-from tuner_storage import LogPiece
+from tuner_storage import LogPiece, StaleError
 
 #: How long a stream may take to notice that its client went away.
 _TICK_SECONDS = 1.0
-_LOG_SECONDS = 0.3
+#: How long a stream rests after it sent something, for each watcher of its study: what happens
+#: meanwhile is sent together, so that a thousand watchers cost little more than one.
+_REST_SECONDS, _LONGEST_REST_SECONDS = 0.001, 1.0
 
 
 def watch(
@@ -24,11 +27,16 @@ def watch(
     """
     while is_wanted() and not studies.stopping.is_set():
         live = studies.live(study_id)
-        position = live.record.events.find(token)
-        if position is None:
-            position, events = _snapshot(live)
-            yield from events
-        yield from _follow(live, position, is_wanted)
+        events = live.record.events
+        events.watchers += 1
+        try:
+            position = events.find(token)
+            if position is None:
+                position, shown = studies.do(study_id, _snapshot)
+                yield from shown
+            yield from _follow(live, position, is_wanted)
+        finally:
+            events.watchers -= 1
         if not live.record.closed and live.is_at_rest:
             return
         token = ""
@@ -37,9 +45,9 @@ def watch(
 def _snapshot(live: LiveStudy) -> tuple[int, list[Event]]:
     """The study and its trials; only the last event resumes, as half of it is no beginning."""
     record = live.record
-    with record.lock:
-        position = record.events.position
-        what = [record.summary(), *record.board]
+    position, what = record.read(
+        lambda now: (record.events.position, [record.summary(), *record.board])
+    )
     token, now = record.events.token(position), utc_now()
     events = [Event(token="", time=now, what=item) for item in what[:-1]]
     return position, [*events, Event(token=token, time=now, what=what[-1])]
@@ -49,13 +57,32 @@ def _follow(live: LiveStudy, position: int, is_wanted: Callable[[], bool]) -> It
     """What happens after a position, until the study has ended or the log cannot say."""
     events = live.record.events
     while is_wanted():
-        # Looked at before reading: what ended the study was published before it was at rest.
-        ended = live.is_at_rest
+        try:
+            # Asked before reading: what ended the study has been published by then.
+            ended = live.has_ended()
+        except StaleError:
+            return
         happened = events.after(position, 0.0 if ended else _TICK_SECONDS)
         if happened is None or (ended and not happened):
             return
         position += len(happened)
-        yield from happened
+        yield from _newest(happened)
+        if not ended:
+            time.sleep(min(events.watchers * _REST_SECONDS, _LONGEST_REST_SECONDS))
+
+
+def _newest(happened: list[Event]) -> Iterator[Event]:
+    """Without states that a later one of the same study or trial has already followed."""
+    seen = set[str]()
+    kept = list[Event]()
+    for event in reversed(happened):
+        what = event.what
+        name = "" if isinstance(what, Reported) else what.name
+        # The last event carries the token to resume after, so it always stays.
+        if isinstance(what, Reported) or name not in seen:
+            kept.append(event)
+        seen.add(name)
+    yield from reversed(kept)
 
 
 def read_log(
@@ -64,7 +91,9 @@ def read_log(
     """A trial's log; with `follow`, until the trial or its study has ended."""
     after = (0, -1)
     while is_wanted() and not studies.stopping.is_set():
-        ended = not follow or studies.live(study_id).is_over(number)
+        live = studies.live(study_id)
+        version = live.record.events.log_version(number)
+        ended = not follow or live.is_over(number)
         pieces = studies.read_log(study_id, number, after)
         yield from pieces
         if pieces:
@@ -72,4 +101,4 @@ def read_log(
         elif ended:
             return
         else:
-            studies.stopping.wait(_LOG_SECONDS)
+            live.record.events.await_log(number, version, _TICK_SECONDS)

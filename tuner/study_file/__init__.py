@@ -13,7 +13,7 @@ from tuner.errors import InvalidArgumentError, StudyFileError
 from tuner.setting import Setting
 from tuner.space import Float, Group, Space
 from tuner.study import StudySpec
-from tuner.study_file import feature_section, parameters, sections
+from tuner.study_file import feature_section, metric_sections, parameters, sections
 from tuner.study_file.nodes import Problem, Problems, Section, compose, listed, show
 from tuner.study_file.parameters import Found, Lookup
 
@@ -23,12 +23,16 @@ __all__ = ["KEYS", "Problem", "StudyFile", "check", "load", "parse", "read"]
 KEYS = (
     "study",
     "metric",
+    "metrics",
+    "constraints",
+    "measurement",
     "data",
     "trainer",
     "features",
     "parameters",
     "training",
     "search",
+    "warm_start",
     "limits",
     "resources",
     "export",
@@ -102,7 +106,7 @@ def parse(text: str, *, folder: Path | None = None) -> StudyFile:
         return _broken(*problems.sorted())
     top = Section(problems, root, root, "", KEYS)
     study_id = sections.study_id(top)
-    spec = _spec(top, folder or Path.cwd())
+    spec = _spec(top, study_id, folder or Path.cwd())
     found = tuple(problems.sorted())
     return StudyFile(study_id=study_id, spec=None if found else spec, problems=found)
 
@@ -120,7 +124,7 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
     return Problem(1, 1, f"not valid YAML: {str(error).splitlines()[0]}")
 
 
-def _spec(top: Section, folder: Path) -> StudySpec:
+def _spec(top: Section, study_id: str, folder: Path) -> StudySpec:
     managed = top.has("trainer") or top.has("data")
     trainer = sections.trainer(top, managed)
     data = sections.data(top, folder)
@@ -129,11 +133,12 @@ def _spec(top: Section, folder: Path) -> StudySpec:
     _read_parameters(top, trainer or _likely_trainer(top, managed), found)
     if not managed:
         _check_script(top, found)
+    metrics = metric_sections.metrics(top, managed, data)
     spec = StudySpec(
-        metrics=(sections.metric(top, managed, data),),
+        metrics=metrics,
         space=_space(top, found),
         settings=found.settings,
-        search=sections.search(top),
+        search=sections.search(top, len(metrics)),
         limits=sections.limits(top),
         trainer=trainer,
         data=data,
@@ -141,6 +146,9 @@ def _spec(top: Section, folder: Path) -> StudySpec:
         resources=sections.resources(top),
         export_model=sections.export_model(top),
         labels=sections.labels(top),
+        constraints=metric_sections.constraints(top, managed, data),
+        warm_start=sections.warm_start(top, study_id),
+        measurement_selection=metric_sections.measurement(top),
     )
     _check_grid(top, spec)
     return spec

@@ -25,7 +25,7 @@ from tuner.space import (
 from tuner.study_file.nodes import Problems, Section, hint, is_null, scalar, show
 
 DOMAINS = ("int", "float", "discrete", "categorical")
-_KEYS = (*DOMAINS, "log", "step", "when")
+_KEYS = (*DOMAINS, "log", "step", "default", "when")
 _EXAMPLE = "{int: [1, 4]}, {float: [0.1, 0.9]}, {discrete: [16, 32]} or {categorical: [a, b]}"
 #: Conditions inside conditions, as deep as the server takes them.
 _MAX_DEPTH = 16
@@ -124,11 +124,14 @@ class _Reader:
         if setting is not None:
             self._tried(value_node, path, lambda: setting.check_domain(domain))
         children = self._children(key_node, value_node, path, domain, depth)
+        default = self._default(value_node, path, domain)
         name = self._prefix + key
         return self._tried(
             key_node,
             path,
-            lambda: Parameter(name=name, domain=domain, group=group, children=children),
+            lambda: Parameter(
+                name=name, domain=domain, group=group, children=children, default=default
+            ),
         )
 
     def _look(
@@ -270,6 +273,26 @@ class _Reader:
         return self._tried(
             node, section.path, lambda: Int(whole[0], whole[1], log=log, step=whole[2])
         )
+
+    def _default(self, node: yaml.Node, path: str, domain: Domain) -> Value | None:
+        """What trials that were drawn without the parameter are read with, and where to start."""
+        pair = next((pair for pair in node.value if pair[0].value == "default"), None)
+        if pair is None:
+            return None
+        if not isinstance(pair[1], yaml.ScalarNode) or is_null(pair[1]):
+            message = f"{path}.default must be one value, but got {show(pair[1])}"
+            self._problems.add(pair[0], message)
+            return None
+        value = self._value(pair[0], pair[1], f"{path}.default")
+        if value is None:
+            return None
+        if not domain.contains(value):
+            message = f"{path}.default: {show(pair[1])} is not in {domain.describe()}"
+            self._problems.add(pair[1], message)
+            return None
+        if isinstance(domain, (Float, Discrete)):
+            return float(value)
+        return int(value) if isinstance(domain, Int) else value
 
     def _log(self, section: Section) -> bool:
         value = section.value("log")

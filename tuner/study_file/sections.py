@@ -10,13 +10,15 @@ from pathlib import Path
 
 from tuner import trainer_spaces
 from tuner.errors import InvalidArgumentError
-from tuner.study import DataSource, Goal, Limits, Metric, Resources, Search, check_study_id
-from tuner.study_file.nodes import Section, hint
+from tuner.study import DataSource, Limits, Resources, Search, check_study_id
+from tuner.study_file.nodes import Section
 from tuner.trainer_spaces import Task
 
 #: What the study server can search with; a test compares with the engine.
 ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe")
 EARLY_STOPPING = ("asha", "median", "none")
+#: How many studies one may start from; a test compares with the engine.
+MAX_EARLIER = 5
 #: What a gang can train with.
 STRATEGIES = ("single", "multi_worker")
 #: What can be asked for, and what that may turn out to be.
@@ -51,41 +53,6 @@ def trainer(top: Section, managed: bool) -> str | None:
     if managed:
         top.require("trainer", f"`trainer: {names[0]}`")
     return top.choice("trainer", names, "trainer")
-
-
-# --- metric ----------------------------------------------------------------------------------
-
-
-def metric(top: Section, managed: bool, data: DataSource | None) -> Metric:
-    """The number that trials are compared by."""
-    example = "{name: val_auc, goal: maximize}"
-    top.require("metric", f"`metric: {example}`")
-    section = top.section("metric", ("name", "goal"), example)
-    stand_in = Metric(name=_STAND_IN)
-    if section is None:
-        return stand_in
-    section.require("name", "`name: val_auc`")
-    name = section.text("name")
-    goal = section.choice("goal", [goal.value for goal in Goal], "goal")
-    if name is None:
-        return stand_in
-    if not managed:
-        return Metric(name=name, goal=Goal(goal or Goal.MAXIMIZE))
-    return _trainer_metric(section, name, goal, data)
-
-
-def _trainer_metric(
-    section: Section, name: str, goal: str | None, data: DataSource | None
-) -> Metric:
-    """The goal of a metric that a trainer of the box reports is known."""
-    tasks = TASKS.get(data.task or "", tuple(Task)) if data else tuple(Task)
-    goals = {name: goal for task in tasks for name, goal in trainer_spaces.METRICS[task].items()}
-    if name not in goals:
-        section.reject("name", f"unknown metric {name!r}{hint(name, tuple(goals))}")
-        return Metric(name=name)
-    if goal is not None and goal != goals[name]:
-        section.reject("goal", f"{name} is better the other way; write `goal: {goals[name]}`")
-    return Metric(name=name, goal=goals[name])
 
 
 # --- data ------------------------------------------------------------------------------------
@@ -152,15 +119,42 @@ def _resolved(path: str, folder: Path) -> str:
 # --- limits and the rest ---------------------------------------------------------------------
 
 
-def search(top: Section) -> Search:
-    """How trials are chosen and cut short."""
+def warm_start(top: Section, own: str) -> tuple[str, ...]:
+    """The earlier studies whose results the search starts from."""
+    named = top.texts("warm_start", "[older-study]")
+    if len(named) > MAX_EARLIER:
+        top.reject(
+            "warm_start", f"warm_start names at most {MAX_EARLIER} studies, but got {len(named)}"
+        )
+    for index, name in enumerate(named):
+        where = top.entries["warm_start"][1].value[index]
+        if name in named[:index]:
+            top.problems.add(where, f"warm_start names {name!r} twice; name it once")
+        elif name == own:
+            top.problems.add(where, "a study does not start from its own results; remove it")
+        else:
+            try:
+                check_study_id(name)
+            except InvalidArgumentError as error:
+                top.problems.add(where, f"warm_start: {error.message.rstrip('.')}")
+    return named
+
+
+def search(top: Section, metrics: int) -> Search:
+    """How trials are chosen and cut short; not cut short by several metrics."""
     section = top.section("search", ("algorithm", "early_stopping", "seed"), "{algorithm: auto}")
     if section is None:
         return Search()
+    early_stopping = section.choice("early_stopping", EARLY_STOPPING, "early stopping")
+    if metrics > 1 and early_stopping not in (None, "none"):
+        section.reject(
+            "early_stopping",
+            f"{early_stopping} compares trials by one metric, but there are {metrics}; "
+            "write `early_stopping: none`, or leave it out",
+        )
     return Search(
         algorithm=section.choice("algorithm", ALGORITHMS, "algorithm") or "auto",
-        early_stopping=section.choice("early_stopping", EARLY_STOPPING, "early stopping")
-        or "asha",
+        early_stopping=early_stopping or "asha",
         seed=section.integer("seed", 0, 2**63 - 1) or 0,
     )
 

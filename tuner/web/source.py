@@ -42,11 +42,6 @@ class StudySource:
         self._access = access
         self._connection = Connection(access)
 
-    @property
-    def address(self) -> str:
-        """The server's address; of several, that of the one in use."""
-        return self._connection.address
-
     def close(self) -> None:
         """Closes the connection and ends its streams."""
         self._connection.close()

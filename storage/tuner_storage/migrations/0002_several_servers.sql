@@ -47,6 +47,41 @@ ALTER TABLE tuner.trials
     ADD CONSTRAINT trials_checkpoint_check
         CHECK ((checkpoint_uri IS NULL) = (checkpoint_step IS NULL));
 
+CREATE FUNCTION tuner.trial_document(trial tuner.trials) RETURNS jsonb
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT jsonb_build_object(
+        'number', trial.number,
+        'state', trial.state,
+        'attempt', trial.attempt,
+        'worker_id', trial.worker_id,
+        'origin', trial.origin,
+        'parameters', trial.parameters,
+        'labels', trial.labels,
+        'metrics', (
+            SELECT jsonb_object_agg(metric.name, metric.value)
+            FROM unnest(trial.final_names, trial.final_values) AS metric (name, value)
+        )
+    );
+$$;
+
+CREATE FUNCTION tuner.trial_key(trial tuner.trials, kind text, name text) RETURNS double precision
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT nullif(
+        CASE kind
+            WHEN 'metrics' THEN
+                trial.final_values[array_position(trial.final_names, name)]
+            WHEN 'parameters' THEN
+                CASE WHEN json_typeof(trial.parameters -> name) = 'number'
+                    THEN (trial.parameters ->> name)::double precision END
+            WHEN 'start_time' THEN extract(epoch FROM trial.start_time)::double precision
+            WHEN 'end_time' THEN extract(epoch FROM trial.end_time)::double precision
+        END,
+        double precision 'NaN'
+    );
+$$;
+
 -- The answer to a DeleteStudy outlives the study: it is kept under study 0.
 ALTER TABLE tuner.requests DROP CONSTRAINT requests_study_fkey;
 

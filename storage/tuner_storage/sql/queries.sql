@@ -1,5 +1,5 @@
 Every statement of the server. `-- name --` starts one; parameters are named and cast.
-A statement with several parts is one transaction and one round trip; `tuner.must` undoes all of it.
+A statement with several parts is one round trip; `tuner.must` undoes the transaction it is in.
 
 -- schema_exists --
 -- Whether tuner has been here.
@@ -22,12 +22,12 @@ SELECT current_setting('server_encoding');
 WITH created AS (
     INSERT INTO tuner.studies (
         study_id, state, state_reason, submitted, spec, managed, space_version, statistics,
-        create_time, update_time, end_time
+        create_time, update_time, end_time, creator
     )
     VALUES (
         %(study_id)s::text, %(state)s::text, %(state_reason)s::text, %(submitted)s::json,
         %(spec)s::json, %(managed)s::boolean, %(space_version)s::integer, NULL,
-        %(now)s::timestamptz, %(now)s::timestamptz, NULL
+        %(now)s::timestamptz, %(now)s::timestamptz, NULL, %(creator)s::text
     )
     RETURNING study
 ), versioned AS (
@@ -41,21 +41,37 @@ WITH created AS (
         study, %(request_id)s::text, %(method)s::text, %(answer)s::bytea, %(now)s::timestamptz
     FROM created
     WHERE %(request_id)s::text <> ''
+), audited AS (
+    INSERT INTO tuner.audit (time, caller, method, resource, request)
+    SELECT
+        %(now)s::timestamptz, %(caller)s::text, %(method)s::text,
+        'studies/' || %(study_id)s::text, %(request)s::text
+    FROM created
 )
 SELECT study FROM created;
 
 -- delete_failed_study --
 -- Makes room for a study sent again: the old one stopped before it had any trial.
-DELETE FROM tuner.studies
-WHERE study = %(study)s::bigint
-    AND state = 'STOPPED'
-    AND NOT EXISTS (SELECT FROM tuner.trials WHERE trials.study = studies.study);
+WITH deleted AS (
+    DELETE FROM tuner.studies
+    WHERE study = %(study)s::bigint
+        AND state = 'STOPPED'
+        AND NOT EXISTS (SELECT FROM tuner.trials WHERE trials.study = studies.study)
+    RETURNING study
+)
+DELETE FROM tuner.requests USING deleted WHERE requests.study = deleted.study;
 
 -- delete_study --
-DELETE FROM tuner.studies WHERE study = %(study)s::bigint;
+WITH deleted AS (
+    DELETE FROM tuner.studies WHERE study = %(study)s::bigint RETURNING study
+)
+DELETE FROM tuner.requests USING deleted WHERE requests.study = deleted.study;
 
 -- find_study --
 SELECT * FROM tuner.study_summaries WHERE study_id = %(study_id)s::text;
+
+-- find_key --
+SELECT study FROM tuner.studies WHERE study_id = %(study_id)s::text;
 
 -- list_studies --
 SELECT * FROM tuner.study_summaries
@@ -71,6 +87,7 @@ WITH saved AS (
     UPDATE tuner.studies
     SET state = %(state)s::text,
         state_reason = %(state_reason)s::text,
+        submitted = coalesce(%(submitted)s::json, submitted),
         spec = %(spec)s::json,
         space_version = %(space_version)s::integer,
         statistics = %(statistics)s::json,
@@ -86,12 +103,6 @@ WITH saved AS (
     FROM saved
     WHERE %(space_version)s::integer > 0
     ON CONFLICT (study, version) DO NOTHING
-), answered AS (
-    INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
-    SELECT
-        study, %(request_id)s::text, %(method)s::text, %(answer)s::bytea, %(now)s::timestamptz
-    FROM saved
-    WHERE %(request_id)s::text <> ''
 )
 SELECT tuner.must(EXISTS (SELECT FROM saved), 'STALE');
 
@@ -104,7 +115,7 @@ WITH due AS (
         worker_id = %(worker_id)s::text,
         expire_time = %(expire_time)s::timestamptz,
         final_step = NULL, final_names = NULL, final_values = NULL, final_elapsed = NULL,
-        score = NULL,
+        score = NULL, within_constraints = NULL,
         state_reason = '',
         start_time = %(now)s::timestamptz
     FROM unnest(%(due)s::integer[], %(attempts)s::integer[]) AS asked (number, attempt)
@@ -131,12 +142,6 @@ WITH due AS (
         %(now)s::timestamptz
     FROM (SELECT * FROM due UNION ALL SELECT * FROM proposed) AS leased
     RETURNING trial
-), answered AS (
-    INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
-    SELECT
-        %(study)s::bigint, %(request_id)s::text, %(method)s::text, %(answer)s::bytea,
-        %(now)s::timestamptz
-    WHERE %(request_id)s::text <> ''
 )
 SELECT tuner.must(
     (SELECT count(*) FROM started)
@@ -164,6 +169,9 @@ WITH renewed AS (
         final_values = %(final_values)s::double precision[],
         final_elapsed = %(final_elapsed)s::interval,
         score = %(score)s::double precision,
+        within_constraints = %(within_constraints)s::boolean,
+        checkpoint_uri = %(checkpoint_uri)s::text,
+        checkpoint_step = %(checkpoint_step)s::bigint,
         state_reason = CASE
             WHEN %(stop)s::boolean THEN %(state_reason)s::text ELSE state_reason
         END,
@@ -191,7 +199,7 @@ WITH renewed AS (
 SELECT tuner.must(EXISTS (SELECT FROM renewed), 'LEASE_LOST');
 
 -- end_attempt --
--- Ends the current attempt: with a result, with a failure, or because its lease expired by then.
+-- Ends the current attempt: with a result, with a failure, or because its lease expired.
 WITH ended AS (
     UPDATE tuner.trials
     SET state = %(state)s::text,
@@ -202,6 +210,7 @@ WITH ended AS (
         final_values = %(final_values)s::double precision[],
         final_elapsed = %(final_elapsed)s::interval,
         score = %(score)s::double precision,
+        within_constraints = %(within_constraints)s::boolean,
         artifact_uri = %(artifact_uri)s::text,
         state_reason = %(state_reason)s::text,
         end_time = %(end_time)s::timestamptz
@@ -209,10 +218,6 @@ WITH ended AS (
         AND number = %(number)s::integer
         AND state = 'RUNNING'
         AND attempt = %(attempt)s::integer
-        AND (
-            %(expired_by)s::timestamptz IS NULL
-            OR expire_time <= %(expired_by)s::timestamptz
-        )
     RETURNING study, number, attempt
 ), closed AS (
     UPDATE tuner.attempts
@@ -225,12 +230,6 @@ WITH ended AS (
     WHERE attempts.study = ended.study
         AND attempts.trial = ended.number
         AND attempts.attempt = ended.attempt
-), answered AS (
-    INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
-    SELECT
-        study, %(request_id)s::text, %(method)s::text, %(answer)s::bytea, %(now)s::timestamptz
-    FROM ended
-    WHERE %(request_id)s::text <> ''
 )
 SELECT tuner.must(EXISTS (SELECT FROM ended), 'LEASE_LOST');
 
@@ -266,7 +265,7 @@ WITH retried AS (
     UPDATE tuner.trials
     SET state = 'QUEUED',
         final_step = NULL, final_names = NULL, final_values = NULL, final_elapsed = NULL,
-        score = NULL,
+        score = NULL, within_constraints = NULL,
         stop_requested = false,
         state_reason = '',
         end_time = NULL
@@ -279,6 +278,66 @@ SELECT tuner.must(
     (SELECT count(*) FROM retried) = cardinality(%(numbers)s::integer[]), 'STALE'
 );
 
+-- label_trial --
+WITH labelled AS (
+    UPDATE tuner.trials SET labels = %(labels)s::json
+    WHERE study = %(study)s::bigint AND number = %(number)s::integer
+    RETURNING number
+)
+SELECT tuner.must(EXISTS (SELECT FROM labelled), 'STALE');
+
+-- add_trials --
+-- A user's own: due to be run, or past ones, which have an attempt that nobody made. Results are
+-- lists of different lengths, here as one list and the place of each part.
+WITH added AS (
+    INSERT INTO tuner.trials (
+        study, number, state, parameters, space_version, attempt, origin, labels,
+        final_step, final_names, final_values, final_elapsed, score, within_constraints,
+        create_time, start_time, end_time
+    )
+    SELECT
+        %(study)s::bigint, t.number, t.state, t.parameters::json, %(space_version)s::integer,
+        t.attempt, t.origin, t.labels::json, t.final_step,
+        CASE WHEN t.final_step IS NOT NULL
+            THEN (%(final_names)s::text[])[t.part_start:t.part_end] END,
+        CASE WHEN t.final_step IS NOT NULL
+            THEN (%(final_values)s::double precision[])[t.part_start:t.part_end] END,
+        t.final_elapsed, t.score, t.within, %(now)s::timestamptz,
+        CASE WHEN t.attempt > 0 THEN %(now)s::timestamptz END,
+        CASE WHEN t.attempt > 0 THEN %(now)s::timestamptz END
+    FROM unnest(
+        %(numbers)s::integer[], %(states)s::text[], %(parameters)s::text[],
+        %(attempts)s::integer[], %(origins)s::text[], %(labels)s::text[],
+        %(final_steps)s::bigint[], %(final_elapsed)s::interval[],
+        %(scores)s::double precision[], %(within)s::boolean[],
+        %(starts)s::integer[], %(ends)s::integer[]
+    ) AS t (
+        number, state, parameters, attempt, origin, labels, final_step, final_elapsed, score,
+        within, part_start, part_end
+    )
+    RETURNING number, attempt
+)
+INSERT INTO tuner.attempts (study, trial, attempt, worker_id, host, start_time, end_time)
+SELECT
+    %(study)s::bigint, number, attempt, '', '', %(now)s::timestamptz, %(now)s::timestamptz
+FROM added
+WHERE attempt > 0;
+
+-- add_measurements --
+-- What past trials reported on their way.
+INSERT INTO tuner.measurements (
+    study, trial, attempt, step, metric_names, metric_values, elapsed, report_time
+)
+SELECT
+    %(study)s::bigint, m.trial, 1, m.step,
+    (%(metric_names)s::text[])[m.part_start:m.part_end],
+    (%(metric_values)s::double precision[])[m.part_start:m.part_end],
+    m.elapsed, %(now)s::timestamptz
+FROM unnest(
+    %(trials)s::integer[], %(steps)s::bigint[], %(elapsed)s::interval[],
+    %(starts)s::integer[], %(ends)s::integer[]
+) AS m (trial, step, elapsed, part_start, part_end);
+
 -- find_trial --
 SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint AND trials.number = %(number)s::integer;
@@ -286,11 +345,24 @@ WHERE trials.study = %(study)s::bigint AND trials.number = %(number)s::integer;
 -- all_trials --
 SELECT trials.* FROM tuner.trials WHERE trials.study = %(study)s::bigint ORDER BY trials.number;
 
+-- finished_trials --
+-- What an earlier study brings to one that starts from it: the results up to a time.
+SELECT trials.* FROM tuner.trials
+WHERE trials.study = %(study)s::bigint
+    AND trials.state IN ('SUCCEEDED', 'PRUNED')
+    AND trials.end_time <= %(before)s::timestamptz
+ORDER BY trials.number;
+
 -- list_trials_by_number --
 SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint
     AND (%(number)s::integer IS NULL OR trials.number > %(number)s::integer)
     AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
+    AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
+    AND (
+        %(filter)s::jsonpath IS NULL
+        OR tuner.trial_document(trials) @@ %(filter)s::jsonpath
+    )
 ORDER BY trials.number
 LIMIT %(limit)s::integer;
 
@@ -299,6 +371,11 @@ SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint
     AND (%(number)s::integer IS NULL OR trials.number < %(number)s::integer)
     AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
+    AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
+    AND (
+        %(filter)s::jsonpath IS NULL
+        OR tuner.trial_document(trials) @@ %(filter)s::jsonpath
+    )
 ORDER BY trials.number DESC
 LIMIT %(limit)s::integer;
 
@@ -307,15 +384,45 @@ SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint
     AND (
         %(number)s::integer IS NULL
-        OR trials.score < %(score)s::double precision
+        OR trials.score < %(key)s::double precision
         OR (
-            trials.score IS NOT DISTINCT FROM %(score)s::double precision
+            trials.score IS NOT DISTINCT FROM %(key)s::double precision
             AND trials.number > %(number)s::integer
         )
-        OR (trials.score IS NULL AND %(score)s::double precision IS NOT NULL)
+        OR (trials.score IS NULL AND %(key)s::double precision IS NOT NULL)
     )
     AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
+    AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
+    AND (
+        %(filter)s::jsonpath IS NULL
+        OR tuner.trial_document(trials) @@ %(filter)s::jsonpath
+    )
 ORDER BY trials.score DESC NULLS LAST, trials.number
+LIMIT %(limit)s::integer;
+
+-- list_trials_by_key --
+-- By a metric, a parameter or a time, its sign turned for a descending order.
+SELECT listed.* FROM (
+    SELECT
+        trials.*,
+        %(sign)s::integer * tuner.trial_key(trials, %(kind)s::text, %(name)s::text) AS key
+    FROM tuner.trials
+    WHERE trials.study = %(study)s::bigint
+        AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
+        AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
+        AND (
+            %(filter)s::jsonpath IS NULL
+            OR tuner.trial_document(trials) @@ %(filter)s::jsonpath
+        )
+) AS listed
+WHERE %(number)s::integer IS NULL
+    OR listed.key > %(key)s::double precision
+    OR (
+        listed.key IS NOT DISTINCT FROM %(key)s::double precision
+        AND listed.number > %(number)s::integer
+    )
+    OR (listed.key IS NULL AND %(key)s::double precision IS NOT NULL)
+ORDER BY listed.key NULLS LAST, listed.number
 LIMIT %(limit)s::integer;
 
 -- list_measurements --
@@ -381,10 +488,22 @@ LIMIT %(limit)s::integer;
 
 -- record_answer --
 INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
-SELECT
+VALUES (
     %(study)s::bigint, %(request_id)s::text, %(method)s::text, %(answer)s::bytea,
     %(now)s::timestamptz
-WHERE %(request_id)s::text <> '';
+);
+
+-- record_deletion --
+-- The answer to a deletion is empty, and belongs to no study.
+INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
+VALUES (0, %(request_id)s::text, %(method)s::text, '', %(now)s::timestamptz);
+
+-- record_change --
+INSERT INTO tuner.audit (time, caller, method, resource, request)
+VALUES (
+    %(now)s::timestamptz, %(caller)s::text, %(method)s::text, %(resource)s::text,
+    %(request)s::text
+);
 
 -- find_answer --
 SELECT answer FROM tuner.requests
@@ -392,8 +511,113 @@ WHERE study = %(study)s::bigint
     AND request_id = %(request_id)s::text
     AND method = %(method)s::text;
 
+-- list_requests --
+-- Which requests of a study were answered.
+SELECT request_id, method FROM tuner.requests WHERE study = %(study)s::bigint;
+
 -- forget_requests --
 DELETE FROM tuner.requests WHERE create_time < %(before)s::timestamptz;
+
+-- --- several servers ---
+
+-- forget_servers --
+-- Those that died long ago.
+DELETE FROM tuner.servers WHERE expire_time < now() - interval '1 hour';
+
+-- enter_server --
+-- Registers a server as alive, or renews its registration.
+INSERT INTO tuner.servers (server, address, start_time, expire_time)
+VALUES (
+    %(server)s::uuid, %(address)s::text, now(), now() + %(lease)s::interval
+)
+ON CONFLICT (server) DO UPDATE
+SET address = %(address)s::text, expire_time = now() + %(lease)s::interval;
+
+-- leave_server --
+-- A server that stops: its studies are anybody's.
+WITH released AS (
+    UPDATE tuner.studies SET owner = NULL WHERE owner = %(server)s::uuid
+)
+DELETE FROM tuner.servers WHERE server = %(server)s::uuid;
+
+-- list_servers --
+SELECT
+    servers.server, servers.address, servers.start_time, servers.expire_time,
+    (SELECT count(*) FROM tuner.studies WHERE studies.owner = servers.server) AS studies
+FROM tuner.servers
+WHERE servers.expire_time > now()
+ORDER BY servers.address, servers.server;
+
+-- claim_study --
+-- Makes a server the owner of a study that is nobody's, a dead server's, or its own; a new epoch
+-- ends the writing of everyone before, this server's own earlier copy included.
+UPDATE tuner.studies
+SET owner = %(server)s::uuid, epoch = epoch + 1
+WHERE study_id = %(study_id)s::text
+    AND (
+        owner IS NULL
+        OR owner = %(server)s::uuid
+        OR NOT EXISTS (
+            SELECT FROM tuner.servers
+            WHERE servers.server = studies.owner AND servers.expire_time > now()
+        )
+    )
+RETURNING epoch;
+
+-- find_owner --
+-- The address of the living server that owns a study; no row if there is no such study.
+SELECT servers.address
+FROM tuner.studies
+LEFT JOIN tuner.servers ON servers.server = studies.owner AND servers.expire_time > now()
+WHERE studies.study_id = %(study_id)s::text;
+
+-- hand_over_study --
+-- Gives a study to another server that is alive.
+UPDATE tuner.studies
+SET owner = %(heir)s::uuid, epoch = epoch + 1
+WHERE study = %(study)s::bigint
+    AND owner = %(server)s::uuid
+    AND EXISTS (
+        SELECT FROM tuner.servers
+        WHERE servers.server = %(heir)s::uuid AND servers.expire_time > now()
+    );
+
+-- list_orphans --
+-- Unfinished studies, or with running trials, that no living server owns, or that this one was given.
+SELECT studies.study_id, studies.owner IS NOT DISTINCT FROM %(server)s::uuid AS given
+FROM tuner.studies
+WHERE (
+        studies.state IN ('PREPARING', 'ACTIVE', 'PAUSED')
+        OR EXISTS (
+            SELECT FROM tuner.trials
+            WHERE trials.study = studies.study AND trials.state = 'RUNNING'
+        )
+    )
+    AND (
+        studies.owner IS NULL
+        OR studies.owner = %(server)s::uuid
+        OR NOT EXISTS (
+            SELECT FROM tuner.servers
+            WHERE servers.server = studies.owner AND servers.expire_time > now()
+        )
+    )
+ORDER BY studies.study;
+
+-- check_owner --
+-- The first statement of every transaction that writes to a study: undoes it unless the server
+-- still owns the study, and keeps others from claiming it until it is committed.
+SELECT tuner.must(
+    EXISTS (
+        SELECT FROM tuner.studies
+        WHERE study = %(study)s::bigint
+            AND owner = %(server)s::uuid
+            AND epoch = %(epoch)s::bigint
+        FOR SHARE
+    ),
+    'STALE'
+);
+
+-- --- tokens and the audit log ---
 
 -- create_token --
 -- A token that was revoked or has expired makes room for one of its name. No row: the name is taken.
@@ -472,13 +696,3 @@ WHERE (%(before)s::bigint IS NULL OR entry < %(before)s::bigint)
     )
 ORDER BY entry DESC
 LIMIT %(limit)s::integer;
-
--- list_live_servers --
-SELECT
-    servers.address, servers.start_time, servers.expire_time,
-    count(studies.study) AS studies
-FROM tuner.servers
-LEFT JOIN tuner.studies ON studies.owner = servers.server
-WHERE servers.expire_time > %(now)s::timestamptz
-GROUP BY servers.server
-ORDER BY servers.address;

@@ -211,6 +211,43 @@ CREATE TRIGGER trials_move BEFORE UPDATE OF state ON tuner.trials
     FOR EACH ROW WHEN (OLD.state <> NEW.state AND NOT tuner.is_trial_move(OLD.state, NEW.state))
     EXECUTE FUNCTION tuner.refuse_move();
 
+-- A trial as its filters see it.
+CREATE FUNCTION tuner.trial_document(trial tuner.trials) RETURNS jsonb
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT jsonb_build_object(
+        'number', trial.number,
+        'state', trial.state,
+        'attempt', trial.attempt,
+        'worker_id', trial.worker_id,
+        'origin', trial.origin,
+        'parameters', trial.parameters,
+        'labels', trial.labels,
+        'metrics', (
+            SELECT jsonb_object_agg(metric.name, metric.value)
+            FROM unnest(trial.final_names, trial.final_values) AS metric (name, value)
+        )
+    );
+$$;
+
+-- What trials are ordered by: a metric or a parameter by name, or a time. NULL comes last.
+CREATE FUNCTION tuner.trial_key(trial tuner.trials, kind text, name text) RETURNS double precision
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT nullif(
+        CASE kind
+            WHEN 'metrics' THEN
+                trial.final_values[array_position(trial.final_names, name)]
+            WHEN 'parameters' THEN
+                CASE WHEN json_typeof(trial.parameters -> name) = 'number'
+                    THEN (trial.parameters ->> name)::double precision END
+            WHEN 'start_time' THEN extract(epoch FROM trial.start_time)::double precision
+            WHEN 'end_time' THEN extract(epoch FROM trial.end_time)::double precision
+        END,
+        double precision 'NaN'
+    );
+$$;
+
 -- Every try at running a trial.
 CREATE TABLE tuner.attempts (
     study bigint NOT NULL,

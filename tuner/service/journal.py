@@ -1,0 +1,128 @@
+"""What was decided about a study on its way to the disk: many verbs in one commit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tuner.errors import TunerError, UnavailableError
+from tuner_storage import Ownership, StaleError, Store, Write
+
+#: Longer than a commit may take; who waits this long is told to ask again.
+_SYNC_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one verb changed: all of it is written, or nothing."""
+
+    writes: Sequence[Write]
+    #: Called once it is on disk, in the order of the changes: who watches is told then.
+    written: Callable[[], None]
+
+
+class CommitObserver(Protocol):
+    """Is told of every commit."""
+
+    def committed(self, changes: int, seconds: float) -> None:
+        """Takes notice of a commit of so many changes."""
+
+
+class Journal:
+    """Commits the changes of one study in their order. Thread-safe.
+
+    Whoever waits for a change commits all that have gathered meanwhile, so while one commit is
+    under way the next one fills: the more callers, the fewer commits each of them costs (group
+    commit, DeWitt et al., SIGMOD 1984).
+
+    A commit that fails ends the journal, and with it everything not yet written: what was decided
+    after it in memory never happened, and its callers are told to ask again.
+
+    Args:
+        store: Where to.
+        ownership: The right to write to the study.
+        observer: Is told of every commit.
+    """
+
+    def __init__(
+        self, store: Store, ownership: Ownership, observer: CommitObserver | None = None
+    ) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._observer = observer
+        self._done = threading.Condition()
+        self._pending: list[Change] = []
+        self._appended = 0
+        self._durable = 0
+        self._committing = False
+        self._failure: TunerError | None = None
+
+    @property
+    def ownership(self) -> Ownership:
+        """The right to write to the study."""
+        return self._ownership
+
+    @property
+    def position(self) -> int:
+        """How many changes were appended; `sync` to it, and all of them are on disk."""
+        return self._appended
+
+    def append(self, change: Change) -> int:
+        """Appends a change; returns the position to sync to. The caller orders the changes."""
+        with self._done:
+            self._pending.append(change)
+            self._appended += 1
+            return self._appended
+
+    def sync(self, position: int) -> None:
+        """Returns once everything up to a position is on disk.
+
+        Raises:
+            StaleError: it will never be: the study has to be loaded again.
+            UnavailableError: PostgreSQL does not answer.
+        """
+        deadline = time.monotonic() + _SYNC_SECONDS
+        while True:
+            with self._done:
+                while self._committing and self._durable < position and not self._failure:
+                    if not self._done.wait(deadline - time.monotonic()):
+                        raise UnavailableError("the database is slow; try again.")
+                if self._durable >= position:
+                    return
+                if self._failure is not None:
+                    raise type(self._failure)(self._failure.message)
+                batch, self._pending = self._pending, []
+                self._committing = True
+            self._commit(batch)
+
+    def _commit(self, batch: Sequence[Change]) -> None:
+        """Writes a batch; the caller made sure that it is the only one who does."""
+        start = time.perf_counter()
+        failure: TunerError | None = StaleError("the study is being loaded again; try again.")
+        try:
+            self._store.commit(self._ownership, [w for change in batch for w in change.writes])
+            for change in batch:
+                change.written()
+            failure = None
+        except TunerError as error:
+            # Of several changes one may be at fault; asking again, each speaks for itself.
+            failure = error if len(batch) == 1 else failure
+            if isinstance(error, UnavailableError):
+                failure = error
+        finally:
+            with self._done:
+                self._committing = False
+                self._failure = self._failure or failure
+                if failure is None:
+                    self._durable += len(batch)
+                self._done.notify_all()
+        if self._observer is not None:
+            self._observer.committed(len(batch), time.perf_counter() - start)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a commit failed: nothing can be written any more."""
+        return self._failure is not None
