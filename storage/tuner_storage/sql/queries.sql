@@ -638,3 +638,83 @@ SELECT tuner.must(
     ),
     'STALE'
 );
+
+-- --- tokens and the audit log ---
+
+-- create_token --
+-- A token that was revoked or has expired makes room for one of its name. No row: the name is taken.
+INSERT INTO tuner.tokens (token_id, role, secret_hash, create_time, expire_time)
+VALUES (
+    %(token_id)s::text, %(role)s::text, %(secret_hash)s::bytea, %(now)s::timestamptz,
+    %(expire_time)s::timestamptz
+)
+ON CONFLICT ON CONSTRAINT tokens_pkey DO UPDATE SET
+    role = EXCLUDED.role,
+    secret_hash = EXCLUDED.secret_hash,
+    create_time = EXCLUDED.create_time,
+    expire_time = EXCLUDED.expire_time,
+    revoke_time = NULL
+WHERE tokens.revoke_time IS NOT NULL OR tokens.expire_time <= %(now)s::timestamptz
+RETURNING token_id;
+
+-- find_token --
+SELECT * FROM tuner.tokens WHERE token_id = %(token_id)s::text;
+
+-- list_tokens --
+SELECT * FROM tuner.tokens
+WHERE token_id > %(after)s::text
+ORDER BY token_id
+LIMIT %(limit)s::integer;
+
+-- active_tokens --
+SELECT * FROM tuner.tokens
+WHERE revoke_time IS NULL
+    AND (expire_time IS NULL OR expire_time > %(now)s::timestamptz);
+
+-- lock_admin_tokens --
+-- The admins besides the servers themselves.
+SELECT token_id FROM tuner.tokens
+WHERE role = 'ADMIN'
+    AND NOT starts_with(token_id, 'local-')
+    AND revoke_time IS NULL
+    AND (expire_time IS NULL OR expire_time > %(now)s::timestamptz)
+ORDER BY token_id
+FOR UPDATE;
+
+-- revoke_token --
+UPDATE tuner.tokens
+SET revoke_time = %(now)s::timestamptz
+WHERE token_id = %(token_id)s::text
+RETURNING *;
+
+-- renew_local_token --
+UPDATE tuner.tokens
+SET expire_time = %(expire_time)s::timestamptz
+WHERE token_id = %(token_id)s::text AND revoke_time IS NULL;
+
+-- forget_local_tokens --
+-- What servers that are dead have left.
+DELETE FROM tuner.tokens
+WHERE starts_with(token_id, 'local-') AND expire_time <= %(now)s::timestamptz;
+
+-- delete_local_token --
+DELETE FROM tuner.tokens
+WHERE starts_with(token_id, 'local-') AND secret_hash = %(secret_hash)s::bytea;
+
+-- write_audit --
+INSERT INTO tuner.audit (time, caller, method, resource, request)
+VALUES (
+    %(time)s::timestamptz, %(caller)s::text, %(method)s::text, %(resource)s::text,
+    %(request)s::text
+);
+
+-- list_audit --
+SELECT * FROM tuner.audit
+WHERE (%(before)s::bigint IS NULL OR entry < %(before)s::bigint)
+    AND (
+        %(resource)s::text = ''
+        OR resource = %(resource)s::text
+        OR starts_with(resource, %(resource)s::text || '/')
+    )
+ORDER BY entry DESC
+LIMIT %(limit)s::integer;
