@@ -35,7 +35,7 @@ def good(tmp_path: Path) -> Path:
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
     path = tmp_path / "bad.yaml"
-    path.write_text("study: mine\nmetrics: {name: score}\nparameters: {x: {int: [3, 1]}}\n")
+    path.write_text("study: mine\nmetrik: {name: score}\nparameters: {x: {int: [3, 1]}}\n")
     return path
 
 
@@ -55,7 +55,7 @@ def test_check_finds_every_mistake_with_its_line(
     assert out == ""
     lines = err.splitlines()
     assert lines[0].startswith(f"{bad}:1:1: missing key 'metric'")
-    assert lines[1].startswith(f"{bad}:2:1: unknown key 'metrics'; did you mean 'metric'?")
+    assert lines[1].startswith(f"{bad}:2:1: unknown key 'metrik'; did you mean 'metric'?")
     assert lines[2].startswith(f"{bad}:3:23: parameters.x: `low <= high` must hold")
     assert len(lines) == 3
 
