@@ -1,0 +1,219 @@
+"""What a large study costs: adding, reading, filtering, watching and loading many trials.
+
+    python -m tests.benchmarks.large_study [--trials N] [--watchers N] [--json]
+
+Every figure is of one server process, called over gRPC on this machine, on an embedded PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+
+from tests.benchmarks.bench import cpu_seconds, server
+from tuner.client import Client
+from tuner.config import Settings
+from tuner.space import Float
+from tuner.v1 import study_service_pb2 as pb
+from tuner.v1.study_service_pb2_grpc import StudyServiceStub
+from tuner_storage import EmbeddedPostgres
+
+_STUDY, _METRICS = "large", {"auc": "maximize", "latency": "minimize"}
+_SPACE = {name: Float(0, 1) for name in "abcdef"}
+_SECONDS = 300.0
+
+
+class Measures:
+    """Figures by name, shown as they come."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+
+    def note(self, name: str, value: float) -> None:
+        """Keeps a figure."""
+        self.figures[name] = round(value, 4)
+        print(f"{name:>56}  {value:12,.3f}", file=sys.stderr, flush=True)
+
+    def time(self, name: str, work: Callable[[], object], repeat: int = 1) -> None:
+        """Keeps how long something takes, in seconds: the shortest of some times."""
+        best = float("inf")
+        for _ in range(repeat):
+            start = time.perf_counter()
+            work()
+            best = min(best, time.perf_counter() - start)
+        self.note(name, best)
+
+
+@contextmanager
+def running(folder: Path, url: str) -> Iterator[tuple[str, int]]:
+    """A study server; gives its address and its process id."""
+    settings = Settings(
+        data_dir=folder / "data", database_url=url, server_port=0, log_level="warning"
+    )
+    with server("server", folder, "-m", "tuner.service", environment=settings.environment()) as s:
+        yield str(s["address"]), int(s["pid"])
+
+
+def add(address: str, trials: int) -> None:
+    """Adds past results, many to a call."""
+    with Client(address) as client:
+        study = client.create_study(
+            _STUDY, _SPACE, metrics=_METRICS, search="random", trials=1_000_000
+        )
+        study.add_results(
+            (
+                {
+                    name: ((number * 7919 + i * 104729) % 100_003) / 100_003
+                    for i, name in enumerate(_SPACE)
+                },
+                {"auc": ((number * 31) % 9973) / 9973, "latency": float((number * 17) % 1009)},
+            )
+            for number in range(trials)
+        )
+
+
+def read(measures: Measures, address: str) -> None:
+    """Lists, filters, orders and streams."""
+    with grpc.insecure_channel(
+        address, options=[("grpc.max_receive_message_length", 2**26)]
+    ) as to:
+        stub = StudyServiceStub(to)
+
+        def page(**fields: object) -> pb.ListTrialsResponse:
+            request = pb.ListTrialsRequest(parent=f"studies/{_STUDY}", page_size=1000, **fields)
+            return stub.ListTrials(request, timeout=_SECONDS)
+
+        measures.time("a page of 1,000 trials by number, s", page, 3)
+        measures.time("the best 1,000, s", lambda: page(order_by="best"), 3)
+        measures.time("a page ordered by a metric, s", lambda: page(order_by="metrics.latency"), 3)
+        condition = "metrics.auc > 0.99 AND parameters.a < 0.5"
+        measures.time("a page of what a filter finds, s", lambda: page(filter=condition), 3)
+        measures.time("the Pareto front, s", lambda: page(optimal=True), 3)
+        request = pb.ListTrialsRequest(parent=f"studies/{_STUDY}")
+        measures.time(
+            "all trials as a stream, s",
+            lambda: sum(1 for _ in stub.StreamTrials(request, timeout=_SECONDS)),
+        )
+        study = pb.GetStudyRequest(name=f"studies/{_STUDY}")
+        measures.time("the study, s", lambda: stub.GetStudy(study, timeout=_SECONDS), 5)
+
+
+def work(measures: Measures, address: str, name: str, pairs: int = 200) -> None:
+    """Suggests and completes trials, one worker."""
+    with Client(address) as client:
+        trials, times = iter(client.get_study(_STUDY)), list[float]()
+        for _ in range(pairs):
+            start = time.perf_counter()
+            trial = next(trials)
+            times.append(time.perf_counter() - start)
+            trial.complete({"auc": 0.5, "latency": 1.0})
+        measures.note(name, 1000 * sorted(times)[len(times) // 2])
+
+
+def watch(measures: Measures, address: str, pid: int, watchers: int) -> None:
+    """What it costs to be watched: CPU of the server for the same work, with and without."""
+    with Client(address) as client:
+        client.create_study("watched", _SPACE, maximize="auc", trials=1_000_000, search="random")
+    spent = {}
+    for count in (0, watchers):
+        with ExitStack() as stack:
+            seen = [_watcher(stack, address) for _ in range(count)]
+            before = cpu_seconds(pid)
+            start = time.perf_counter()
+            with Client(address) as client:
+                trials = iter(client.get_study("watched"))
+                for _ in range(200):
+                    trial = next(trials)
+                    last = trial.number
+                    trial.complete(0.5)
+            seconds = time.perf_counter() - start
+            deadline = time.monotonic() + 60
+            while any(last not in numbers for numbers in seen) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            behind = sum(last not in numbers for numbers in seen)
+            spent[count] = cpu_seconds(pid) - before
+            measures.note(f"200 trials with {count} watchers, s", seconds)
+            measures.note(f"server CPU for it with {count} watchers, s", spent[count])
+            measures.note(f"of {count} watchers, still behind after it", behind)
+
+
+def _watcher(stack: ExitStack, address: str) -> set[int]:
+    numbers = set[int]()
+    channel = stack.enter_context(grpc.insecure_channel(address))
+    stream = StudyServiceStub(channel).WatchStudy(
+        pb.WatchStudyRequest(name="studies/watched"), timeout=_SECONDS
+    )
+    ready = threading.Event()
+
+    def follow() -> None:
+        try:
+            for event in stream:
+                ready.set()
+                if event.trial.name:
+                    numbers.add(int(event.trial.name.rpartition("/")[2]))
+        except grpc.RpcError:
+            return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    stack.callback(thread.join, 10)
+    stack.callback(stream.cancel)
+    ready.wait(30)
+    return numbers
+
+
+def memory(pid: int) -> float:
+    """A process's resident memory, in MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def main() -> int:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--watchers", type=int, default=300)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    asked = parser.parse_args()
+    measures = Measures()
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="tuner-") as name:
+        folder = Path(name)
+        os.chmod(folder, 0o755)
+        (folder / "db").mkdir()
+        with EmbeddedPostgres(folder / "db") as postgres:
+            with running(folder, postgres.url) as (address, pid):
+                measures.note("memory of an idle server, MiB", memory(pid))
+                measures.time(
+                    f"adding {asked.trials:,} past results, s", lambda: add(address, asked.trials)
+                )
+                measures.note(f"memory with {asked.trials:,} trials, MiB", memory(pid))
+                read(measures, address)
+                work(measures, address, "suggest p50, ms")
+                watch(measures, address, pid, asked.watchers)
+            with running(folder, postgres.url) as (address, pid), Client(address) as client:
+                measures.time(
+                    "loading the study after a restart, s",
+                    lambda: client.get_study(_STUDY).importance(),
+                )
+                measures.note("memory after that, MiB", memory(pid))
+    if asked.json:
+        print(json.dumps({"ratios": {}, **measures.figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
