@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tuner.errors import InvalidArgumentError
 
 #: Each setting's variable and what it is for; the documentation lists the same.
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "data_dir": ("TUNER_DATA_DIR", "where the database, artifacts and logs lie"),
-    "server": ("TUNER_SERVER", "the study server's address for clients, host:port"),
+    "server": (
+        "TUNER_SERVER",
+        "the study server's address for clients, host:port; several with commas between",
+    ),
     "host": ("TUNER_HOST", "the address the study server and the web pages listen on"),
     "server_port": ("TUNER_SERVER_PORT", "the study server's port; 0 takes a free one"),
     "web_port": ("TUNER_WEB_PORT", "the web pages' port; 0 takes a free one"),
@@ -34,13 +39,52 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "TUNER_LEASE_SECONDS",
         "how long a silent worker keeps its trial",
     ),
+    "advertise": (
+        "TUNER_ADVERTISE",
+        "where the other study servers of the database reach this one, host:port",
+    ),
     "log_level": ("TUNER_LOG_LEVEL", "debug, info, warning or error"),
     "log_format": ("TUNER_LOG_FORMAT", "text, or json: an object in each line"),
     "metrics_port": (
         "TUNER_METRICS_PORT",
         "the port of the study server's Prometheus metrics; 0 means none",
     ),
+    "auth": ("TUNER_AUTH", "who may call the study server: none (everybody) or token"),
+    "tls_certificate": ("TUNER_TLS_CERTIFICATE", "the study server's certificate, a PEM file"),
+    "tls_key": ("TUNER_TLS_KEY", "the key of that certificate, a PEM file"),
+    "tls_client_ca": (
+        "TUNER_TLS_CLIENT_CA",
+        "whose certificates clients must show to the study server, a PEM file",
+    ),
+    "allowed_data": (
+        "TUNER_ALLOWED_DATA",
+        "the folders and URIs below which studies may name data, with commas between",
+    ),
+    "allowed_trainers": (
+        "TUNER_ALLOWED_TRAINERS",
+        "the trainers that studies may name besides the box's own, with commas between",
+    ),
+    "token": ("TUNER_TOKEN", "what clients prove with who they are"),
+    "token_file": ("TUNER_TOKEN_FILE", "a file with the token; read anew for every call"),
+    "tls_ca": (
+        "TUNER_TLS_CA",
+        "turns TLS on in clients: whom they trust, a PEM file, or `system`",
+    ),
+    "tls_client_certificate": (
+        "TUNER_TLS_CLIENT_CERTIFICATE",
+        "the certificate that clients show, a PEM file",
+    ),
+    "tls_client_key": ("TUNER_TLS_CLIENT_KEY", "the key of that certificate, a PEM file"),
+    "insecure": (
+        "TUNER_INSECURE",
+        "1 allows what is not safe: to listen beyond this machine without tokens and TLS, and to "
+        "send tokens without TLS",
+    ),
 }
+
+#: The name under which `tls_ca` means the certificates that the system trusts.
+SYSTEM = "system"
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +96,27 @@ class Settings:
     host: str = "127.0.0.1"
     server_port: int = 8470
     web_port: int = 8480
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)
     artifacts: str = ""
     ray_address: str = ""
     cpus: int = 0
     lease_seconds: float = 30.0
+    advertise: str = ""
     log_level: str = "info"
     log_format: str = "text"
     metrics_port: int = 0
+    auth: str = "none"
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    allowed_data: str = ""
+    allowed_trainers: str = ""
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    tls_ca: str = ""
+    tls_client_certificate: str = ""
+    tls_client_key: str = ""
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser().absolute())
@@ -81,6 +138,28 @@ class Settings:
             raise InvalidArgumentError(
                 f"TUNER_LOG_FORMAT must be text or json, but got {self.log_format!r}."
             )
+        if self.auth not in ("none", "token"):
+            raise InvalidArgumentError(f"TUNER_AUTH must be none or token, but got {self.auth!r}.")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        for one, other in (
+            ("tls_certificate", "tls_key"),
+            ("tls_client_certificate", "tls_client_key"),
+        ):
+            if bool(getattr(self, one)) != bool(getattr(self, other)):
+                raise InvalidArgumentError(
+                    f"set both {VARIABLES[one][0]} and {VARIABLES[other][0]}, or neither."
+                )
+        if self.tls_client_ca and not self.tls_certificate:
+            raise InvalidArgumentError(
+                "TUNER_TLS_CLIENT_CA needs TUNER_TLS_CERTIFICATE and TUNER_TLS_KEY: set them, too."
+            )
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether callers of the study server need a token."""
+        return self.auth == "token"
 
     @property
     def server_address(self) -> str:
@@ -92,10 +171,20 @@ class Settings:
         """Where checkpoints, statistics and models lie."""
         return Path(self.artifacts).expanduser() if self.artifacts else self.data_dir / "artifacts"
 
+    @property
+    def local_token_file(self) -> Path:
+        """Where a study server keeps the token for the other processes of its machine."""
+        return self.data_dir / "token"
+
+    @property
+    def socket_address(self) -> str:
+        """Where a study server with TLS also listens for the other processes of its machine."""
+        return f"unix:{quote(str(self.data_dir / 'server.sock'))}"
+
     @staticmethod
     def read(
         environment: Mapping[str, str] | None = None,
-        **flags: str | int | float | Path | None,
+        **flags: str | int | float | bool | Path | None,
     ) -> Settings:
         """Reads the settings; a flag that is None was not given.
 
@@ -114,12 +203,31 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these settings."""
-        return {VARIABLES[f.name][0]: str(getattr(self, f.name)) for f in fields(self)}
+        return {VARIABLES[f.name][0]: _text(getattr(self, f.name)) for f in fields(self)}
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a setting that lists something, with commas or lines between."""
+    return tuple(part.strip() for part in text.replace("\n", ",").split(",") if part.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on a host, written without its port."""
+    name = host.strip("[]").lower()
+    return name in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", name) is not None
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _parse(variable: str, raw: str, kind: type[Any]) -> object:
     if issubclass(kind, Path):
         return Path(raw)
+    if kind is bool:
+        if raw.lower() not in _TRUTH:
+            raise InvalidArgumentError(f"{variable} must be 1 or 0, but got {raw!r}.")
+        return _TRUTH[raw.lower()]
     try:
         return kind(raw)
     except ValueError as error:

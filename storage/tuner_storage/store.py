@@ -62,9 +62,10 @@ class Store:
             TunerError: as the statements of `writes` say.
         """
         owner = {"server": ownership.server, "epoch": ownership.epoch}
+        work = [("check_owner", owner), *writes.statements(changes)]
         with self._database.connection() as connection, connection.pipeline():
-            for write in (Write("check_owner", owner), *changes):
-                connection.execute(QUERIES[write.name], {"study": ownership.key, **write.values})
+            for name, parameters in work:
+                connection.execute(QUERIES[name], {"study": ownership.key, **parameters})
 
     # --- studies ---
 

@@ -2,23 +2,89 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from tuner.study import Failure, Measurement, Study, StudySpec, Trial
 from tuner_storage import rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """A named statement with its values; the study's key is filled in when it is committed."""
+    """One change. The study's key is filled in when it is committed."""
+
+    #: The statement.
+    name: str
+    #: Its parameters; of a bulk statement, one row of its parameter `rows`.
+    values: Mapping[str, Any]
+    #: The trials that it touches; None: the whole study.
+    trials: tuple[int, ...] | None = None
+    #: Whether one statement takes the rows of many changes.
+    bulk: bool = False
+
+
+@dataclass(slots=True)
+class _Group:
+    """Changes that are one statement."""
 
     name: str
-    values: Mapping[str, Any]
+    values: list[Mapping[str, Any]]
+    trials: set[int] | None
+    bulk: bool
+
+    def conflicts(self, write: Write) -> bool:
+        """Whether the order of the two matters."""
+        if self.trials is None or write.trials is None:
+            return True
+        return not self.trials.isdisjoint(write.trials)
+
+
+def statements(writes: Iterable[Write]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Changes as statements with their parameters, many rows in one where their order allows it.
+
+    What a statement costs on its way through a driver and a planner is more than the row it
+    writes, so the changes of many callers that are committed together share theirs.
+    """
+    groups = list[_Group]()
+    for write in writes:
+        first = 0
+        for index in range(len(groups) - 1, -1, -1):
+            if groups[index].conflicts(write):
+                first = index + 1
+                break
+        group = next((g for g in groups[first:] if write.bulk and g.name == write.name), None)
+        if group is None:
+            touched = None if write.trials is None else set(write.trials)
+            groups.append(_Group(write.name, [write.values], touched, write.bulk))
+        else:
+            group.values.append(write.values)
+            group.trials = (group.trials or set()) | set(write.trials or ())
+    return [(g.name, {"rows": _rows(g.values)} if g.bulk else g.values[0]) for g in groups]
+
+
+def _rows(values: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(values, default=_plain, allow_nan=False)
+
+
+def _plain(value: object) -> str:
+    """What JSON does not know, in PostgreSQL's words."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return f"{value // timedelta(microseconds=1)} microseconds"
+        case bytes():
+            return "\\x" + value.hex()
+    raise TypeError(f"{type(value).__name__} is not written to the database.")
+
+
+def _numbers(values: Iterable[float]) -> list[float | str]:
+    """JSON knows neither NaN nor infinities; PostgreSQL reads their names."""
+    return [value if math.isfinite(value) else str(value) for value in values]
 
 
 # --- studies -------------------------------------------------------------------------------
@@ -35,18 +101,19 @@ def save_study(study: Study) -> Write:
         "exported_model_uri": study.exported_model_uri,
         "end_time": study.end_time,
     }
-    return Write("save_study", values)
+    return Write(name="save_study", values=values)
 
 
 def resubmit_study(study: Study, submitted: StudySpec) -> Write:
     """The same for a study that was submitted again with changes."""
     saved = save_study(study)
-    return Write(saved.name, {**saved.values, "submitted": rows.spec_text(submitted)})
+    values = {**saved.values, "submitted": rows.spec_text(submitted)}
+    return Write(name=saved.name, values=values)
 
 
 def delete_study() -> Write:
     """The study with all that is its."""
-    return Write("delete_study", {})
+    return Write(name="delete_study", values={})
 
 
 def study_columns(study: Study) -> dict[str, Any]:
@@ -64,31 +131,44 @@ def study_columns(study: Study) -> dict[str, Any]:
 # --- leases --------------------------------------------------------------------------------
 
 
-def lease_trials(*, due: Sequence[Trial], proposed: Sequence[Trial], host: str) -> Write:
-    """Trials as they are once leased: all to one worker, at one time. STALE if one is not due."""
-    first = (*due, *proposed)[0]
-    values = {
-        "now": first.start_time,
-        "worker_id": first.lease.worker_id if first.lease else None,
-        "expire_time": first.lease.expire_time if first.lease else None,
-        "host": host,
-        "space_version": first.space_version if not proposed else proposed[0].space_version,
-        "due": [trial.number for trial in due],
-        "attempts": [trial.attempt for trial in due],
-        "proposed": [trial.number for trial in proposed],
-        "parameters": [rows.parameters_text(trial.parameters) for trial in proposed],
-    }
-    return Write("lease_trials", values)
+def lease_trials(*, due: Sequence[Trial], proposed: Sequence[Trial], host: str) -> list[Write]:
+    """Trials as they are once leased. STALE if one is not due."""
+    return [
+        Write(
+            name="lease_trials",
+            values={
+                "number": trial.number,
+                "attempt": trial.attempt,
+                "worker_id": trial.lease.worker_id if trial.lease else None,
+                "expire_time": trial.lease.expire_time if trial.lease else None,
+                "host": host,
+                "now": trial.start_time,
+                "space_version": trial.space_version,
+                "parameters": trial.parameters if is_new else None,
+            },
+            trials=(trial.number,),
+            bulk=True,
+        )
+        for trials, is_new in ((due, False), (proposed, True))
+        for trial in trials
+    ]
 
 
-def renew_leases(trials: Sequence[Trial], expire_time: datetime) -> Write:
+def renew_leases(trials: Sequence[Trial], expire_time: datetime) -> list[Write]:
     """The leases of trials that their worker asked for again."""
-    values = {
-        "numbers": [trial.number for trial in trials],
-        "attempts": [trial.attempt for trial in trials],
-        "expire_time": expire_time,
-    }
-    return Write("renew_leases", values)
+    return [
+        Write(
+            name="renew_leases",
+            values={
+                "number": trial.number,
+                "attempt": trial.attempt,
+                "expire_time": expire_time,
+            },
+            trials=(trial.number,),
+            bulk=True,
+        )
+        for trial in trials
+    ]
 
 
 def report(
@@ -102,27 +182,29 @@ def report(
     """A renewed lease, with what was measured and the decision that followed. LEASE_LOST."""
     checkpoint = trial.checkpoint
     values = {
-        **rows.final_columns(spec, trial),
+        **_final(spec, trial),
         "number": trial.number,
         "attempt": trial.attempt,
         "expire_time": trial.lease.expire_time if trial.lease else None,
-        "stop": stop_reason is not None,
-        "state_reason": stop_reason,
+        "stop_reason": stop_reason,
         "checkpoint_uri": None if checkpoint is None else checkpoint.uri,
         "checkpoint_step": None if checkpoint is None else checkpoint.step,
-        "step": None if measurement is None else measurement.step,
-        "metric_names": list(measurement.metrics) if measurement else None,
-        "metric_values": list(measurement.metrics.values()) if measurement else None,
-        "elapsed": None if measurement is None else measurement.elapsed,
         "now": now,
     }
-    return Write("report", values)
+    if measurement is not None:
+        values |= {
+            "step": measurement.step,
+            "metric_names": list(measurement.metrics),
+            "metric_values": _numbers(measurement.metrics.values()),
+            "elapsed": measurement.elapsed,
+        }
+    return Write(name="report", values=values, trials=(trial.number,), bulk=True)
 
 
 def end_attempt(spec: StudySpec, trial: Trial, *, failure: Failure | None, now: datetime) -> Write:
     """A trial as it is after its current attempt: ended, or due again. LEASE_LOST."""
     values = {
-        **rows.final_columns(spec, trial),
+        **_final(spec, trial),
         "number": trial.number,
         "attempt": trial.attempt,
         "state": trial.state.value,
@@ -130,12 +212,30 @@ def end_attempt(spec: StudySpec, trial: Trial, *, failure: Failure | None, now: 
         "state_reason": trial.state_reason,
         "end_time": trial.end_time,
         "now": now,
-        "failure_cause": None if failure is None else failure.cause.value,
-        "failure_message": None if failure is None else failure.message,
-        "failure_stack": None if failure is None else failure.stack,
-        "failure_log_tail": None if failure is None else failure.log_tail,
     }
-    return Write("end_attempt", values)
+    if failure is not None:
+        values |= {
+            "failure_cause": failure.cause.value,
+            "failure_message": failure.message,
+            "failure_stack": failure.stack,
+            "failure_log_tail": failure.log_tail,
+        }
+    return Write(name="end_attempt", values=values, trials=(trial.number,), bulk=True)
+
+
+def _final(spec: StudySpec, trial: Trial) -> dict[str, Any]:
+    """A trial's result, as a row says it; without one it says nothing."""
+    result = trial.final_measurement
+    if result is None:
+        return {}
+    return {
+        "final_step": result.step,
+        "final_names": list(result.metrics),
+        "final_values": _numbers(result.metrics.values()),
+        "final_elapsed": result.elapsed,
+        "score": spec.score(result),
+        "within_constraints": trial.within_constraints,
+    }
 
 
 # --- what people do to trials --------------------------------------------------------------
@@ -148,79 +248,66 @@ def request_stop(trial: Trial) -> Write:
         "attempt": trial.attempt,
         "state_reason": trial.state_reason,
     }
-    return Write("request_stop", values)
+    return Write(name="request_stop", values=values, trials=(trial.number,))
 
 
 def cancel_trials(numbers: Sequence[int], reason: str, now: datetime) -> Write:
     """Trials that are due and will not run. STALE if one is not due."""
-    return Write("cancel_trials", {"numbers": list(numbers), "state_reason": reason, "now": now})
+    values = {"numbers": list(numbers), "state_reason": reason, "now": now}
+    return Write(name="cancel_trials", values=values, trials=tuple(numbers))
 
 
 def retry_trials(numbers: Sequence[int]) -> Write:
     """Failed trials that are due again. STALE if one has not failed."""
-    return Write("retry_trials", {"numbers": list(numbers)})
+    values = {"numbers": list(numbers)}
+    return Write(name="retry_trials", values=values, trials=tuple(numbers))
 
 
 def label_trial(trial: Trial) -> Write:
     """A trial's labels."""
-    return Write("label_trial", {"number": trial.number, "labels": json.dumps(dict(trial.labels))})
+    values = {"number": trial.number, "labels": json.dumps(dict(trial.labels))}
+    return Write(name="label_trial", values=values, trials=(trial.number,))
 
 
 def add_trials(spec: StudySpec, trials: Sequence[Trial]) -> list[Write]:
     """Trials of the user's own, due to be run or past ones with all they measured."""
-    first = trials[0]
-    finals = [rows.final_columns(spec, trial) for trial in trials]
-    names = [column["final_names"] or [] for column in finals]
-    found = [column["final_values"] or [] for column in finals]
-    values = {
-        "now": first.create_time,
-        "space_version": first.space_version,
-        "numbers": [trial.number for trial in trials],
-        "states": [trial.state.value for trial in trials],
-        "origins": [trial.origin.value for trial in trials],
-        "attempts": [trial.attempt for trial in trials],
-        "parameters": [rows.parameters_text(trial.parameters) for trial in trials],
-        "labels": [json.dumps(dict(trial.labels)) for trial in trials],
-        "final_steps": [column["final_step"] for column in finals],
-        "final_elapsed": [column["final_elapsed"] for column in finals],
-        "scores": [column["score"] for column in finals],
-        "within": [column["within_constraints"] for column in finals],
-        **_ragged("final_names", names, "final_values", found),
-    }
-    measured = [(trial, m) for trial in trials for m in trial.measurements]
-    written = [Write("add_trials", values)]
-    if measured:
-        written.append(_add_measurements(measured, first.create_time))
-    return written
-
-
-def _add_measurements(measured: Sequence[tuple[Trial, Measurement]], now: datetime) -> Write:
-    names = [list(measurement.metrics) for _, measurement in measured]
-    found = [list(measurement.metrics.values()) for _, measurement in measured]
-    values = {
-        "now": now,
-        "trials": [trial.number for trial, _ in measured],
-        "steps": [measurement.step for _, measurement in measured],
-        "elapsed": [measurement.elapsed for _, measurement in measured],
-        **_ragged("metric_names", names, "metric_values", found),
-    }
-    return Write("add_measurements", values)
-
-
-def _ragged(
-    names_key: str,
-    names: Sequence[Sequence[str]],
-    values_key: str,
-    values: Sequence[Sequence[float]],
-) -> dict[str, Any]:
-    """Lists of different lengths as one each, and where each part starts and ends, from 1."""
-    ends = list(itertools.accumulate(len(part) for part in names))
-    return {
-        names_key: [name for part in names for name in part],
-        values_key: [value for part in values for value in part],
-        "starts": [end - len(part) + 1 for end, part in zip(ends, names, strict=True)],
-        "ends": ends,
-    }
+    added = [
+        Write(
+            name="add_trials",
+            values={
+                **_final(spec, trial),
+                "number": trial.number,
+                "state": trial.state.value,
+                "origin": trial.origin.value,
+                "attempt": trial.attempt,
+                "space_version": trial.space_version,
+                "parameters": trial.parameters,
+                "labels": dict(trial.labels),
+                "now": trial.create_time,
+            },
+            trials=(trial.number,),
+            bulk=True,
+        )
+        for trial in trials
+    ]
+    measured = [
+        Write(
+            name="add_measurements",
+            values={
+                "trial": trial.number,
+                "step": measurement.step,
+                "metric_names": list(measurement.metrics),
+                "metric_values": _numbers(measurement.metrics.values()),
+                "elapsed": measurement.elapsed,
+                "now": trial.create_time,
+            },
+            trials=(),
+            bulk=True,
+        )
+        for trial in trials
+        for measurement in trial.measurements
+    ]
+    return [*added, *measured]
 
 
 # --- logs ----------------------------------------------------------------------------------
@@ -229,7 +316,7 @@ def _ragged(
 def write_log(number: int, attempt: int, offset: int, text: str) -> Write:
     """A piece of an attempt's log, as far as it is not held yet."""
     values = {"trial": number, "attempt": attempt, "log_offset": offset, "text": text}
-    return Write("write_log", values)
+    return Write(name="write_log", values=values, trials=(number,))
 
 
 # --- repeated requests, and who asked ------------------------------------------------------
@@ -238,12 +325,13 @@ def write_log(number: int, attempt: int, offset: int, text: str) -> Write:
 def record_answer(request_id: str, method: str, body: bytes, now: datetime) -> Write:
     """The answer that a repeated request gets."""
     values = {"request_id": request_id, "method": method, "answer": body, "now": now}
-    return Write("record_answer", values)
+    return Write(name="record_answer", values=values, trials=(), bulk=True)
 
 
 def record_deletion(request_id: str, method: str, now: datetime) -> Write:
     """The same for a study that is gone."""
-    return Write("record_deletion", {"request_id": request_id, "method": method, "now": now})
+    values = {"request_id": request_id, "method": method, "now": now}
+    return Write(name="record_deletion", values=values)
 
 
 def record_change(
@@ -257,4 +345,4 @@ def record_change(
         "request": request,
         "now": now,
     }
-    return Write("record_change", values)
+    return Write(name="record_change", values=values, trials=(), bulk=True)

@@ -18,7 +18,7 @@ STEP_SECONDS = 0.04
 
 
 def main(address: str, study: str, ledger: Path) -> None:
-    """Works until the study has ended. A line is written after the server's answer, never before."""
+    """Works until the study has ended; a line is written after the server's answer."""
     with ledger.open("a", encoding="utf-8", buffering=1) as book, Client(address) as client:
 
         def note(**what: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -63,11 +63,20 @@ class Done:
         return 1000 * laps[min(int(share * len(laps)), len(laps) - 1)]
 
 
-def together(done: list[Done]) -> Done:
-    """What several did, as one."""
+def at_once(done: Sequence[Done]) -> Done:
+    """What several clients did beside each other, as one."""
+    return _added(done, max(one.seconds for one in done))
+
+
+def in_turn(done: Sequence[Done]) -> Done:
+    """What was done in several rounds, as one."""
+    return _added(done, sum(one.seconds for one in done))
+
+
+def _added(done: Sequence[Done], seconds: float) -> Done:
     return Done(
         turns=[turn for one in done for turn in one.turns],
-        seconds=max(one.seconds for one in done),
+        seconds=seconds,
         cpu_seconds=sum(one.cpu_seconds for one in done),
     )
 
@@ -116,7 +125,7 @@ class Crowd:
         for line in self._lines:
             line.send(order)
         said = self._receive(_LEAD_SECONDS + seconds + _LATE_SECONDS)
-        return together([one for one in said if isinstance(one, Done)])
+        return at_once([one for one in said if isinstance(one, Done)])
 
     def _receive(self, seconds: float) -> list[object]:
         deadline = time.monotonic() + seconds

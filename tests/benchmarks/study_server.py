@@ -24,14 +24,14 @@ import psycopg
 from tests.benchmarks import floor, ours
 from tests.benchmarks.bench import (
     SPACE,
-    Bench,
     Contender,
     Place,
     cpu_seconds,
     family_cpu_seconds,
+    machine_cpu_seconds,
     server,
 )
-from tests.benchmarks.crowd import Crowd, Done, Work, together
+from tests.benchmarks.crowd import Crowd, Done, Work, in_turn
 from tuner_storage import EmbeddedPostgres
 
 _ALGORITHMS = ("random", "tpe")
@@ -39,11 +39,13 @@ _PARTS = (*_ALGORITHMS, "growth", "floor")
 _OURS, _RDB, _PROXY = "study server", "RDBStorage", "gRPC proxy"
 _CONTENDERS = {"ours": _OURS, "rdb": _RDB, "proxy": _PROXY}
 
-#: Growth is measured in alternation, so that a slow minute of the disk strikes both sizes.
+#: Whatever is compared takes turns, so that a slow minute of the machine strikes all alike.
 _ROUNDS = 3
 _GROWTH_FROM = 100
 _GROWTH_TURNS = 120
 _GROWTH_SECONDS = 30.0
+#: Up to here a machine is quiet.
+_OTHERS_CPUS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,48 @@ class Report:
         if self.growth:
             found["growth"] = self.growth["ratio"]
         return found
+
+
+class _Stand:
+    """One contender's clients, and what they did in each round."""
+
+    def __init__(self, crowd: Crowd, server_pid: int, postgres_pid: int) -> None:
+        self._crowd = crowd
+        self._pids = server_pid, postgres_pid
+        self._rounds: list[Done] = []
+        #: Of the server, of PostgreSQL, and of the machine as a whole.
+        self._cpu_seconds = [0.0, 0.0, 0.0]
+
+    def round(self, seconds: float) -> None:
+        """Lets the clients work for a while."""
+        before = self._cpu()
+        self._rounds.append(self._crowd.run(seconds))
+        spent = zip(self._cpu_seconds, before, self._cpu(), strict=True)
+        self._cpu_seconds = [total + end - start for total, start, end in spent]
+
+    def _cpu(self) -> tuple[float, ...]:
+        server_pid, postgres_pid = self._pids
+        return cpu_seconds(server_pid), family_cpu_seconds(postgres_pid), machine_cpu_seconds()
+
+    def measured(self) -> dict[str, float]:
+        """The figures of all rounds."""
+        done, rates = in_turn(self._rounds), [one.rate for one in self._rounds]
+        server, postgres, machine = self._cpu_seconds
+        return {
+            "pairs": len(done.turns),
+            "pairs_per_s": done.rate,
+            "slowest_round_pairs_per_s": min(rates),
+            "fastest_round_pairs_per_s": max(rates),
+            "suggest_p50_ms": done.quantile(0, 0.5),
+            "suggest_p99_ms": done.quantile(0, 0.99),
+            "complete_p50_ms": done.quantile(1, 0.5),
+            "complete_p99_ms": done.quantile(1, 0.99),
+            "server_cpu_s": server,
+            "postgres_cpu_s": postgres,
+            "clients_cpu_s": done.cpu_seconds,
+            # What other programs took away, in CPUs.
+            "others_cpus": max(0.0, machine - server - postgres - done.cpu_seconds) / done.seconds,
+        }
 
 
 class Benchmark:
@@ -116,35 +160,23 @@ class Benchmark:
     # --- pairs -----------------------------------------------------------------------------
 
     def _algorithm(self, algorithm: str) -> None:
-        measured = self.report.algorithms.setdefault(algorithm, {})
-        for key, contender in _contenders(self._options.contenders).items():
-            name = _CONTENDERS[key]
-            _say(f"{algorithm}: {name}: {self._options.history:,} finished trials")
-            place = self._place(f"{algorithm}_{key}", algorithm, self._options.history)
-            with contender(place) as bench:
-                measured[name] = self._pairs(f"{algorithm}: {name}", bench)
-
-    def _pairs(self, what: str, bench: Bench) -> dict[str, float]:
-        options = self._options
-        with Crowd(bench.work, options.clients) as crowd:
-            self._settle()
-            _say(f"{what}: {options.clients} clients for {options.seconds:g} s")
-            server = cpu_seconds(bench.server_pid)
-            postgres = family_cpu_seconds(self._postgres.pid)
-            done = crowd.run(options.seconds)
-            server = cpu_seconds(bench.server_pid) - server
-            postgres = family_cpu_seconds(self._postgres.pid) - postgres
-        return {
-            "pairs": len(done.turns),
-            "pairs_per_s": done.rate,
-            "suggest_p50_ms": done.quantile(0, 0.5),
-            "suggest_p99_ms": done.quantile(0, 0.99),
-            "complete_p50_ms": done.quantile(1, 0.5),
-            "complete_p99_ms": done.quantile(1, 0.99),
-            "server_cpu_s": server,
-            "postgres_cpu_s": postgres,
-            "clients_cpu_s": done.cpu_seconds,
-        }
+        options, contenders = self._options, _contenders(self._options.contenders)
+        with ExitStack() as stack:
+            stands: dict[str, _Stand] = {}
+            for key, contender in contenders.items():
+                name = _CONTENDERS[key]
+                _say(f"{algorithm}: {name}: {options.history:,} finished trials")
+                place = self._place(f"{algorithm}_{key}", algorithm, options.history)
+                bench = stack.enter_context(contender(place))
+                crowd = stack.enter_context(Crowd(bench.work, options.clients))
+                stands[name] = _Stand(crowd, bench.server_pid, self._postgres.pid)
+            for number in range(_ROUNDS):
+                for name, stand in stands.items():
+                    _say(f"{algorithm}: {name}: round {number + 1} of {_ROUNDS}")
+                    self._settle()
+                    stand.round(options.seconds / _ROUNDS)
+        measured = {name: stand.measured() for name, stand in stands.items()}
+        self.report.algorithms[algorithm] = measured
 
     # --- growth ----------------------------------------------------------------------------
 
@@ -182,7 +214,7 @@ class Benchmark:
             self._settle()
             small.append(_some(ours.Pairs(address, name), clients))
             large.append(_some(ours.Pairs(address, "large"), clients))
-        return together(small).quantile(0, 0.5), together(large).quantile(0, 0.5)
+        return in_turn(small).quantile(0, 0.5), in_turn(large).quantile(0, 0.5)
 
     # --- the floor -------------------------------------------------------------------------
 
@@ -260,9 +292,16 @@ def as_text(options: Options, report: Report) -> str:
         lines += [*_growth_table(report.growth), ""]
     if report.floor:
         lines += [*_floor_table(options.clients, report.floor), ""]
+    if (others := _most_others(report)) > _OTHERS_CPUS:
+        lines += [f"Other programs took up to {others:.1f} CPUs: measure again without them.", ""]
     for name, ratio in report.ratios.items():
         lines.append(f"ratio {name:<8} {ratio:8.2f}")
     return "\n".join(lines).rstrip()
+
+
+def _most_others(report: Report) -> float:
+    rows = [row for measured in report.algorithms.values() for row in measured.values()]
+    return max((row["others_cpus"] for row in rows), default=0.0)
 
 
 def _pairs_table(algorithm: str, measured: Mapping[str, Mapping[str, float]]) -> list[str]:

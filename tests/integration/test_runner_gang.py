@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import runner_trainers as trainers
+from tuner.client.access import Access
 from tuner.config import Settings
 from tuner.errors import InvalidArgumentError
 from tuner.runner.cluster import Cluster
@@ -48,7 +49,7 @@ class Bench:
     def whole(self) -> Gang:
         if self.gang is None or self.gang.broken:
             self.close()
-            self.gang = Gang(TWO, NO_SERVER)
+            self.gang = Gang(TWO, Access.to(NO_SERVER))
         return self.gang
 
     def close(self) -> None:
@@ -101,7 +102,7 @@ def test_two_workers_give_the_losses_of_one_trial_after_trial(
         for units in (4, 8, 4)
     ]
     assert pairs[0] == pytest.approx(pairs[2], abs=1e-6), "nothing is left of the trial between"
-    single = Gang(Shape(workers=1), NO_SERVER)
+    single = Gang(Shape(workers=1), Access.to(NO_SERVER))
     try:
         for units, losses in zip((4, 8), pairs, strict=False):
             alone = result_of(run(single, partial(trainers.fit, units, 3), tmp_path))

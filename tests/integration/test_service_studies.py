@@ -443,7 +443,11 @@ def test_health_and_reflection(tmp_path: Path, database_url: str) -> None:
         names = [service.name for service in answer.list_services_response.service]
         assert "tuner.v1.StudyService" in names
         said = json.loads((tmp_path / "server.json").read_text())
-        assert said == {"address": server.address, "pid": os.getpid()}
+        assert said == {
+            "address": server.address,
+            "local": server.address,
+            "pid": os.getpid(),
+        }
     assert not (tmp_path / "server.json").exists()
 
 

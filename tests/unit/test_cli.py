@@ -169,8 +169,14 @@ def test_every_command_exists_and_speaks_json(name: str, entry: lazy.Entry) -> N
     command = getattr(importlib.import_module(entry.module), entry.attribute)
     assert isinstance(command, click.Command)
     assert command.name == name
-    assert command.help
-    assert "--json" in {option for item in command.params for option in item.opts}
+    for part in [command, *below(command)]:
+        assert part.help
+        if not isinstance(part, click.Group):
+            assert "--json" in {option for item in part.params for option in item.opts}
+
+
+def below(command: click.Command) -> list[click.Command]:
+    return list(command.commands.values()) if isinstance(command, click.Group) else []
 
 
 def test_a_missing_package_names_the_extra() -> None:

@@ -42,7 +42,6 @@ class MemorySource(StudySource):
     """Answers as a study server does, from what a test put in. Threads may share it."""
 
     def __init__(self, studies: Sequence[Study] = (), trials: Sequence[Trial] = ()) -> None:
-        self.address = "memory"
         self.reachable = True
         self.calls: list[str] = []
         self.log_text = ""

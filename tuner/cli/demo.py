@@ -6,7 +6,7 @@ import csv
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich.syntax import Syntax
 from tuner.cli.models import predict
 from tuner.cli.session import Session, json_option
 from tuner.cli.submit import submit
-from tuner.client import tables
+from tuner.client import Access, tables
 from tuner.client.local import LocalTuner
 from tuner.config import Settings
 from tuner.errors import TunerError
@@ -123,7 +123,7 @@ def _running(session: Session, data_dir: Path) -> Iterator[str]:
     settings = Settings.read(data_dir=data_dir, server_port=0, web_port=0)
     local = LocalTuner.start(settings, announce=False)
     try:
-        session.server = local.address
+        session.access = Access.of(replace(settings, server=""))
         yield local.web
     finally:
         session.close()

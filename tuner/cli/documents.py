@@ -1,10 +1,11 @@
-"""Studies and trials as the JSON that commands print."""
+"""Studies, trials and what admins see as the JSON that commands print."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
 
+from tuner import admin
 from tuner import study as values
 from tuner.client import Importance, Trial
 from tuner.space import Categorical, Discrete, Parameter
@@ -94,6 +95,38 @@ def importance(shares: Importance) -> dict[str, Any]:
         "parameters": dict(shares.parameters),
         "groups": dict(shares.groups),
         "trials": shares.trials,
+    }
+
+
+def token(item: admin.Token) -> dict[str, Any]:
+    """A token."""
+    return {
+        "token": item.token_id,
+        "role": item.role,
+        "create_time": _time(item.create_time),
+        "expire_time": _time(item.expire_time),
+        "revoke_time": _time(item.revoke_time),
+    }
+
+
+def audit_entry(entry: admin.AuditEntry) -> dict[str, Any]:
+    """A change."""
+    return {
+        "time": _time(entry.time),
+        "caller": entry.caller or None,
+        "method": entry.method,
+        "resource": entry.resource,
+        "request": entry.request,
+    }
+
+
+def server(item: admin.Server) -> dict[str, Any]:
+    """A study server."""
+    return {
+        "address": item.address,
+        "studies": item.studies,
+        "start_time": _time(item.start_time),
+        "expire_time": _time(item.expire_time),
     }
 
 

@@ -60,6 +60,11 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
             "tuner.cli.statistics", "statistics", "Show what a data file holds.", "worker"
         ),
     },
+    "Administration": {
+        "token": Entry("tuner.cli.admin", "token", "Make, list and revoke tokens."),
+        "audit": Entry("tuner.cli.admin", "audit", "List who changed what."),
+        "servers": Entry("tuner.cli.admin", "servers", "List the study servers."),
+    },
 }
 
 _ENTRIES: Mapping[str, Entry] = {

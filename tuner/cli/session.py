@@ -15,7 +15,7 @@ from rich.console import Console
 from tuner.config import Settings
 
 if TYPE_CHECKING:
-    from tuner.client import Client
+    from tuner.client import Access, Client
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -31,6 +31,8 @@ class Session:
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
         self.server: str | None = None
+        #: How the server is reached, where that is known better than by flags and variables.
+        self.access: Access | None = None
         self.out = _console(width=None if os.isatty(1) else _width())
         self.err = _console(stderr=True)
         self._client: Client | None = None
@@ -43,10 +45,9 @@ class Session:
             UnavailableError: nobody answers there.
         """
         if self._client is None:
-            from tuner.client import Client, running_server  # gRPC is not needed for --help
+            from tuner.client import Access, Client  # gRPC is not needed for --help
 
-            settings = Settings.read(server=self.server)
-            client = Client(settings.server or running_server(settings))
+            client = Client(self.access or Access.of(Settings.read(server=self.server)))
             try:
                 client.ping(_CONNECT_SECONDS)
             except BaseException:

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 
 from tuner import logs
 from tuner.cli.session import Session, json_option
-from tuner.config import Settings
+from tuner.config import Settings, is_loopback
 from tuner.errors import DataDirectoryError, InvalidArgumentError, UnavailableError
 from tuner.processes import Command, Supervisor, is_kept, keep, python
 
@@ -45,6 +45,11 @@ _FLAGS: Mapping[str, tuple[Any, str]] = {
     "ray-address": (str, "A Ray cluster, instead of one on this machine."),
     "cpus": (int, "The CPUs that trials share; 0 means all."),
     "lease-seconds": (float, "How long a silent worker keeps its trial."),
+    "auth": (str, "none, or token: callers need one."),
+    "tls-certificate": (click.Path(dir_okay=False), "The server's certificate, a PEM file."),
+    "tls-key": (click.Path(dir_okay=False), "Its key, a PEM file."),
+    "tls-client-ca": (click.Path(dir_okay=False), "Whose certificates clients must show."),
+    "advertise": (str, "Where other study servers reach this one, host:port."),
     "log-level": (str, "debug, info, warning or error."),
     "log-format": (str, "text, or json: an object in each line."),
     "metrics-port": (int, "The port of Prometheus metrics; 0 means none."),
@@ -66,7 +71,8 @@ def settings_options(*names: str) -> Callable[[F], F]:
 @click.command()
 @settings_options(
     "data-dir", "host", "server-port", "web-port", "database-url", "artifacts", "ray-address",
-    "cpus", "lease-seconds", "log-level", "log-format", "metrics-port",
+    "cpus", "lease-seconds", "log-level", "log-format", "metrics-port", "auth",
+    "tls-certificate", "tls-key", "tls-client-ca", "advertise",
 )  # fmt: skip
 @click.pass_obj
 def up(session: Session, /, **flags: Any) -> None:
@@ -88,7 +94,7 @@ def up(session: Session, /, **flags: Any) -> None:
 @click.command()
 @settings_options(
     "data-dir", "host", "server-port", "database-url", "lease-seconds", "log-level", "log-format",
-    "metrics-port",
+    "metrics-port", "auth", "tls-certificate", "tls-key", "tls-client-ca", "advertise",
 )  # fmt: skip
 @click.pass_obj
 def server(session: Session, /, **flags: Any) -> None:
@@ -239,23 +245,44 @@ def _start(supervisor: Supervisor, settings: Settings) -> _Running:
     port = settings.server_port or _free_port(settings.host)
     # Trials on other machines reach the server by the name that the user gave it.
     named = settings.server if settings.ray_address else ""
-    address = named or _reachable(settings.host, port)
-    settings = replace(settings, server_port=port, server=address)
-    clients = replace(settings, database_url="")
+    settings = replace(settings, server_port=port)
+    runner = _client(settings, named or _local_address(settings))
+    pages = replace(_client(settings, _local_address(settings)), host=_web_host(settings))
     server_said, runner_said, web_said = supervisor.start(
         [_command(_SERVER, "server", settings)],
-        [_command(_RUNNER, "runner", clients), _command(_WEB, "web", clients)],
+        [_command(_RUNNER, "runner", runner), _command(_WEB, "web", pages)],
     )
-    _check_health(str(server_said["address"]))
+    _check_health(str(server_said["local"]))
     web = str(web_said["url"])
-    clients = replace(clients, web_port=int(web.rpartition(":")[2].rstrip("/")))
-    supervisor.replace(_command(_WEB, "web", clients))
+    pages = replace(pages, web_port=int(web.rpartition(":")[2].rstrip("/")))
+    supervisor.replace(_command(_WEB, "web", pages))
     return _Running(
         address=str(server_said["address"]),
         web=web,
         cpus=float(runner_said["cpus"]),
         data_dir=settings.data_dir,
     )
+
+
+def _client(settings: Settings, server: str) -> Settings:
+    """What the server's clients are told: nothing of its database, and where its token lies."""
+    settings = replace(settings, server=server, database_url="")
+    if not settings.has_tokens or (settings.ray_address and settings.token):
+        return settings
+    return replace(settings, token="", token_file=str(settings.local_token_file))
+
+
+def _local_address(settings: Settings) -> str:
+    """Where the server is reached from this machine: with TLS by a socket that needs none."""
+    if settings.tls_certificate:
+        return settings.socket_address
+    return _reachable(settings.host, settings.server_port)
+
+
+def _web_host(settings: Settings) -> str:
+    """The pages ask for no sign-in: only the server listens beyond this machine."""
+    open_to_all = settings.insecure or is_loopback(settings.host)
+    return settings.host if open_to_all else "127.0.0.1"
 
 
 def _free_port(host: str) -> int:

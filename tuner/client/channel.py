@@ -6,17 +6,21 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from tuner.errors import TunerError, UnavailableError
+from tuner.client.access import Access, is_socket
+from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
+from tuner.v1.admin_service_pb2_grpc import AdminServiceStub
 from tuner.v1.study_service_pb2_grpc import StudyServiceStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Options = Sequence[tuple[str, Any]]
 
 #: How long one call may take.
 CALL_SECONDS = 20.0
@@ -37,29 +41,81 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+#: What to do about some of the reasons why gRPC says that nobody answers at an address.
+_HINTS: Mapping[str, str] = {
+    "CERTIFICATE_VERIFY_FAILED": "the server at {} shows a certificate that is not trusted here: "
+    "set TUNER_TLS_CA to it, or to that of its authority.",
+    "Hostname Verification": "the certificate of the server at {} is not made out to that name: "
+    "name the server as its certificate does.",
+    "WRONG_VERSION_NUMBER": "what answers at {} speaks no TLS: check the address, or leave "
+    "TUNER_TLS_CA unset.",
+    "Socket closed": "what answers at {} hangs up: try again; if it speaks TLS, set TUNER_TLS_CA, "
+    "and if it asks for certificates, TUNER_TLS_CLIENT_CERTIFICATE and TUNER_TLS_CLIENT_KEY.",
+}
+
+
+class ServerStub(StudyServiceStub, AdminServiceStub):
+    """The methods of every service of a study server."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        # The generated classes set their methods here; their stubs only know __new__.
+        for service in (StudyServiceStub, AdminServiceStub):
+            service.__init__(self, channel)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A channel to one address."""
+
+    address: str
+    channel: grpc.Channel
+    stub: ServerStub
+
+
+def open_channel(access: Access, address: str, options: Options) -> grpc.Channel:
+    """A channel to one of the addresses, with TLS if that is what the access says."""
+    if access.trust is None or is_socket(address):
+        return grpc.insecure_channel(address, options=options)
+    identity = access.trust.identity
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=access.trust.authorities,
+        private_key=None if identity is None else identity.key,
+        certificate_chain=None if identity is None else identity.certificate,
+    )
+    return grpc.secure_channel(address, credentials, options=options)
+
 
 class Connection:
-    """A channel to one server. Threads may share it; after a fork each process opens its own."""
+    """Channels to the servers of one database, of which one is in use.
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    Threads may share it; after a fork each process opens its own channels.
+    """
+
+    def __init__(self, access: Access | str) -> None:
+        self._access = Access.to(access) if isinstance(access, str) else access
         self._lock = threading.Lock()
+        self._turn = 0
         self._pid = 0
-        self._channel: grpc.Channel | None = None
-        self._stub: StudyServiceStub | None = None
-        # A channel of the parent process: neither usable nor safely closed in the child.
-        self._inherited: list[grpc.Channel] = []
+        self._lines: dict[str, _Line] = {}
+        # Channels of the parent process: neither usable nor safely closed in the child.
+        self._inherited: list[_Line] = []
+
+    @property
+    def address(self) -> str:
+        """The address of the server in use."""
+        return self._access.addresses[self._turn]
 
     def close(self) -> None:
-        """Closes the channel of this process."""
+        """Closes the channels of this process."""
         with self._lock:
-            if self._channel is not None and self._pid == os.getpid():
-                self._channel.close()
-            self._channel = self._stub = None
+            if self._pid == os.getpid():
+                for line in self._lines.values():
+                    line.channel.close()
+            self._lines.clear()
 
     def call(
         self,
-        verb: Callable[[StudyServiceStub], grpc.UnaryUnaryMultiCallable[Request, Response]],
+        verb: Callable[[ServerStub], grpc.UnaryUnaryMultiCallable[Request, Response]],
         request: Request,
         *,
         timeout_seconds: float = CALL_SECONDS,
@@ -67,25 +123,37 @@ class Connection:
     ) -> Response:
         """Calls a verb that may be repeated, until it answers or patience ends.
 
+        Where several addresses are known, each is asked before patience counts.
+
         Raises:
             TunerError: what the server said, or UnavailableError.
         """
         give_up = time.monotonic() + patience_seconds
-        delay = _FIRST_DELAY_SECONDS
+        delay, tries = _FIRST_DELAY_SECONDS, 0
         while True:
+            tries += 1
+            line, token = self._line(), self._access.current_token()
+            metadata = self._access.metadata(line.address, token)
             try:
-                return verb(self._service())(request, timeout=timeout_seconds)
+                return verb(line.stub)(request, timeout=timeout_seconds, metadata=metadata)
             except grpc.RpcError as error:
+                if self._is_outdated(error, token):
+                    continue
+                if _code(error) not in _RETRIED:
+                    raise rebuilt(error, line.address) from None
+                self._leave(line)
+                if tries % len(self._access.addresses):
+                    continue
                 # Jitter keeps the workers of a restarted server from calling all at once.
                 pause = delay * random.uniform(0.5, 1.0)
-                if _code(error) not in _RETRIED or time.monotonic() + pause > give_up:
-                    raise rebuilt(error, self.address) from None
+                if time.monotonic() + pause > give_up:
+                    raise rebuilt(error, line.address) from None
             time.sleep(pause)
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
 
     def stream(
         self,
-        verb: Callable[[StudyServiceStub], grpc.UnaryStreamMultiCallable[Request, Response]],
+        verb: Callable[[ServerStub], grpc.UnaryStreamMultiCallable[Request, Response]],
         request: Request,
     ) -> Iterator[Response]:
         """Yields what a verb streams; it ends after STREAM_SECONDS at the latest.
@@ -93,24 +161,44 @@ class Connection:
         Raises:
             TunerError: what the server said, or UnavailableError.
         """
-        call = verb(self._service())(request, timeout=STREAM_SECONDS)
+        line, token = self._line(), self._access.current_token()
+        metadata = self._access.metadata(line.address, token)
+        call = verb(line.stub)(request, timeout=STREAM_SECONDS, metadata=metadata)
         try:
             yield from call
         except grpc.RpcError as error:
+            if _code(error) is grpc.StatusCode.UNAVAILABLE:
+                self._leave(line)
+            if self._is_outdated(error, token):
+                raise UnavailableError(f"the server at {line.address} has restarted.") from None
             if _code(error) is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise rebuilt(error, self.address) from None
+                raise rebuilt(error, line.address) from None
         finally:
             call.cancel()
 
-    def _service(self) -> StudyServiceStub:
+    def _line(self) -> _Line:
         with self._lock:
-            if self._stub is None or self._pid != os.getpid():
-                if self._channel is not None:
-                    self._inherited.append(self._channel)
-                self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
-                self._stub = StudyServiceStub(self._channel)
+            if self._pid != os.getpid():
+                self._inherited += self._lines.values()
+                self._lines.clear()
                 self._pid = os.getpid()
-            return self._stub
+            line = self._lines.get(self.address)
+            if line is None:
+                channel = open_channel(self._access, self.address, _OPTIONS)
+                line = _Line(address=self.address, channel=channel, stub=ServerStub(channel))
+                self._lines[self.address] = line
+            return line
+
+    def _leave(self, line: _Line) -> None:
+        """Turns to the next address, if no other thread has done so already."""
+        with self._lock:
+            if line.address == self.address:
+                self._turn = (self._turn + 1) % len(self._access.addresses)
+
+    def _is_outdated(self, error: grpc.RpcError, token: str) -> bool:
+        """Whether a call was refused for a token in whose place there is another by now."""
+        refused = _code(error) is grpc.StatusCode.UNAUTHENTICATED
+        return refused and self._access.current_token() != token
 
 
 def rebuilt(error: grpc.RpcError, address: str) -> TunerError:
@@ -121,11 +209,15 @@ def rebuilt(error: grpc.RpcError, address: str) -> TunerError:
     if reason is not None:
         return TunerError.of(reason, message)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(
-            f"no study server at {address}: start one with `tuner up`, or set TUNER_SERVER."
-        )
+        usual = "no study server at {}: start one with `tuner up`, or set TUNER_SERVER."
+        hint = next((hint for cause, hint in _HINTS.items() if cause in message), usual)
+        return UnavailableError(hint.format(address))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return UnavailableError(f"the study server at {address} does not answer; try again.")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
+        return InvalidArgumentError(
+            f"this is more than the study server at {address} takes at once, 16 MiB: send less."
+        )
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return TunerError(
             f"what answers at {address} is no study server of this version ({message}); "

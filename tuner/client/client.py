@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,8 @@ from typing import Literal, Self
 
 from tuner import convert, study_file
 from tuner.client import specification
+from tuner.client.access import Access
+from tuner.client.admin import Admin
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.client.local import LocalTuner
@@ -34,41 +35,40 @@ _PAGE = 500
 _CONNECT_SECONDS = 5.0
 
 
-def connect(address: str | None = None) -> Client:
+def connect(
+    address: str | None = None, *, token: str | None = None, tls_ca: str | None = None
+) -> Client:
     """Connects to a study server.
 
     Args:
-        address: host:port. Left out: `TUNER_SERVER`, else the server that runs on this machine,
-            else one is started that ends with this process.
+        address: host:port, or several with commas between: where nobody answers at one, the next
+            is asked. Left out: `TUNER_SERVER`, else the server that runs on this machine, else
+            one is started that ends with this process.
+        token: what proves who you are. Left out: `TUNER_TOKEN`; the server of this machine needs
+            none.
+        tls_ca: turns TLS on: a PEM file with whom to trust, or `system`. Left out: `TUNER_TLS_CA`.
 
     Raises:
         UnavailableError: nobody answers at the address.
+        UnauthenticatedError: the server wants a token, or another one.
     """
-    settings = Settings.read(server=address)
+    settings = Settings.read(server=address, token=token, tls_ca=tls_ca)
     if settings.server:
-        return _answering(settings.server, _CONNECT_SECONDS)
+        return _answering(settings, _CONNECT_SECONDS)
     with suppress(UnavailableError):
-        return _answering(running_server(settings), 0.0)
+        return _answering(settings, 0.0)
     local = LocalTuner.start(settings)
     try:
-        return _answering(local.address, _CONNECT_SECONDS, local)
+        return _answering(settings, _CONNECT_SECONDS, local)
     except TunerError:
         local.close()
         raise
 
 
-def running_server(settings: Settings) -> str:
-    """The address of the server on this machine: where it says it listens, or the usual one."""
-    try:
-        said = json.loads((settings.data_dir / "server.json").read_text())
-    except (OSError, ValueError):
-        return settings.server_address
-    address = said.get("address") if isinstance(said, dict) else None
-    return str(address or settings.server_address)
-
-
-def _answering(address: str, patience_seconds: float, local: LocalTuner | None = None) -> Client:
-    client = Client(address, local=local)
+def _answering(
+    settings: Settings, patience_seconds: float, local: LocalTuner | None = None
+) -> Client:
+    client = Client(Access.of(settings), local=local)
     try:
         client.ping(patience_seconds)
     except TunerError:
@@ -80,8 +80,8 @@ def _answering(address: str, patience_seconds: float, local: LocalTuner | None =
 class Client:
     """A study server's client. Threads may share it; it survives a fork."""
 
-    def __init__(self, address: str, *, local: LocalTuner | None = None) -> None:
-        self._connection = Connection(address)
+    def __init__(self, access: Access | str, *, local: LocalTuner | None = None) -> None:
+        self._connection = Connection(access)
         self._heartbeat = Heartbeat()
         self._local = local
 
@@ -108,8 +108,13 @@ class Client:
 
     @property
     def address(self) -> str:
-        """The server's address."""
+        """The server's address; of several, that of the one in use."""
         return self._connection.address
+
+    @property
+    def admin(self) -> Admin:
+        """Tokens, the audit log and the servers; for admins."""
+        return Admin(self._connection)
 
     def ping(self, patience_seconds: float = 0.0) -> None:
         """Returns if a study server answers; raises UnavailableError."""

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
+from tuner.client.access import Access
 from tuner.errors import UnavailableError
 from tuner.runner.pool import Shape
 from tuner.runner.worker import Assignment, Outcome, Worker
@@ -36,11 +37,11 @@ _TICK_SECONDS = 0.5
 class Gang:
     """N actors with one strategy. Used by one thread at a time; close() may be called by any."""
 
-    def __init__(self, shape: Shape, server: str) -> None:
+    def __init__(self, shape: Shape, access: Access) -> None:
         self.shape = shape
         self.broken = False
         start = time.monotonic()
-        self._actors = [self._start_actor(rank, server) for rank in range(shape.workers)]
+        self._actors = [self._start_actor(rank, access) for rank in range(shape.workers)]
         try:
             self.pids: list[int] = self._ask("pid")
             if shape.mirrored:
@@ -105,7 +106,7 @@ class Gang:
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
 
-    def _start_actor(self, rank: int, server: str) -> Any:
+    def _start_actor(self, rank: int, access: Access) -> Any:
         shape = self.shape
         options: dict[str, Any] = {
             "num_cpus": shape.cpus_per_worker,
@@ -113,7 +114,7 @@ class Gang:
             "max_restarts": 0,
         }
         threads = max(1, int(shape.cpus_per_worker))
-        return ray.remote(Worker).options(**options).remote(rank, shape.workers, threads, server)
+        return ray.remote(Worker).options(**options).remote(rank, shape.workers, threads, access)
 
     def _ask(
         self, method: str, *args: object, timeout_seconds: float = BUILD_SECONDS
@@ -178,6 +179,6 @@ def _gist(error: BaseException) -> str:
     return lines[-1].strip() if any("Traceback" in line for line in lines) else lines[0]
 
 
-def builder(server: str) -> Callable[[Shape], Gang]:
-    """Returns what builds gangs whose rank 0 reports to the study server at this address."""
-    return lambda shape: Gang(shape, server)
+def builder(access: Access) -> Callable[[Shape], Gang]:
+    """Returns what builds gangs whose rank 0 reports to the study server."""
+    return lambda shape: Gang(shape, access.carried())

@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from tuner import convert
+from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.config import Settings
@@ -39,11 +40,12 @@ class Runner:
 
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._connection = Connection(settings.server_address)
+        access = Access.of(settings)
+        self._connection = Connection(access)
         self._tools = Tools(
             connection=self._connection,
             heartbeat=Heartbeat(),
-            pool=Pool(cluster.capacity, builder(settings.server_address)),
+            pool=Pool(cluster.capacity, builder(access)),
             artifacts=settings.artifacts_dir,
             stopping=threading.Event(),
         )
@@ -61,6 +63,11 @@ class Runner:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def address(self) -> str:
+        """The address of the study server in use."""
+        return self._connection.address
 
     def stop(self) -> None:
         """Asks run() to return; may be called by a signal handler and by any thread."""
@@ -152,7 +159,7 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> Non
         capacity = cluster.capacity()
         ready(
             {
-                "address": settings.server_address,
+                "address": runner.address,
                 "cpus": capacity.cpus,
                 "gpus": capacity.gpus,
                 "pid": os.getpid(),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from tuner import convert
+from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.errors import (
     InfeasibleError,
@@ -135,10 +136,10 @@ class Worker:
     The strategy is built once and serves trial after trial; a second one would hang.
     """
 
-    def __init__(self, rank: int, workers: int, threads: int, server: str) -> None:
+    def __init__(self, rank: int, workers: int, threads: int, access: Access) -> None:
         self._rank = rank
         self._workers = workers
-        self._connection = Connection(server)
+        self._connection = Connection(access)
         self._strategy: tf.distribute.Strategy | None = None
         _warm_up(threads)
 

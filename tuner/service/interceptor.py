@@ -70,6 +70,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._forwarder = forwarder
         self._observers = tuple(observers) if tracer is None else (*observers, tracer)
         self._tracer = tracer
+        self._wrapped: dict[str, Handler] = {}
 
     def intercept_service(
         self,
@@ -77,10 +78,18 @@ class CallInterceptor(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Wraps a method; health checks and reflection are left as they are."""
-        handler = continuation(handler_call_details)
         path = handler_call_details.method
+        known = self._wrapped.get(path)
+        if known is not None:
+            return known
+        handler = continuation(handler_call_details)
         if handler is None or not path.startswith(_SERVICES):
             return handler
+        # Made once: it is asked for at every call.
+        self._wrapped[path] = self._wrap(path, handler)
+        return self._wrapped[path]
+
+    def _wrap(self, path: str, handler: Handler) -> Handler:
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": _as_it_is(handler.response_serializer),

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from tuner.errors import TunerError, UnavailableError
+from tuner.service.meter import Meter
 from tuner_storage import Ownership, StaleError, Store, Write
 
 #: Longer than a commit may take; who waits this long is told to ask again.
@@ -24,13 +24,6 @@ class Change:
     written: Callable[[], None]
 
 
-class CommitObserver(Protocol):
-    """Is told of every commit."""
-
-    def committed(self, changes: int, seconds: float) -> None:
-        """Takes notice of a commit of so many changes."""
-
-
 class Journal:
     """Commits the changes of one study in their order. Thread-safe.
 
@@ -44,15 +37,13 @@ class Journal:
     Args:
         store: Where to.
         ownership: The right to write to the study.
-        observer: Is told of every commit.
+        meter: Is told of every commit.
     """
 
-    def __init__(
-        self, store: Store, ownership: Ownership, observer: CommitObserver | None = None
-    ) -> None:
+    def __init__(self, store: Store, ownership: Ownership, meter: Meter) -> None:
         self._store = store
         self._ownership = ownership
-        self._observer = observer
+        self._meter = meter
         self._done = threading.Condition()
         self._pending: list[Change] = []
         self._appended = 0
@@ -119,8 +110,7 @@ class Journal:
                 if failure is None:
                     self._durable += len(batch)
                 self._done.notify_all()
-        if self._observer is not None:
-            self._observer.committed(len(batch), time.perf_counter() - start)
+        self._meter.committed(len(batch), time.perf_counter() - start)
 
     @property
     def failed(self) -> bool:

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from tuner import extension
 from tuner.engine import check_search
 from tuner.errors import FailedPreconditionError, NotFoundError
+from tuner.extension import extend as extended
+from tuner.service import call, roles
 from tuner.service.record import Record, taken_up
 from tuner.service.reply import Reply
 from tuner.space import Space, Value
@@ -97,7 +98,7 @@ def extend(record: Record, submitted: StudySpec, reply: Reply[Study, M]) -> M:
 
     def verb(now: datetime) -> Study:
         study = record.study
-        spec = extension.extend(study.spec, record.submitted, submitted)
+        spec = extended(study.spec, record.submitted, submitted)
         check_search(spec, prepared=study.space_version > 0)
         changed = replace(study, spec=spec)
         if study.space_version > 0 and spec.space != study.spec.space:
@@ -271,9 +272,15 @@ def _retry(record: Record, trials: Sequence[Trial], now: datetime) -> None:
 
 
 def delete(record: Record, *, force: bool, reply: Reply[None, M]) -> M:
-    """Deletes a study; raises FailedPreconditionError while trials run, unless forced."""
+    """Deletes a study.
+
+    Raises:
+        PermissionDeniedError: it is somebody else's.
+        FailedPreconditionError: trials run, and it is not forced.
+    """
 
     def verb(now: datetime) -> None:
+        roles.check_delete(call.current(), record.study.study_id, record.study.creator)
         running = record.board.count(TrialState.RUNNING)
         if running and not force:
             raise FailedPreconditionError(

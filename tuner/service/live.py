@@ -59,8 +59,6 @@ class LiveStudy:
     ) -> None:
         self.record = record
         self.last_use = utc_now()
-        #: Leases that ended because their workers were silent.
-        self.expired = 0
         self._lease = lease
         self._causes = {number: list(listed) for number, listed in causes.items()}
         self._reported: dict[int, dict[int, Measurement]] = {}
@@ -146,13 +144,14 @@ class LiveStudy:
         proposed = self._propose(asking, count - len(due), now)
         if not due and not proposed:
             return []
-        self.record.write(writes.lease_trials(due=due, proposed=proposed, host=asking.host))
+        self.record.write(*writes.lease_trials(due=due, proposed=proposed, host=asking.host))
         for trial in due:
             self.record.engine.restart(trial.number)
         for trial in (*due, *proposed):
             self._reported[trial.number] = {}
             self.record.board.put(trial)
             self.record.tell(trial)
+        self.record.meter.suggested(len(due) + len(proposed))
         return [*due, *proposed]
 
     def _leased_to(self, asking: Asking, number: int, attempt: int, now: datetime) -> Lease:
@@ -194,7 +193,7 @@ class LiveStudy:
         if not held:
             return []
         renewed = [self._renewed(trial, now) for trial in held]
-        self.record.write(writes.renew_leases(renewed, now + self._lease))
+        self.record.write(*writes.renew_leases(renewed, now + self._lease))
         for trial in renewed:
             self.record.board.put(trial)
         return renewed
@@ -352,7 +351,7 @@ class LiveStudy:
     def _tick(self, now: datetime) -> None:
         for trial in self.record.board.of(TrialState.RUNNING):
             if trial.lease is not None and trial.lease.expire_time <= now:
-                self.expired += 1
+                self.record.meter.expired()
                 seconds = self._lease.total_seconds()
                 message = f"worker {trial.lease.worker_id!r} was silent for {seconds:g} s"
                 self._end(trial, Result(failure=Failure(cause=Cause.LOST, message=message)), now)

@@ -131,7 +131,7 @@ class Metrics:
         self._commit_writes.observe(changes)
         self._commit_seconds.observe(seconds)
 
-    def suggested(self, count: int) -> None:
+    def suggested(self, count: int = 1) -> None:
         """Counts trials that were given to a worker."""
         self._suggestions.inc(count)
 

@@ -16,8 +16,9 @@ from tuner.errors import FailedPreconditionError, TunerError
 from tuner.service import call, limits
 from tuner.service.board import Board
 from tuner.service.events import EventLog, Reported
-from tuner.service.journal import Change, CommitObserver, Journal
+from tuner.service.journal import Change, Journal
 from tuner.service.limits import Progress, Reached
+from tuner.service.meter import Meter, Unmetered
 from tuner.service.reply import Reply
 from tuner.study import Study, StudySpec, StudyState, Trial, TrialState
 from tuner_storage import LoadedTrials, Ownership, StaleError, Store, StoredStudy, Write, writes
@@ -49,7 +50,7 @@ class Record:
         stored: The study.
         loaded: Its trials.
         earlier: The studies that its search starts from, with their results.
-        observer: Is told of every commit.
+        meter: Is told what happens.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Record:
         loaded: LoadedTrials,
         *,
         earlier: Sequence[tuple[StudySpec, Sequence[Trial]]] = (),
-        observer: CommitObserver | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._store = store
-        self._journal = Journal(store, ownership, observer)
+        self.meter: Meter = meter or Unmetered()
+        self._journal = Journal(store, ownership, self.meter)
         self.key = stored.key
         self.events = EventLog()
         self.board = Board(stored.study.spec, map(_light, loaded.trials))

@@ -23,21 +23,26 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from tuner.config import Settings
-from tuner.errors import FailedPreconditionError
-from tuner.service import servicer
+from tuner.service import listen, servicer
+from tuner.service.admin import AdminServicer
+from tuner.service.allowed import Allowed
+from tuner.service.auth import TokenGuard
 from tuner.service.fleet import Fleet
 from tuner.service.forwarding import Forwarder
 from tuner.service.holdings import holdings
 from tuner.service.interceptor import CallInterceptor, Everybody
+from tuner.service.local_token import LocalToken
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
 from tuner.service.telemetry import Telemetry
 from tuner.service.ticker import Ticker
-from tuner.v1 import study_service_pb2
+from tuner.v1 import admin_service_pb2, study_service_pb2
+from tuner.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
 from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
 from tuner_storage.directory import replace_file
 from tuner_storage.embedded import POSTGRES
+from tuner_storage.tokens import AdminStore
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +50,10 @@ _CALLS = 32
 _MESSAGE_BYTES = 16 * 2**20
 _GRACE_SECONDS = 5.0
 _TEND_SECONDS = 1.0
-_SERVICE = study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_SERVICES = (
+    study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -79,7 +86,7 @@ class StudyServer:
         settings: Where it keeps its data and listens; port 0 takes a free one.
 
     Raises:
-        FailedPreconditionError: the port is in use.
+        FailedPreconditionError: the port is in use, or is not safe to listen on.
         DataDirectoryError: the data directory or the database cannot be used.
     """
 
@@ -89,7 +96,7 @@ class StudyServer:
         self._health = health.HealthServicer()
         self._postgres: EmbeddedPostgres | None = None
         try:
-            self.address = self._start()
+            self.address, self.local_address = self._start()
         except BaseException:
             self.close()
             raise
@@ -118,43 +125,52 @@ class StudyServer:
         self._health.enter_graceful_shutdown()
         self._stack.close()
 
-    def _start(self) -> str:
+    def _start(self) -> tuple[str, str]:
         settings, stack = self._settings, self._stack
+        listen.check(settings)
         telemetry = self._telemetry = stack.enter_context(Telemetry(settings, os.environ))
-        forwarder = Forwarder(lambda to: grpc.insecure_channel(to, options=_CHANNEL))
+        forwarder = Forwarder(listen.peers(settings, _CHANNEL))
         stack.callback(forwarder.close)
         pool = stack.enter_context(
             ThreadPoolExecutor(_CALLS + servicer.STREAMS, thread_name_prefix="call")
         )
+        # The port is taken before anything is opened or written, and no call is answered before.
+        guard = TokenGuard(lambda now: tokens.active_tokens(now)) if settings.has_tokens else None
         interceptor = CallInterceptor(
-            Everybody(), forwarder, telemetry.observers, telemetry.tracer
+            guard or Everybody(), forwarder, telemetry.observers, telemetry.tracer
         )
         server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
-        address = _listen(server, settings.host, settings.server_port)
+        address = listen.listen(server, settings)
         # Before the first start, closing it is what frees the port.
         stack.callback(lambda: server.stop(None).wait(_GRACE_SECONDS))
-        store = self._open_store()
+        database = self._open_database()
+        store, tokens = Store(database), AdminStore(database)
+        local_address = listen.listen_locally(server, settings, address)
+        if guard is not None:
+            stack.enter_context(LocalToken(tokens, settings.local_token_file))
         fleet = Fleet(store, settings.data_dir)
-        stack.enter_context(fleet.joined(address))
+        stack.enter_context(fleet.joined(settings.advertise or address))
         lease = timedelta(seconds=settings.lease_seconds)
-        studies = Studies(store, fleet, lease, telemetry.metrics)
+        studies = Studies(store, fleet, lease, telemetry.metrics, Allowed.of(settings))
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         stack.enter_context(Ticker(studies))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
+        admin = AdminServicer(tokens, (lambda: None) if guard is None else guard.forget)
+        add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        for name in ("", _SERVICE):
+        for name in ("", *_SERVICES):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         server.start()
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait(2 * _GRACE_SECONDS))
         stack.callback(studies.end_streams)
-        self._write_address(address)
+        self._write_address(address, local_address)
         logger.info("the study server listens on %s", address)
-        return address
+        return address, local_address
 
-    def _open_store(self) -> Store:
+    def _open_database(self) -> Database:
         settings, stack = self._settings, self._stack
         embedded = not settings.database_url
         postgres = POSTGRES if embedded else None
@@ -165,27 +181,13 @@ class StudyServer:
             url, name = self._postgres.url, "the embedded PostgreSQL"
         database = stack.enter_context(Database(url, name=name))
         self._telemetry.metrics.read_from(pool=database.stats)
-        return Store(database)
+        return database
 
-    def _write_address(self, address: str) -> None:
+    def _write_address(self, address: str, local_address: str) -> None:
         file = self._settings.data_dir / "server.json"
         self._stack.callback(file.unlink, missing_ok=True)
-        replace_file(file, json.dumps({"address": address, "pid": os.getpid()}) + "\n")
-
-
-def _listen(server: grpc.Server, host: str, port: int) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
-    except RuntimeError:
-        bound = 0
-    if bound == 0:
-        raise FailedPreconditionError(
-            f"{shown}:{port} cannot be listened on: another program, maybe another study server, "
-            "uses it; stop that, or choose another port by TUNER_SERVER_PORT."
-        )
-    reachable = _ANYWHERE.get(host, host)
-    return f"[{reachable}]:{bound}" if ":" in reachable else f"{reachable}:{bound}"
+        said = {"address": address, "local": local_address, "pid": os.getpid()}
+        replace_file(file, json.dumps(said) + "\n")
 
 
 def serve(
@@ -195,17 +197,19 @@ def serve(
 
     Args:
         settings: Where it keeps its data and listens.
-        ready: Is told the `address` and the `pid` once calls are answered.
+        ready: Is told the `address`, the `local` one for this machine and the `pid` once calls are
+            answered.
 
     Raises:
-        FailedPreconditionError: the port is in use.
+        FailedPreconditionError: the port is in use, or is not safe to listen on.
         DataDirectoryError: the data directory or the database cannot be used.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with StudyServer(settings) as server:
-        ready({"address": server.address, "pid": os.getpid()})
+        local = server.local_address
+        ready({"address": server.address, "local": local, "pid": os.getpid()})
         while not stop.wait(_TEND_SECONDS):
             server.tend()
         logger.info("the study server stops")

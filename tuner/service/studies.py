@@ -15,10 +15,11 @@ from google.protobuf.message import Message
 
 from tuner.engine import Importance, StudyEngine, check_search
 from tuner.errors import AlreadyExistsError, NotFoundError, TunerError, UnavailableError
-from tuner.service import call, lifecycle
+from tuner.service import call, lifecycle, roles
+from tuner.service.allowed import Allowed, check_locations
 from tuner.service.fleet import ElsewhereError, Fleet
-from tuner.service.journal import CommitObserver
 from tuner.service.live import LiveStudy
+from tuner.service.meter import Meter
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply
 from tuner.study import Study, StudySpec, StudyState, Trial
@@ -52,7 +53,8 @@ class Studies:
         store: Where studies are kept.
         fleet: Who owns which.
         lease: How long a silent worker keeps a trial.
-        observer: Is told of every commit.
+        meter: Is told what happens.
+        allowed: What studies may name.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Studies:
         store: Store,
         fleet: Fleet,
         lease: timedelta,
-        observer: CommitObserver | None = None,
+        meter: Meter | None = None,
+        allowed: Allowed = Allowed(),  # noqa: B008  # it is frozen
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._lease = lease
-        self._observer = observer
+        self._meter = meter
+        self._allowed = allowed
         self._live: dict[str, LiveStudy] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         #: Set when the server stops: streams end then.
@@ -102,7 +106,7 @@ class Studies:
             stored,
             loaded,
             earlier=self._earlier(stored.study),
-            observer=self._observer,
+            meter=self._meter,
         )
         return LiveStudy(record, self._lease, loaded.causes)
 
@@ -147,12 +151,18 @@ class Studies:
             AlreadyExistsError: the study differs in what cannot change; the message says in what.
             InvalidArgumentError: it cannot be searched.
             NotFoundError: an earlier study that it starts from does not exist.
+        PermissionDeniedError: it names data or a trainer that studies may not.
         """
+        check_locations(spec, self._allowed)
         check_search(spec)
         for _ in range(_TRIES):
             existing = self._store.find_study(study_id)
             try:
                 if existing is None or _is_replaceable(existing.study):
+                    if existing is not None:
+                        # It is deleted to make room.
+                        study = existing.study
+                        roles.check_delete(call.current(), study.study_id, study.creator)
                     for earlier in spec.warm_start:
                         self._find(earlier)
                     return self._create(study_id, spec, reply, existing)

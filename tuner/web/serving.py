@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection
 
 import uvicorn
 
-from tuner.client.client import running_server
-from tuner.config import Settings
-from tuner.errors import TunerError
+from tuner.client.access import Access
+from tuner.config import Settings, is_loopback
+from tuner.errors import FailedPreconditionError, TunerError
 from tuner.web.app import create_app
 from tuner.web.security import LOOPBACK
 from tuner.web.source import StudySource
@@ -34,11 +34,13 @@ def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> 
 
     Raises:
         AddressInUseError: the port is taken, or the host is not this machine's.
+        FailedPreconditionError: others could open them, and nobody said that they may.
     """
-    address = settings.server or running_server(settings)
+    _check_host(settings)
+    source = StudySource(Access.of(settings))
     with listen(settings.host, settings.web_port) as listener:
         port = listener.getsockname()[1]
-        app = create_app(StudySource(address), allowed_hosts=allowed_hosts(settings.host))
+        app = create_app(source, allowed_hosts=allowed_hosts(settings.host))
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -58,8 +60,17 @@ def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> 
 
 def allowed_hosts(host: str) -> Collection[str] | None:
     """The names that requests may use: only this machine's own unless others may reach it."""
-    loopback = host == "localhost" or host == "::1" or host.startswith("127.")
-    return LOOPBACK | {host} if loopback else None
+    return LOOPBACK | {host} if is_loopback(host) else None
+
+
+def _check_host(settings: Settings) -> None:
+    """Whoever opens the pages sees what their token opens: they ask for no sign-in."""
+    if not is_loopback(settings.host) and not settings.insecure:
+        raise FailedPreconditionError(
+            f"the web pages ask for no sign-in, and do not listen on {settings.host}: leave them "
+            "on 127.0.0.1, behind a proxy with a sign-in or `ssh -L`, or set TUNER_INSECURE=1 to "
+            "show them to everybody."
+        )
 
 
 def url(host: str, port: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tuner import convert
+from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.client.study import Importance
 from tuner.study import Measurement, Study, Trial, parse_trial_name
@@ -37,9 +38,9 @@ class StudySource:
     Every method raises TunerError: what the server said, or UnavailableError.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._connection = Connection(address)
+    def __init__(self, access: Access | str) -> None:
+        self._access = access
+        self._connection = Connection(access)
 
     def close(self) -> None:
         """Closes the connection and ends its streams."""
@@ -47,7 +48,7 @@ class StudySource:
 
     def another(self) -> StudySource:
         """A connection of its own to the same server."""
-        return StudySource(self.address)
+        return StudySource(self._access)
 
     def list_studies(
         self, page_token: str = "", page_size: int = 100

@@ -85,8 +85,6 @@ $$;
 -- The answer to a DeleteStudy outlives the study: it is kept under study 0.
 ALTER TABLE tuner.requests DROP CONSTRAINT requests_study_fkey;
 
-CREATE INDEX requests_create_time_idx ON tuner.requests (create_time);
-
 DROP VIEW tuner.study_summaries;
 
 CREATE VIEW tuner.study_summaries AS

@@ -1,5 +1,6 @@
 Every statement of the server. `-- name --` starts one; parameters are named and cast.
 A statement with several parts is one round trip; `tuner.must` undoes the transaction it is in.
+Where many changes share a statement, their rows come as one parameter, in JSON.
 
 -- schema_exists --
 -- Whether tuner has been here.
@@ -114,131 +115,159 @@ WITH saved AS (
 SELECT tuner.must(EXISTS (SELECT FROM saved), 'STALE');
 
 -- lease_trials --
--- Leases trials that are due again, and new ones, to one worker.
-WITH due AS (
+-- Trials that are due, and new ones: those that come with parameters.
+WITH asked AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS asked (
+        number integer, attempt integer, worker_id text, expire_time timestamptz, host text,
+        now timestamptz, space_version integer, parameters json
+    )
+), due AS (
     UPDATE tuner.trials
     SET state = 'RUNNING',
         attempt = asked.attempt,
-        worker_id = %(worker_id)s::text,
-        expire_time = %(expire_time)s::timestamptz,
+        worker_id = asked.worker_id,
+        expire_time = asked.expire_time,
         final_step = NULL, final_names = NULL, final_values = NULL, final_elapsed = NULL,
         score = NULL, within_constraints = NULL,
         state_reason = '',
-        start_time = %(now)s::timestamptz
-    FROM unnest(%(due)s::integer[], %(attempts)s::integer[]) AS asked (number, attempt)
-    WHERE trials.study = %(study)s::bigint
+        start_time = asked.now
+    FROM asked
+    WHERE asked.parameters IS NULL
+        AND trials.study = %(study)s::bigint
         AND trials.number = asked.number
         AND trials.state = 'QUEUED'
         AND trials.attempt = asked.attempt - 1
-    RETURNING trials.number, trials.attempt
+    RETURNING trials.number
 ), proposed AS (
     INSERT INTO tuner.trials (
         study, number, state, parameters, space_version, attempt, worker_id, expire_time,
         create_time, start_time
     )
     SELECT
-        %(study)s::bigint, asked.number, 'RUNNING', asked.parameters::json,
-        %(space_version)s::integer, 1, %(worker_id)s::text, %(expire_time)s::timestamptz,
-        %(now)s::timestamptz, %(now)s::timestamptz
-    FROM unnest(%(proposed)s::integer[], %(parameters)s::text[]) AS asked (number, parameters)
-    RETURNING number, attempt
+        %(study)s::bigint, number, 'RUNNING', parameters, space_version, attempt, worker_id,
+        expire_time, now, now
+    FROM asked
+    WHERE parameters IS NOT NULL
+    RETURNING number
+), leased AS (
+    SELECT number FROM due UNION ALL SELECT number FROM proposed
 ), started AS (
     INSERT INTO tuner.attempts (study, trial, attempt, worker_id, host, start_time)
-    SELECT
-        %(study)s::bigint, leased.number, leased.attempt, %(worker_id)s::text, %(host)s::text,
-        %(now)s::timestamptz
-    FROM (SELECT * FROM due UNION ALL SELECT * FROM proposed) AS leased
+    SELECT %(study)s::bigint, asked.number, attempt, worker_id, host, now
+    FROM asked
+    JOIN leased ON leased.number = asked.number
     RETURNING trial
 )
 SELECT tuner.must(
-    (SELECT count(*) FROM started)
-        = cardinality(%(due)s::integer[]) + cardinality(%(proposed)s::integer[]),
-    'STALE'
+    (SELECT count(*) FROM started) = (SELECT count(*) FROM asked), 'STALE'
 );
 
 -- renew_leases --
 -- For the trials that a worker was leased before and asks for again.
 UPDATE tuner.trials
-SET expire_time = %(expire_time)s::timestamptz
-FROM unnest(%(numbers)s::integer[], %(attempts)s::integer[]) AS held (number, attempt)
+SET expire_time = held.expire_time
+FROM json_to_recordset(%(rows)s::json) AS held (
+    number integer, attempt integer, expire_time timestamptz
+)
 WHERE trials.study = %(study)s::bigint
     AND trials.number = held.number
     AND trials.attempt = held.attempt
     AND trials.state = 'RUNNING';
 
 -- report --
--- Renews the lease, stores the measurement if there is one, and the best result so far.
-WITH renewed AS (
+-- Renews leases, stores what was measured, if something was, and the best result so far.
+WITH told AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS told (
+        number integer, attempt integer, expire_time timestamptz, stop_reason text,
+        checkpoint_uri text, checkpoint_step bigint, now timestamptz,
+        final_step bigint, final_names text[], final_values double precision[],
+        final_elapsed interval, score double precision, within_constraints boolean,
+        step bigint, metric_names text[], metric_values double precision[], elapsed interval
+    )
+), renewed AS (
     UPDATE tuner.trials
-    SET expire_time = %(expire_time)s::timestamptz,
-        final_step = %(final_step)s::bigint,
-        final_names = %(final_names)s::text[],
-        final_values = %(final_values)s::double precision[],
-        final_elapsed = %(final_elapsed)s::interval,
-        score = %(score)s::double precision,
-        within_constraints = %(within_constraints)s::boolean,
-        checkpoint_uri = %(checkpoint_uri)s::text,
-        checkpoint_step = %(checkpoint_step)s::bigint,
-        state_reason = CASE
-            WHEN %(stop)s::boolean THEN %(state_reason)s::text ELSE state_reason
-        END,
-        stop_requested = stop_requested OR %(stop)s::boolean
-    WHERE study = %(study)s::bigint
-        AND number = %(number)s::integer
-        AND state = 'RUNNING'
-        AND attempt = %(attempt)s::integer
-    RETURNING study, number, attempt
+    SET expire_time = told.expire_time,
+        final_step = told.final_step,
+        final_names = told.final_names,
+        final_values = told.final_values,
+        final_elapsed = told.final_elapsed,
+        score = told.score,
+        within_constraints = told.within_constraints,
+        checkpoint_uri = told.checkpoint_uri,
+        checkpoint_step = told.checkpoint_step,
+        state_reason = coalesce(told.stop_reason, trials.state_reason),
+        stop_requested = trials.stop_requested OR told.stop_reason IS NOT NULL
+    FROM told
+    WHERE trials.study = %(study)s::bigint
+        AND trials.number = told.number
+        AND trials.state = 'RUNNING'
+        AND trials.attempt = told.attempt
+    RETURNING trials.number
 ), measured AS (
     INSERT INTO tuner.measurements (
         study, trial, attempt, step, metric_names, metric_values, elapsed, report_time
     )
     SELECT
-        study, number, attempt, %(step)s::bigint, %(metric_names)s::text[],
-        %(metric_values)s::double precision[], %(elapsed)s::interval, %(now)s::timestamptz
-    FROM renewed
-    WHERE %(step)s::bigint IS NOT NULL
+        %(study)s::bigint, told.number, attempt, step, metric_names, metric_values, elapsed, now
+    FROM told
+    JOIN renewed ON renewed.number = told.number
+    WHERE step IS NOT NULL
     ON CONFLICT (study, trial, attempt, step) DO UPDATE
     SET metric_names = excluded.metric_names,
         metric_values = excluded.metric_values,
         elapsed = excluded.elapsed,
         report_time = excluded.report_time
 )
-SELECT tuner.must(EXISTS (SELECT FROM renewed), 'LEASE_LOST');
+SELECT tuner.must(
+    (SELECT count(*) FROM renewed) = (SELECT count(*) FROM told), 'LEASE_LOST'
+);
 
 -- end_attempt --
--- Ends the current attempt: with a result, with a failure, or because its lease expired.
-WITH ended AS (
+-- Ends current attempts: with a result, with a failure, or because their leases expired.
+WITH told AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS told (
+        number integer, attempt integer, state text, artifact_uri text, state_reason text,
+        end_time timestamptz, now timestamptz,
+        final_step bigint, final_names text[], final_values double precision[],
+        final_elapsed interval, score double precision, within_constraints boolean,
+        failure_cause text, failure_message text, failure_stack text, failure_log_tail text
+    )
+), ended AS (
     UPDATE tuner.trials
-    SET state = %(state)s::text,
+    SET state = told.state,
         worker_id = NULL,
         expire_time = NULL,
-        final_step = %(final_step)s::bigint,
-        final_names = %(final_names)s::text[],
-        final_values = %(final_values)s::double precision[],
-        final_elapsed = %(final_elapsed)s::interval,
-        score = %(score)s::double precision,
-        within_constraints = %(within_constraints)s::boolean,
-        artifact_uri = %(artifact_uri)s::text,
-        state_reason = %(state_reason)s::text,
-        end_time = %(end_time)s::timestamptz
-    WHERE study = %(study)s::bigint
-        AND number = %(number)s::integer
-        AND state = 'RUNNING'
-        AND attempt = %(attempt)s::integer
-    RETURNING study, number, attempt
+        final_step = told.final_step,
+        final_names = told.final_names,
+        final_values = told.final_values,
+        final_elapsed = told.final_elapsed,
+        score = told.score,
+        within_constraints = told.within_constraints,
+        artifact_uri = told.artifact_uri,
+        state_reason = told.state_reason,
+        end_time = told.end_time
+    FROM told
+    WHERE trials.study = %(study)s::bigint
+        AND trials.number = told.number
+        AND trials.state = 'RUNNING'
+        AND trials.attempt = told.attempt
+    RETURNING trials.number
 ), closed AS (
     UPDATE tuner.attempts
-    SET end_time = %(now)s::timestamptz,
-        failure_cause = %(failure_cause)s::text,
-        failure_message = %(failure_message)s::text,
-        failure_stack = %(failure_stack)s::text,
-        failure_log_tail = %(failure_log_tail)s::text
-    FROM ended
-    WHERE attempts.study = ended.study
-        AND attempts.trial = ended.number
-        AND attempts.attempt = ended.attempt
+    SET end_time = told.now,
+        failure_cause = told.failure_cause,
+        failure_message = told.failure_message,
+        failure_stack = told.failure_stack,
+        failure_log_tail = told.failure_log_tail
+    FROM told
+    JOIN ended ON ended.number = told.number
+    WHERE attempts.study = %(study)s::bigint
+        AND attempts.trial = told.number
+        AND attempts.attempt = told.attempt
 )
-SELECT tuner.must(EXISTS (SELECT FROM ended), 'LEASE_LOST');
+SELECT tuner.must(
+    (SELECT count(*) FROM ended) = (SELECT count(*) FROM told), 'LEASE_LOST'
+);
 
 -- request_stop --
 -- The next report of a running trial is answered with STOP.
@@ -294,39 +323,29 @@ WITH labelled AS (
 SELECT tuner.must(EXISTS (SELECT FROM labelled), 'STALE');
 
 -- add_trials --
--- A user's own: due to be run, or past ones, which have an attempt that nobody made. Results are
--- lists of different lengths, here as one list and the place of each part.
-WITH added AS (
+-- A user's own: due to be run, or past ones, which have an attempt that nobody made.
+WITH told AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS told (
+        number integer, state text, origin text, attempt integer, space_version integer,
+        parameters json, labels json, now timestamptz,
+        final_step bigint, final_names text[], final_values double precision[],
+        final_elapsed interval, score double precision, within_constraints boolean
+    )
+), added AS (
     INSERT INTO tuner.trials (
         study, number, state, parameters, space_version, attempt, origin, labels,
         final_step, final_names, final_values, final_elapsed, score, within_constraints,
         create_time, start_time, end_time
     )
     SELECT
-        %(study)s::bigint, t.number, t.state, t.parameters::json, %(space_version)s::integer,
-        t.attempt, t.origin, t.labels::json, t.final_step,
-        CASE WHEN t.final_step IS NOT NULL
-            THEN (%(final_names)s::text[])[t.part_start:t.part_end] END,
-        CASE WHEN t.final_step IS NOT NULL
-            THEN (%(final_values)s::double precision[])[t.part_start:t.part_end] END,
-        t.final_elapsed, t.score, t.within, %(now)s::timestamptz,
-        CASE WHEN t.attempt > 0 THEN %(now)s::timestamptz END,
-        CASE WHEN t.attempt > 0 THEN %(now)s::timestamptz END
-    FROM unnest(
-        %(numbers)s::integer[], %(states)s::text[], %(parameters)s::text[],
-        %(attempts)s::integer[], %(origins)s::text[], %(labels)s::text[],
-        %(final_steps)s::bigint[], %(final_elapsed)s::interval[],
-        %(scores)s::double precision[], %(within)s::boolean[],
-        %(starts)s::integer[], %(ends)s::integer[]
-    ) AS t (
-        number, state, parameters, attempt, origin, labels, final_step, final_elapsed, score,
-        within, part_start, part_end
-    )
-    RETURNING number, attempt
+        %(study)s::bigint, number, state, parameters, space_version, attempt, origin, labels,
+        final_step, final_names, final_values, final_elapsed, score, within_constraints,
+        now, CASE WHEN attempt > 0 THEN now END, CASE WHEN attempt > 0 THEN now END
+    FROM told
+    RETURNING number, attempt, create_time
 )
 INSERT INTO tuner.attempts (study, trial, attempt, worker_id, host, start_time, end_time)
-SELECT
-    %(study)s::bigint, number, attempt, '', '', %(now)s::timestamptz, %(now)s::timestamptz
+SELECT %(study)s::bigint, number, attempt, '', '', create_time, create_time
 FROM added
 WHERE attempt > 0;
 
@@ -335,15 +354,11 @@ WHERE attempt > 0;
 INSERT INTO tuner.measurements (
     study, trial, attempt, step, metric_names, metric_values, elapsed, report_time
 )
-SELECT
-    %(study)s::bigint, m.trial, 1, m.step,
-    (%(metric_names)s::text[])[m.part_start:m.part_end],
-    (%(metric_values)s::double precision[])[m.part_start:m.part_end],
-    m.elapsed, %(now)s::timestamptz
-FROM unnest(
-    %(trials)s::integer[], %(steps)s::bigint[], %(elapsed)s::interval[],
-    %(starts)s::integer[], %(ends)s::integer[]
-) AS m (trial, step, elapsed, part_start, part_end);
+SELECT %(study)s::bigint, trial, 1, step, metric_names, metric_values, elapsed, now
+FROM json_to_recordset(%(rows)s::json) AS told (
+    trial integer, step bigint, metric_names text[], metric_values double precision[],
+    elapsed interval, now timestamptz
+);
 
 -- find_trial --
 SELECT trials.* FROM tuner.trials
@@ -495,9 +510,9 @@ LIMIT %(limit)s::integer;
 
 -- record_answer --
 INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
-VALUES (
-    %(study)s::bigint, %(request_id)s::text, %(method)s::text, %(answer)s::bytea,
-    %(now)s::timestamptz
+SELECT %(study)s::bigint, request_id, method, answer, now
+FROM json_to_recordset(%(rows)s::json) AS told (
+    request_id text, method text, answer bytea, now timestamptz
 );
 
 -- record_deletion --
@@ -507,9 +522,9 @@ VALUES (0, %(request_id)s::text, %(method)s::text, '', %(now)s::timestamptz);
 
 -- record_change --
 INSERT INTO tuner.audit (time, caller, method, resource, request)
-VALUES (
-    %(now)s::timestamptz, %(caller)s::text, %(method)s::text, %(resource)s::text,
-    %(request)s::text
+SELECT now, caller, method, resource, request
+FROM json_to_recordset(%(rows)s::json) AS told (
+    caller text, method text, resource text, request text, now timestamptz
 );
 
 -- find_answer --
@@ -623,3 +638,83 @@ SELECT tuner.must(
     ),
     'STALE'
 );
+
+-- --- tokens and the audit log ---
+
+-- create_token --
+-- A token that was revoked or has expired makes room for one of its name. No row: the name is taken.
+INSERT INTO tuner.tokens (token_id, role, secret_hash, create_time, expire_time)
+VALUES (
+    %(token_id)s::text, %(role)s::text, %(secret_hash)s::bytea, %(now)s::timestamptz,
+    %(expire_time)s::timestamptz
+)
+ON CONFLICT ON CONSTRAINT tokens_pkey DO UPDATE SET
+    role = EXCLUDED.role,
+    secret_hash = EXCLUDED.secret_hash,
+    create_time = EXCLUDED.create_time,
+    expire_time = EXCLUDED.expire_time,
+    revoke_time = NULL
+WHERE tokens.revoke_time IS NOT NULL OR tokens.expire_time <= %(now)s::timestamptz
+RETURNING token_id;
+
+-- find_token --
+SELECT * FROM tuner.tokens WHERE token_id = %(token_id)s::text;
+
+-- list_tokens --
+SELECT * FROM tuner.tokens
+WHERE token_id > %(after)s::text
+ORDER BY token_id
+LIMIT %(limit)s::integer;
+
+-- active_tokens --
+SELECT * FROM tuner.tokens
+WHERE revoke_time IS NULL
+    AND (expire_time IS NULL OR expire_time > %(now)s::timestamptz);
+
+-- lock_admin_tokens --
+-- The admins besides the servers themselves.
+SELECT token_id FROM tuner.tokens
+WHERE role = 'ADMIN'
+    AND NOT starts_with(token_id, 'local-')
+    AND revoke_time IS NULL
+    AND (expire_time IS NULL OR expire_time > %(now)s::timestamptz)
+ORDER BY token_id
+FOR UPDATE;
+
+-- revoke_token --
+UPDATE tuner.tokens
+SET revoke_time = %(now)s::timestamptz
+WHERE token_id = %(token_id)s::text
+RETURNING *;
+
+-- renew_local_token --
+UPDATE tuner.tokens
+SET expire_time = %(expire_time)s::timestamptz
+WHERE token_id = %(token_id)s::text AND revoke_time IS NULL;
+
+-- forget_local_tokens --
+-- What servers that are dead have left.
+DELETE FROM tuner.tokens
+WHERE starts_with(token_id, 'local-') AND expire_time <= %(now)s::timestamptz;
+
+-- delete_local_token --
+DELETE FROM tuner.tokens
+WHERE starts_with(token_id, 'local-') AND secret_hash = %(secret_hash)s::bytea;
+
+-- write_audit --
+INSERT INTO tuner.audit (time, caller, method, resource, request)
+VALUES (
+    %(time)s::timestamptz, %(caller)s::text, %(method)s::text, %(resource)s::text,
+    %(request)s::text
+);
+
+-- list_audit --
+SELECT * FROM tuner.audit
+WHERE (%(before)s::bigint IS NULL OR entry < %(before)s::bigint)
+    AND (
+        %(resource)s::text = ''
+        OR resource = %(resource)s::text
+        OR starts_with(resource, %(resource)s::text || '/')
+    )
+ORDER BY entry DESC
+LIMIT %(limit)s::integer;

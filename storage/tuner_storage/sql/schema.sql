@@ -313,8 +313,6 @@ CREATE TABLE tuner.requests (
     CONSTRAINT requests_pkey PRIMARY KEY (study, request_id, method)
 );
 
-CREATE INDEX requests_create_time_idx ON tuner.requests (create_time);
-
 -- --- what is read together ----------------------------------------------------------------------
 
 -- Studies with what follows from their trials.

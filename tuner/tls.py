@@ -1,0 +1,95 @@
+"""Certificates and keys of PEM files: read once, and checked before anybody relies on them."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tuner.config import SYSTEM, VARIABLES
+from tuner.errors import FailedPreconditionError
+
+#: Where systems keep the authorities that they trust, if Python's own answer is not there.
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a process shows of itself: a certificate, with those it was signed by, and its key."""
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whom a client trusts, and what it shows. Without authorities gRPC's own list is trusted."""
+
+    authorities: bytes | None = field(repr=False)
+    identity: Identity | None = None
+
+
+def identity(setting: str, certificate: str, key: str) -> Identity:
+    """Reads a certificate and its key.
+
+    Args:
+        setting: The setting that names the certificate, for messages.
+
+    Raises:
+        FailedPreconditionError: they cannot be read, or do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = f"{_path(certificate)} and {_path(key)} ({VARIABLES[setting][0]})"
+    # With a password of its own an encrypted key fails here, and nobody is asked for it.
+    _checked(files, lambda: context.load_cert_chain(_path(certificate), _path(key), lambda: ""))
+    return Identity(certificate=_path(certificate).read_bytes(), key=_path(key).read_bytes())
+
+
+def authorities(setting: str, file: str) -> bytes | None:
+    """Reads the certificates of those who are trusted; None if the system does not say.
+
+    Args:
+        setting: The setting that names the file, for messages.
+        file: The file, or `system`.
+
+    Raises:
+        FailedPreconditionError: it cannot be read, or holds none.
+    """
+    if file == SYSTEM:
+        return _of_system()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    shown = f"{_path(file)} ({VARIABLES[setting][0]})"
+    _checked(shown, lambda: context.load_verify_locations(_path(file)))
+    return _path(file).read_bytes()
+
+
+def _of_system() -> bytes | None:
+    for bundle in (ssl.get_default_verify_paths().cafile, *_BUNDLES):
+        if bundle is not None and Path(bundle).is_file():
+            return Path(bundle).read_bytes()
+    return None
+
+
+def _path(file: str) -> Path:
+    return Path(file).expanduser()
+
+
+def _checked(what: str, load: Callable[[], None]) -> None:
+    try:
+        load()
+    except ssl.SSLError as error:
+        raise FailedPreconditionError(f"{what}: {_meaning(error)}.") from error
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"{what} cannot be read ({error.strerror}); correct the path or its permissions."
+        ) from error
+
+
+def _meaning(error: ssl.SSLError) -> str:
+    reason = error.reason or ""
+    if "MISMATCH" in reason:
+        return "the key is not the certificate's; name the two that belong together"
+    if "DECRYPT" in reason or "PASSWORD" in reason:
+        return "the key has a password; write it without one, readable by this user only"
+    return "no usable certificate or key in PEM format is in there; name a PEM file"
