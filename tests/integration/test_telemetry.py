@@ -69,6 +69,8 @@ def test_a_page_shows_what_the_server_does(tmp_path: Path, database_url: str) ->
         assert found['tuner_trials{state="RUNNING"}'] == 1
         assert found['tuner_trials{state="SUCCEEDED"}'] == 1
         assert found["tuner_open_leases"] == 1
+        assert found["tuner_suggestions_total"] == 2
+        assert found["tuner_leases_expired_total"] == 0
         assert found["tuner_watchers"] == 1
         # Two leases, a report and a result.
         assert found["tuner_commit_writes_sum"] >= 4
@@ -76,6 +78,14 @@ def test_a_page_shows_what_the_server_does(tmp_path: Path, database_url: str) ->
         assert found['tuner_database_pool{state="open"}'] >= 1
         assert found['tuner_database_pool_events_total{event="lent"}'] > 4
         until(lambda: figures(port)["tuner_watchers"] == 0)
+
+
+def test_leases_that_expire_are_counted(tmp_path: Path, database_url: str) -> None:
+    with measured(tmp_path, database_url, lease_seconds=1) as (caller, port):
+        caller.create()
+        caller.one("ann")
+        until(lambda: figures(port)["tuner_leases_expired_total"] == 1)
+        assert figures(port)["tuner_open_leases"] == 0
 
 
 def test_there_is_no_page_unless_it_is_asked_for(tmp_path: Path, database_url: str) -> None:
