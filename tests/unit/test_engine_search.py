@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
+from scipy.stats import qmc
 
 from tests.unit.engine_support import at, run, spaces, spec, succeeded, trial
 from tuner.engine import ALGORITHMS, StudyEngine, check_search, points
+from tuner.engine import check as checks
 from tuner.errors import InvalidArgumentError
 from tuner.space import Categorical, Child, Discrete, Float, Group, Int, Parameter, Space, Value
 from tuner.study import Goal, TrialState
@@ -366,3 +368,7 @@ def test_a_trainer_may_bring_the_parameters_later() -> None:
     check_search(managed)
     with pytest.raises(InvalidArgumentError, match="empty"):
         check_search(managed, prepared=True)
+
+
+def test_what_is_known_of_sobol_sequences_is_so() -> None:
+    assert checks.SOBOL_DIMENSIONS == qmc.Sobol.MAXDIM

@@ -30,6 +30,12 @@ def test_import_tuner_loads_not_even_grpc() -> None:
     assert not _modules_after("import tuner") & {"grpc", "google", "rich", "yaml"}
 
 
+def test_the_study_server_starts_without_what_it_seldom_needs() -> None:
+    assert not _modules_after("import tuner.service") & {"sklearn", "pandas", "tensorflow", "ray"}
+    loaded = "import sys, tuner.service; assert 'scipy.stats' not in sys.modules"
+    subprocess.run([sys.executable, "-c", loaded], timeout=60, check=True)
+
+
 def test_the_help_page_loads_no_command() -> None:
     code = "from tuner.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert not _modules_after(code) & {*HEAVY, "grpc", "fastapi", "uvicorn"}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from scipy.stats import qmc
-
 from tuner.engine import domains
 from tuner.engine.policies import ALGORITHMS
 from tuner.engine.stopping import RULES
@@ -17,6 +15,10 @@ from tuner.study import Constraint, StudySpec
 MAX_EARLIER = 5
 #: With more, almost every trial is on the front, and there is nothing left to learn from.
 _MODELLED_METRICS = 5
+
+
+#: scipy.stats.qmc.Sobol.MAXDIM, without the half second that its import takes.
+SOBOL_DIMENSIONS = 21_201
 
 
 def check_search(spec: StudySpec, *, prepared: bool = False) -> None:
@@ -109,8 +111,8 @@ def _check_finite(space: Space) -> None:
 
 def _check_dimensions(space: Space) -> None:
     parameters = sum(1 for _ in space.walk())
-    if parameters > qmc.Sobol.MAXDIM:
+    if parameters > SOBOL_DIMENSIONS:
         raise InvalidArgumentError(
-            f"a Sobol sequence has at most {qmc.Sobol.MAXDIM} parameters, but the space has "
+            f"a Sobol sequence has at most {SOBOL_DIMENSIONS} parameters, but the space has "
             f"{parameters}; choose `random`."
         )

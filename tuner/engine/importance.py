@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -51,6 +50,9 @@ def measure(space: Space, direction: StudyDirection, trials: Iterable[FrozenTria
     if len(finished) < AT_LEAST or not any(trial.params for trial in finished):
         return Importance(trials=len(finished))
     study = _study_of(direction, finished)
+    # Where scikit-learn is installed, this imports it: more than a second of a server's start.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(finished))))
     with warnings.catch_warnings():
         # It warns of every conditional parameter that few trials had.

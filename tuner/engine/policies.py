@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from optuna.samplers import BaseSampler
-from scipy.stats import qmc
 
 from tuner.engine import points
 from tuner.engine.encoding import Encoding
@@ -93,6 +92,8 @@ class SobolPolicy(Policy):
         return self._cube.point(self._block[1][row])
 
     def _draw(self, block: int) -> list[list[float]]:
+        from scipy.stats import qmc  # half a second of a server's start
+
         sobol = qmc.Sobol(self._cube.sides, scramble=True, rng=generator(self._seed))
         if block:
             sobol.fast_forward(block * self._BLOCK)

@@ -180,14 +180,14 @@ class Studies:
             spec=spec,
             state=StudyState.PREPARING if spec.is_managed else StudyState.ACTIVE,
             space_version=0 if spec.is_managed else 1,
-            algorithm_in_use=""
-            if spec.is_managed
-            else StudyEngine(study_id, spec).algorithm_in_use,
             creator=made.caller,
             create_time=now,
             update_time=now,
             etag="1",
         )
+        if not spec.is_managed:
+            engine = StudyEngine(study_id, spec, earlier=self._earlier(study))
+            study = replace(study, algorithm_in_use=engine.algorithm_in_use)
         message = reply.build(study)
         request = Request(
             request_id=reply.request_id,
