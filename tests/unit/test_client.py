@@ -124,6 +124,13 @@ def test_a_server_that_is_not_there_says_what_to_do() -> None:
     )
 
 
+def test_a_server_that_ends_is_told_from_a_channel_that_was_closed() -> None:
+    ends = rebuilt(Refusal(grpc.StatusCode.CANCELLED, "CANCELLED"), "host:1")
+    assert type(ends) is errors.UnavailableError
+    closed = rebuilt(Refusal(grpc.StatusCode.CANCELLED, "Channel closed!"), "host:1")
+    assert type(closed) is errors.TunerError
+
+
 def test_something_else_at_the_address_is_told_apart() -> None:
     error = rebuilt(Refusal(grpc.StatusCode.UNIMPLEMENTED, "unknown service"), "host:1")
     assert "check the address" in error.message

@@ -41,6 +41,10 @@ def test_the_help_page_loads_no_command() -> None:
     assert not _modules_after(code) & {*HEAVY, "grpc", "fastapi", "uvicorn"}
 
 
+def test_a_server_loads_no_tracing_that_nobody_asked_for() -> None:
+    assert "opentelemetry" not in _modules_after("import tuner.service")
+
+
 def _modules_after(code: str) -> set[str]:
     """The top-level modules that a fresh interpreter holds after running `code`."""
     report = f"{code}\nimport sys; print(*{{n.partition('.')[0] for n in sys.modules}})"

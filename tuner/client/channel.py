@@ -30,6 +30,7 @@ PATIENCE_SECONDS = 60.0
 STREAM_SECONDS = 600.0
 
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_CANCELLED_HERE = ("Channel closed!", "Locally cancelled by application!")
 _FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.1, 3.0
 _OPTIONS = (
     # A study server is reached directly, whatever proxy the web needs.
@@ -227,7 +228,12 @@ def rebuilt(error: grpc.RpcError, address: str) -> TunerError:
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:
-    return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    if not isinstance(error, grpc.Call):
+        return grpc.StatusCode.UNKNOWN
+    if error.code() is grpc.StatusCode.CANCELLED and error.details() not in _CANCELLED_HERE:
+        # A server that ends says so of calls that it did not begin.
+        return grpc.StatusCode.UNAVAILABLE
+    return error.code()
 
 
 def _reason(error: grpc.RpcError) -> str | None:

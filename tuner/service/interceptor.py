@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from tuner.errors import InternalError, TunerError
+from tuner.errors import InternalError, TunerError, UnavailableError
 from tuner.service import call as calls
 from tuner.service.call import REQUEST_KEY, Call
 from tuner.service.fleet import ElsewhereError
@@ -70,6 +70,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._forwarder = forwarder
         self._observers = tuple(observers) if tracer is None else (*observers, tracer)
         self._tracer = tracer
+        self._ends = False
         self._wrapped: dict[str, Handler] = {}
 
     def intercept_service(
@@ -105,8 +106,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _unary(self, path: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             with self._calling(path, context) as call:
-                self._begin(call, request)
-                self._guard.admit(call, request)
+                self._admit(call, request)
                 try:
                     return method(request, context)
                 except ElsewhereError as elsewhere:
@@ -117,8 +117,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _stream(self, path: str, method: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._calling(path, context) as call:
-                self._begin(call, request)
-                self._guard.admit(call, request)
+                self._admit(call, request)
                 try:
                     yield from method(request, context)
                 except ElsewhereError as elsewhere:
@@ -126,9 +125,19 @@ class CallInterceptor(grpc.ServerInterceptor):
 
         return answer
 
-    def _begin(self, call: Call, request: Any) -> None:
+    def refuse(self) -> None:
+        """From now on every call is told to try again: the server ends.
+
+        gRPC itself says CANCELLED to some of those that arrive while it stops.
+        """
+        self._ends = True
+
+    def _admit(self, call: Call, request: Any) -> None:
         if self._tracer is not None:
             self._tracer.begin(call, request)
+        if self._ends:
+            raise UnavailableError("this study server ends; try again.")
+        self._guard.admit(call, request)
 
     @contextmanager
     def _calling(self, path: str, context: grpc.ServicerContext) -> Iterator[Call]:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 _CALLS = 32
 _MESSAGE_BYTES = 16 * 2**20
 _GRACE_SECONDS = 5.0
+_LAST_CALLS_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 _SERVICES = (
     study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
@@ -166,6 +168,9 @@ class StudyServer:
         server.start()
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait(2 * _GRACE_SECONDS))
         stack.callback(studies.end_streams)
+        # What is on its way arrives and is refused, before gRPC closes the connections.
+        stack.callback(time.sleep, _LAST_CALLS_SECONDS)
+        stack.callback(interceptor.refuse)
         self._write_address(address, local_address)
         logger.info("the study server listens on %s", address)
         return address, local_address
