@@ -423,6 +423,7 @@ def test_what_a_dead_server_owned_is_anybodys(store: Store) -> None:
     # Nobody else wanted it yet, so what the owner writes still counts.
     held.lease(0)
     other = entered(store, "other:1")
+    assert store.find_owner("mine") == ""
     assert store.claim_study(other, "mine") is not None
     with pytest.raises(StaleError):
         held.report(0, loss(1.0))
@@ -451,6 +452,14 @@ def test_a_server_that_is_long_dead_is_forgotten(store: Store, database_url: str
     assert known == [("a:1",), ("b:1",)]
     assert store.find_owner("mine") == ""
     assert store.claim_study(living, "mine") == held.ownership.epoch + 1
+
+
+def test_a_server_that_starts_again_has_its_studies_still(held: Held, server: UUID) -> None:
+    store = held.store
+    store.enter_server(server, "elsewhere:2", LEASE)
+    assert store.find_owner("mine") == "elsewhere:2"
+    assert store.list_orphans(server) == [Orphan(study_id="mine", given=True)]
+    assert held.claim(server).epoch == held.ownership.epoch + 1
 
 
 def test_a_study_is_handed_over_to_a_living_server(held: Held) -> None:
