@@ -10,6 +10,7 @@ A name that is not made of letters, digits and _ alone is quoted: `metrics."val/
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 
@@ -23,6 +24,8 @@ _SIGNS = {"=": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _FIELDS = ("number", "state", "attempt", "worker_id", "origin")
 _MAPS = ("metrics", "parameters", "labels")
 _LONGEST, _DEEPEST = 2_000, 20
+#: More digits than these are read as a float.
+_DIGITS = 20
 
 
 def to_jsonpath(text: str) -> str:
@@ -58,9 +61,10 @@ class _Parser:
         while place < end:
             match = _TOKEN.match(self._text, place)
             if match is None or match.lastgroup is None:
+                rest = self._text[place:end].lstrip()
                 raise InvalidArgumentError(
-                    f"`filter` has {self._text[place:].strip()[:20]!r} at character {place + 1}, "
-                    "which is no word, number or sign of it."
+                    f"`filter` has {rest[:20]!r} at character {end - len(rest) + 1}, which is no "
+                    "word, number or sign of it."
                 )
             yield match.lastgroup, match[match.lastgroup], match.start(match.lastgroup)
             place = match.end()
@@ -79,7 +83,7 @@ class _Parser:
 
     def _refused(self, wanted: str) -> InvalidArgumentError:
         kind, token = self._peek()
-        got = "its end" if kind == "end" else repr(token)
+        got = "its end" if kind == "end" else repr(token[:40])
         place = len(self._text) if kind == "end" else self._tokens[self._next][2]
         return InvalidArgumentError(
             f"`filter` needs {wanted} at character {place + 1}, but got {got}."
@@ -137,8 +141,8 @@ class _Parser:
         kind, token = self._peek()
         if kind not in ("word", "text"):
             raise self._refused("a name")
+        name = self._unquoted(token) if kind == "text" else token
         self._next += 1
-        name = _unquoted(token) if kind == "text" else token
         # A tuned setting of a feature is called `feature.setting`.
         while self._take("."):
             kind, token = self._peek()
@@ -150,18 +154,28 @@ class _Parser:
 
     def _value(self) -> str:
         kind, token = self._peek()
-        if kind == "number":
-            self._next += 1
-            return json.dumps(float(token))
-        if kind == "text":
-            self._next += 1
-            return json.dumps(_unquoted(token))
-        if kind == "word":
-            self._next += 1
-            lower = token.lower()
-            return lower if lower in ("true", "false") else json.dumps(token)
-        raise self._refused("a number, a word, true or false")
+        match kind:
+            case "number":
+                value = self._number(token)
+            case "text":
+                value = json.dumps(self._unquoted(token))
+            case "word":
+                lower = token.lower()
+                value = lower if lower in ("true", "false") else json.dumps(token)
+            case _:
+                raise self._refused("a number, a word, true or false")
+        self._next += 1
+        return value
 
+    def _number(self, token: str) -> str:
+        # A whole number in full: a float has no place for all of 64 bits.
+        if token.lstrip("+-").isdecimal() and len(token) <= _DIGITS:
+            return str(int(token))
+        if not math.isfinite(float(token)):
+            raise self._refused("a number that is not too large")
+        return json.dumps(float(token))
 
-def _unquoted(token: str) -> str:
-    return re.sub(r"\\(.)", r"\1", token[1:-1])
+    def _unquoted(self, token: str) -> str:
+        if "\0" in token:
+            raise self._refused("words without NUL")
+        return re.sub(r"\\(.)", r"\1", token[1:-1])
