@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from datetime import timedelta
+from uuid import UUID
 
 import psycopg
 import pytest
 
+from tests.integration.storage_support import (
+    LATER,
+    LEASE,
+    METRIC,
+    NOW,
+    SPEC,
+    STUDY,
+    Held,
+    entered,
+    flat,
+    given,
+    loss,
+    past,
+)
 from tuner.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -19,24 +33,18 @@ from tuner.errors import (
     NotFoundError,
     UnavailableError,
 )
-from tuner.space import Categorical, Float, Int, Space
+from tuner.space import Categorical, Float, Space
 from tuner.study import (
     Cause,
     Checkpoint,
     Constraint,
     Failure,
-    Goal,
-    Lease,
     Measurement,
     Metric,
     Origin,
     StatisticsRef,
-    Study,
-    StudySpec,
     StudyState,
-    Trial,
     TrialState,
-    lease_token,
 )
 from tuner_storage import (
     Database,
@@ -45,114 +53,9 @@ from tuner_storage import (
     Request,
     StaleError,
     Store,
-    StoredStudy,
     TrialPage,
-    Write,
     writes,
 )
-
-NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-LATER = NOW + timedelta(seconds=9)
-LEASE = timedelta(seconds=30)
-METRIC = Metric(name="loss", goal=Goal.MINIMIZE)
-SPEC = StudySpec(
-    metrics=(METRIC,),
-    space=Space.of({"rate": Float(1e-5, 1.0, log=True), "layers": Int(1, 3)}),
-    settings={"on": True, "big": 1e22, "whole": 2.0},
-    labels={"who": "me"},
-)
-STUDY = Study(
-    study_id="mine",
-    spec=SPEC,
-    state=StudyState.ACTIVE,
-    space_version=1,
-    create_time=NOW,
-    update_time=NOW,
-    etag="1",
-)
-
-
-def flat(changes: Iterable[Write | Sequence[Write]]) -> list[Write]:
-    """Changes in a row, of which some are one each and some several."""
-    return [w for change in changes for w in ([change] if isinstance(change, Write) else change)]
-
-
-class Held:
-    """A study in the hands of a server, and a server's words in short."""
-
-    def __init__(self, store: Store, server: UUID, study: Study = STUDY) -> None:
-        self.store = store
-        self.key = store.create_study(study)
-        self.study_id = study.study_id
-        self.ownership = self.claim(server)
-
-    def claim(self, server: UUID) -> Ownership:
-        """Makes a server the owner; what was owned before is worth nothing then."""
-        epoch = self.store.claim_study(server, self.study_id)
-        assert epoch is not None
-        return Ownership(key=self.key, server=server, epoch=epoch)
-
-    def commit(self, *changes: Write | Sequence[Write]) -> None:
-        self.store.commit(self.ownership, flat(changes))
-
-    def trial(self, number: int, **changes: object) -> Trial:
-        """A running trial, with changes."""
-        attempt = changes.get("attempt", 1)
-        assert isinstance(attempt, int)
-        token = lease_token(self.key, number, attempt)
-        made = Trial(
-            study_id=self.study_id,
-            number=number,
-            state=TrialState.RUNNING,
-            parameters={"rate": 0.5, "layers": 2},
-            attempt=attempt,
-            lease=Lease(worker_id="ann", expire_time=NOW + LEASE, token=token),
-            create_time=NOW,
-            start_time=NOW,
-        )
-        return replace(made, **changes)  # type: ignore[arg-type]
-
-    def lease(self, *numbers: int, due: Sequence[Trial] = (), host: str = "box") -> None:
-        proposed = [self.trial(number) for number in numbers]
-        self.commit(writes.lease_trials(due=due, proposed=proposed, host=host))
-
-    def report(self, number: int, measured: Measurement, attempt: int = 1) -> None:
-        self.commit(self.reported(number, measured, attempt))
-
-    def reported(self, number: int, measured: Measurement, attempt: int = 1) -> Write:
-        trial = self.trial(number, attempt=attempt, final_measurement=measured)
-        return writes.report(SPEC, trial, measurement=measured, stop_reason=None, now=NOW)
-
-    def end(
-        self,
-        number: int,
-        state: TrialState = TrialState.SUCCEEDED,
-        *further: Write,
-        final: Measurement | None = None,
-        failure: Failure | None = None,
-        attempt: int = 1,
-    ) -> None:
-        ended = self.trial(
-            number,
-            state=state,
-            attempt=attempt,
-            lease=None,
-            final_measurement=final,
-            end_time=LATER if state.is_finished else None,
-        )
-        self.commit(writes.end_attempt(SPEC, ended, failure=failure, now=LATER), *further)
-
-    def get(self, number: int) -> Trial:
-        return self.store.get_trial(self.key, self.study_id, number, full=True)
-
-    def list(self, page: TrialPage | None = None) -> list[Trial]:
-        page = page or TrialPage()
-        return [trial for trial, _ in self.store.list_trials(self.key, self.study_id, page)]
-
-    def stored(self) -> StoredStudy:
-        found = self.store.find_study(self.study_id)
-        assert found is not None
-        return found
 
 
 @pytest.fixture
@@ -174,18 +77,6 @@ def server(store: Store) -> UUID:
 @pytest.fixture
 def held(store: Store, server: UUID) -> Held:
     return Held(store, server)
-
-
-def entered(store: Store, address: str = "", lease: timedelta = LEASE) -> UUID:
-    """A server that has registered."""
-    server = uuid4()
-    store.enter_server(server, address or f"{server}:80", lease)
-    return server
-
-
-def loss(value: float, step: int = 0) -> Measurement:
-    elapsed = timedelta(seconds=step, microseconds=5)
-    return Measurement(step=step, metrics={"loss": value}, elapsed=elapsed)
 
 
 # --- studies ---
@@ -699,27 +590,6 @@ def test_failures_keep_their_words(held: Held) -> None:
 # --- a user's own trials ---
 
 
-def given(held: Held, number: int, **changes: object) -> Trial:
-    """A trial to be run, with changes."""
-    values = {"state": TrialState.QUEUED, "attempt": 0, "lease": None, "start_time": None}
-    return held.trial(number, **{**values, "origin": Origin.GIVEN, **changes})
-
-
-def past(held: Held, number: int, *measured: Measurement, **changes: object) -> Trial:
-    """A past result, with changes."""
-    trial = held.trial(
-        number,
-        state=TrialState.SUCCEEDED,
-        lease=None,
-        origin=Origin.PAST,
-        final_measurement=measured[-1],
-        within_constraints=True,
-        measurements=measured,
-        end_time=NOW,
-    )
-    return replace(trial, **changes)  # type: ignore[arg-type]
-
-
 def test_a_users_own_trials_come_back_equal(held: Held) -> None:
     """Of different lengths everywhere: metrics, measurements, labels."""
     measured = [
@@ -735,7 +605,7 @@ def test_a_users_own_trials_come_back_equal(held: Held) -> None:
         past(held, 4, measured[1], within_constraints=False, measurements=(measured[0],)),
         past(held, 5, measured[2]),
     ]
-    held.commit(*writes.add_trials(SPEC, added))
+    held.commit(writes.add_trials(SPEC, added))
     assert [replace(held.get(n), attempts=()) for n in range(6)] == added
     assert [len(held.get(n).attempts) for n in range(6)] == [0, 1, 1, 0, 1, 1]
     study = held.stored().study
