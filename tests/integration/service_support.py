@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tuner.v1.study_service_pb2_grpc import StudyServiceStub
 
 Trial = trial_pb2.Trial
 Study = study_pb2.Study
+NewTrial = pb.AddTrialsRequest.NewTrial
 
 _SECONDS = 30
 
@@ -64,6 +65,14 @@ class Caller:
             request.measurement.metrics.update(metrics)
         return self.stub.ReportTrial(request, timeout=_SECONDS)
 
+    def checkpoint(self, trial: Trial, uri: str, step: int) -> pb.ReportTrialResponse:
+        request = pb.ReportTrialRequest(
+            name=trial.name,
+            lease_token=trial.lease.token,
+            checkpoint=trial_pb2.Checkpoint(uri=uri, step=step),
+        )
+        return self.stub.ReportTrial(request, timeout=_SECONDS)
+
     def complete(self, trial: Trial, auc: float | None = None, request_id: str = "") -> Trial:
         request = pb.CompleteTrialRequest(
             name=trial.name, lease_token=trial.lease.token, request_id=request_id
@@ -85,6 +94,19 @@ class Caller:
         )
         return self.stub.ReleaseTrial(request, timeout=_SECONDS)
 
+    def add(self, *trials: NewTrial, study_id: str = "s", request_id: str = "") -> list[str]:
+        request = pb.AddTrialsRequest(
+            parent=f"studies/{study_id}", trials=trials, request_id=request_id
+        )
+        return list(self.stub.AddTrials(request, timeout=_SECONDS).names)
+
+    def label_trial(self, number: int, labels: Mapping[str, str], request_id: str = "") -> Trial:
+        request = pb.UpdateTrialRequest(
+            trial=Trial(name=f"studies/s/trials/{number}", labels=labels), request_id=request_id
+        )
+        request.update_mask.paths.append("labels")
+        return self.stub.UpdateTrial(request, timeout=_SECONDS)
+
     def trial(self, number: int = 0, study_id: str = "s") -> Trial:
         name = f"studies/{study_id}/trials/{number}"
         return self.stub.GetTrial(pb.GetTrialRequest(name=name), timeout=_SECONDS)
@@ -98,6 +120,22 @@ class Caller:
             if not response.next_page_token:
                 return found
             request.page_token = response.next_page_token
+
+    def stream(self, study_id: str = "s", **fields: Any) -> list[Trial]:
+        request = pb.ListTrialsRequest(parent=f"studies/{study_id}", **fields)
+        return list(self.stub.StreamTrials(request, timeout=_SECONDS))
+
+    def update(self, study: Study, *paths: str, request_id: str = "") -> Study:
+        request = pb.UpdateStudyRequest(study=study, request_id=request_id)
+        request.study.name = request.study.name or "studies/s"
+        request.update_mask.paths.extend(paths)
+        return self.stub.UpdateStudy(request, timeout=_SECONDS)
+
+    def delete(self, *, force: bool = False, study_id: str = "s", request_id: str = "") -> None:
+        request = pb.DeleteStudyRequest(
+            name=f"studies/{study_id}", force=force, request_id=request_id
+        )
+        self.stub.DeleteStudy(request, timeout=_SECONDS)
 
     def stop(self, reason: str = "", study_id: str = "s") -> Study:
         request = pb.StopStudyRequest(name=f"studies/{study_id}", reason=reason)
@@ -131,6 +169,19 @@ class Caller:
     def read_log(self, trial: Trial, *, follow: bool = False) -> Any:
         request = pb.ReadTrialLogRequest(name=trial.name, follow=follow)
         return self.stub.ReadTrialLog(request, timeout=_SECONDS)
+
+
+def new_trial(x: float, auc: float | None = None, **labels: str) -> NewTrial:
+    """A trial of a user's own of the usual study, a past one if it has a result."""
+    made = NewTrial(labels=labels)
+    made.parameters["x"].double_value = x
+    if auc is not None:
+        made.final_measurement.metrics["auc"] = auc
+    return made
+
+
+def number_of(trial: Trial) -> int:
+    return int(trial.name.rpartition("/")[2])
 
 
 def study_of(**fields: Any) -> Study:

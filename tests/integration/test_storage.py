@@ -605,7 +605,7 @@ def test_a_users_own_trials_come_back_equal(held: Held) -> None:
         past(held, 4, measured[1], within_constraints=False, measurements=(measured[0],)),
         past(held, 5, measured[2]),
     ]
-    held.commit(*writes.add_trials(SPEC, added))
+    held.commit(writes.add_trials(SPEC, added))
     assert [replace(held.get(n), attempts=()) for n in range(6)] == added
     assert [len(held.get(n).attempts) for n in range(6)] == [0, 1, 1, 0, 1, 1]
     study = held.stored().study

@@ -309,6 +309,8 @@ def test_past_trials_are_counted_apart() -> None:
     past = [replace(done(number, 0.1), origin=Origin.PAST) for number in range(3)]
     board = Board(SPEC, [*past, trial(3)])
     assert (board.past, board.counts.past, board.counts.succeeded, board.total) == (3, 3, 3, 4)
+    # The first one brought something better, and for the others nobody waited.
+    assert board.since_best == 0
     assert limits.reached(Limits(trials=2), progress(counts=board.counts)) is None
     board.put(trial(4))
     assert limits.reached(Limits(trials=2), progress(counts=board.counts)) is not None

@@ -30,7 +30,7 @@ class Board:
         self._by_worker: dict[str, set[int]] = defaultdict(set)
         #: Past results, which were added and not run.
         self.past = 0
-        #: Trials that ended after the best one did.
+        #: Trials that ended after the best one did; not past ones, which nobody waited for here.
         self._since_best: set[int] = set()
         for trial in sorted(trials, key=lambda trial: trial.end_time or _NEVER):
             self.put(trial)
@@ -62,7 +62,8 @@ class Board:
             self._since_best.discard(trial.number)
 
     def _finish(self, trial: Trial) -> None:
-        self._since_best.add(trial.number)
+        if trial.origin is not Origin.PAST:
+            self._since_best.add(trial.number)
         if trial.state not in (TrialState.SUCCEEDED, TrialState.PRUNED):
             return
         reached = self._spec.score(trial.final_measurement)

@@ -289,10 +289,11 @@ class LiveStudy:
         self, number: int, token: str, offset: int, text: str, reply: Reply[None, M]
     ) -> M:
         """Appends to the log of an attempt, which may be over. Raises LeaseLostError."""
-        key, _, attempt = parse_lease_token(token)
+        key, leased, attempt = parse_lease_token(token)
 
         def verb(now: datetime) -> None:
-            if key != self.record.key or not 0 < attempt <= self._known(number).attempt:
+            trial = self._known(number)
+            if (key, leased) != (self.record.key, number) or not 0 < attempt <= trial.attempt:
                 raise LeaseLostError(f"trial {number} has no such attempt any more; drop it.")
             self.record.write(writes.write_log(number, attempt, offset, text))
 

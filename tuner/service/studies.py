@@ -236,15 +236,25 @@ class Studies:
 
     def delete(self, study_id: str, *, force: bool, reply: Reply[None, M]) -> M:
         """Deletes a study; raises FailedPreconditionError while trials run, unless forced."""
-        if reply.request_id:
-            body = self._store.find_answer(0, reply.request_id, reply.method)
-            if body is not None:
-                return reply.parse(body)
-        message = self.do(
-            study_id, lambda live: lifecycle.delete(live.record, force=force, reply=reply)
-        )
+        if (answered := self._deleted(reply)) is not None:
+            return answered
+        try:
+            message = self.do(
+                study_id, lambda live: lifecycle.delete(live.record, force=force, reply=reply)
+            )
+        except NotFoundError:
+            # The same request may have arrived twice, and the other one was faster.
+            if (answered := self._deleted(reply)) is not None:
+                return answered
+            raise
         self._forget(study_id)
         return message
+
+    def _deleted(self, reply: Reply[None, M]) -> M | None:
+        if not reply.request_id:
+            return None
+        body = self._store.find_answer(0, reply.request_id, reply.method)
+        return None if body is None else reply.parse(body)
 
     def importance(self, study_id: str) -> Importance:
         """How much parameters mattered; nothing before the space is complete."""
