@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -89,7 +90,7 @@ def read(measures: Measures, address: str) -> None:
     ) as to:
         stub = StudyServiceStub(to)
 
-        def page(**fields: object) -> pb.ListTrialsResponse:
+        def page(**fields: Any) -> pb.ListTrialsResponse:
             request = pb.ListTrialsRequest(parent=f"studies/{_STUDY}", page_size=1000, **fields)
             return stub.ListTrials(request, timeout=_SECONDS)
 
@@ -157,10 +158,10 @@ def _watcher(stack: ExitStack, address: str) -> set[int]:
 
     def follow() -> None:
         try:
-            for event in stream:
+            for message in stream:
                 ready.set()
-                if event.trial.name:
-                    numbers.add(int(event.trial.name.rpartition("/")[2]))
+                names = [event.trial.name for event in message.events if event.trial.name]
+                numbers.update(int(name.rpartition("/")[2]) for name in names)
         except grpc.RpcError:
             return
 

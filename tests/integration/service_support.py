@@ -25,6 +25,23 @@ NewTrial = pb.AddTrialsRequest.NewTrial
 _SECONDS = 30
 
 
+class Watched:
+    """The events of a stream, one after the other."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._events = (event for message in stream for event in message.events)
+
+    def __iter__(self) -> Iterator[pb.StudyEvent]:
+        return self._events
+
+    def __next__(self) -> pb.StudyEvent:
+        return next(self._events)
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+
+
 class Caller:
     """Calls a server in the words of a worker and of a user."""
 
@@ -158,7 +175,7 @@ class Caller:
 
     def watch(self, token: str = "", study_id: str = "s") -> Any:
         request = pb.WatchStudyRequest(name=f"studies/{study_id}", resume_token=token)
-        return self.stub.WatchStudy(request, timeout=_SECONDS)
+        return Watched(self.stub.WatchStudy(request, timeout=_SECONDS))
 
     def write_log(self, trial: Trial, text: str, offset: int = 0) -> None:
         request = pb.WriteTrialLogRequest(

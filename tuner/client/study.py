@@ -230,7 +230,8 @@ class Study:
 
     def _stream(self, token: str) -> Iterator[pb.StudyEvent]:
         request = pb.WatchStudyRequest(name=self.name, resume_token=token)
-        return self._connection.stream(lambda stub: stub.WatchStudy, request)
+        for message in self._connection.stream(lambda stub: stub.WatchStudy, request):
+            yield from message.events
 
     def watch(self) -> None:
         """Shows the study until it ends; Ctrl-C detaches and ends nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -42,6 +42,8 @@ Context = grpc.ServicerContext
 
 #: Each open stream takes a thread of the server; what is left of them answers calls.
 STREAMS = 1000
+#: A message of events is sent once it is so long.
+_EVENT_BYTES = 2**18
 
 
 class StudyServicer(StudyServiceServicer):
@@ -234,8 +236,11 @@ class StudyServicer(StudyServiceServicer):
     ) -> Iterator[bytes]:
         study_id = parse_study_name(request.name)
         with self._stream():
-            events = watch.watch(self._studies, study_id, request.resume_token, context.is_active)
-            yield from map(_event, events)
+            happened = watch.watch(
+                self._studies, study_id, request.resume_token, context.is_active
+            )
+            for events in happened:
+                yield from _packed(events)
 
     def WriteTrialLog(self, request: pb.WriteTrialLogRequest, context: Context) -> Empty:
         study_id, number = parse_trial_name(request.name)
@@ -416,11 +421,22 @@ def _changes(request: pb.UpdateStudyRequest) -> Changes:
     )
 
 
-def _event(event: Event) -> bytes:
-    """Made once for all who watch."""
-    if not event.message:
-        event.message = _made(event).SerializeToString()
-    return event.message
+def _packed(events: Iterable[Event]) -> Iterator[bytes]:
+    """Events as WatchStudyResponses of moderate size; each event is made once for all watchers.
+
+    Messages on the wire may be joined: a repeated field goes on where the other message begins.
+    """
+    parts, size = list[bytes](), 0
+    for event in events:
+        if not event.message:
+            event.message = pb.WatchStudyResponse(events=[_made(event)]).SerializeToString()
+        parts.append(event.message)
+        size += len(event.message)
+        if size >= _EVENT_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
 
 
 def _made(event: Event) -> pb.StudyEvent:

@@ -327,7 +327,7 @@ class Studies:
 
     def hand_over(self) -> None:
         """Gives one study to a server that has at least two fewer."""
-        owned = [live for live in self._live.values() if not live.record.closed]
+        owned = self.owned
         others = self._fleet.others() if len(owned) > 1 else []
         heir = min(others, key=lambda entry: entry.studies, default=None)
         if heir is None or len(owned) - heir.studies < 2:
@@ -345,7 +345,7 @@ class Studies:
     @property
     def owned(self) -> list[LiveStudy]:
         """The studies in memory."""
-        return [live for live in self._live.values() if not live.record.closed]
+        return [live for live in list(self._live.values()) if not live.record.closed]
 
     def end_streams(self) -> None:
         """Ends what is streamed, so that the server can stop."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tuner.service.events import Event, Reported
 from tuner.service.live import LiveStudy
@@ -20,7 +20,7 @@ _REST_SECONDS, _LONGEST_REST_SECONDS = 0.001, 1.0
 
 def watch(
     studies: Studies, study_id: str, token: str, is_wanted: Callable[[], bool]
-) -> Iterator[Event]:
+) -> Iterator[Sequence[Event]]:
     """What happens to a study until it has ended: first as it is, unless `token` is known.
 
     A watcher that was too slow, or whose study was loaded again, gets the study as it is again.
@@ -33,7 +33,7 @@ def watch(
             position = events.find(token)
             if position is None:
                 position, shown = studies.do(study_id, _snapshot)
-                yield from shown
+                yield shown
             yield from _follow(live, position, is_wanted)
         finally:
             events.watchers -= 1
@@ -53,7 +53,9 @@ def _snapshot(live: LiveStudy) -> tuple[int, list[Event]]:
     return position, [*events, Event(token=token, time=now, what=what[-1])]
 
 
-def _follow(live: LiveStudy, position: int, is_wanted: Callable[[], bool]) -> Iterator[Event]:
+def _follow(
+    live: LiveStudy, position: int, is_wanted: Callable[[], bool]
+) -> Iterator[Sequence[Event]]:
     """What happens after a position, until the study has ended or the log cannot say."""
     events = live.record.events
     while is_wanted():
@@ -66,12 +68,13 @@ def _follow(live: LiveStudy, position: int, is_wanted: Callable[[], bool]) -> It
         if happened is None or (ended and not happened):
             return
         position += len(happened)
-        yield from _newest(happened)
+        if happened:
+            yield _newest(happened)
         if not ended:
             time.sleep(min(events.watchers * _REST_SECONDS, _LONGEST_REST_SECONDS))
 
 
-def _newest(happened: list[Event]) -> Iterator[Event]:
+def _newest(happened: Sequence[Event]) -> Sequence[Event]:
     """Without states that a later one of the same study or trial has already followed."""
     seen = set[str]()
     kept = list[Event]()
@@ -82,7 +85,7 @@ def _newest(happened: list[Event]) -> Iterator[Event]:
         if isinstance(what, Reported) or name not in seen:
             kept.append(event)
         seen.add(name)
-    yield from reversed(kept)
+    return kept[::-1]
 
 
 def read_log(

@@ -1074,6 +1074,30 @@ class WatchStudyRequest(_message.Message):
 Global___WatchStudyRequest: _TypeAlias = WatchStudyRequest  # noqa: Y015
 
 @_typing.final
+class WatchStudyResponse(_message.Message):
+    """Some of what happened, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StudyEvent]:
+        """At least one event. States that a later event replaces may be left out."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___StudyEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStudyResponse: _TypeAlias = WatchStudyResponse  # noqa: Y015
+
+@_typing.final
 class StudyEvent(_message.Message):
     """Something that happened to a study."""
 

@@ -144,7 +144,7 @@ class StudyServiceStub(object):
         self.WatchStudy = channel.unary_stream(
                 '/tuner.v1.StudyService/WatchStudy',
                 request_serializer=tuner_dot_v1_dot_study__service__pb2.WatchStudyRequest.SerializeToString,
-                response_deserializer=tuner_dot_v1_dot_study__service__pb2.StudyEvent.FromString,
+                response_deserializer=tuner_dot_v1_dot_study__service__pb2.WatchStudyResponse.FromString,
                 _registered_method=True)
         self.WriteTrialLog = channel.unary_unary(
                 '/tuner.v1.StudyService/WriteTrialLog',
@@ -313,7 +313,8 @@ class StudyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchStudy(self, request, context):
-        """Streams what happens to a study, from now or from a resume token, until it ends.
+        """Streams what happens to a study, from now or from a resume token, until it ends. The more watch a study, the
+        rarer and fuller the messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -446,7 +447,7 @@ def add_StudyServiceServicer_to_server(servicer, server):
             'WatchStudy': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStudy,
                     request_deserializer=tuner_dot_v1_dot_study__service__pb2.WatchStudyRequest.FromString,
-                    response_serializer=tuner_dot_v1_dot_study__service__pb2.StudyEvent.SerializeToString,
+                    response_serializer=tuner_dot_v1_dot_study__service__pb2.WatchStudyResponse.SerializeToString,
             ),
             'WriteTrialLog': grpc.unary_unary_rpc_method_handler(
                     servicer.WriteTrialLog,
@@ -1034,7 +1035,7 @@ class StudyService(object):
             target,
             '/tuner.v1.StudyService/WatchStudy',
             tuner_dot_v1_dot_study__service__pb2.WatchStudyRequest.SerializeToString,
-            tuner_dot_v1_dot_study__service__pb2.StudyEvent.FromString,
+            tuner_dot_v1_dot_study__service__pb2.WatchStudyResponse.FromString,
             options,
             channel_credentials,
             insecure,

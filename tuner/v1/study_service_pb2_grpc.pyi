@@ -83,8 +83,10 @@ class StudyServiceStub:
     """Lists a study's trials, a page at a time."""
     StreamTrials: _grpc.UnaryStreamMultiCallable[_study_service_pb2.ListTrialsRequest, _trial_pb2.Trial]
     """Streams all the trials that ListTrials would list."""
-    WatchStudy: _grpc.UnaryStreamMultiCallable[_study_service_pb2.WatchStudyRequest, _study_service_pb2.StudyEvent]
-    """Streams what happens to a study, from now or from a resume token, until it ends."""
+    WatchStudy: _grpc.UnaryStreamMultiCallable[_study_service_pb2.WatchStudyRequest, _study_service_pb2.WatchStudyResponse]
+    """Streams what happens to a study, from now or from a resume token, until it ends. The more watch a study, the
+    rarer and fuller the messages.
+    """
     WriteTrialLog: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.WriteTrialLogRequest, _empty_pb2.Empty]
     """Appends to a trial's log."""
     ReadTrialLog: _grpc.UnaryStreamMultiCallable[_study_service_pb2.ReadTrialLogRequest, _study_service_pb2.TrialLogChunk]
@@ -144,8 +146,10 @@ class StudyServiceAsyncStub(StudyServiceStub):
     """Lists a study's trials, a page at a time."""
     StreamTrials: _aio.UnaryStreamMultiCallable[_study_service_pb2.ListTrialsRequest, _trial_pb2.Trial]  # type: ignore[assignment]
     """Streams all the trials that ListTrials would list."""
-    WatchStudy: _aio.UnaryStreamMultiCallable[_study_service_pb2.WatchStudyRequest, _study_service_pb2.StudyEvent]  # type: ignore[assignment]
-    """Streams what happens to a study, from now or from a resume token, until it ends."""
+    WatchStudy: _aio.UnaryStreamMultiCallable[_study_service_pb2.WatchStudyRequest, _study_service_pb2.WatchStudyResponse]  # type: ignore[assignment]
+    """Streams what happens to a study, from now or from a resume token, until it ends. The more watch a study, the
+    rarer and fuller the messages.
+    """
     WriteTrialLog: _aio.UnaryUnaryMultiCallable[_study_service_pb2.WriteTrialLogRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Appends to a trial's log."""
     ReadTrialLog: _aio.UnaryStreamMultiCallable[_study_service_pb2.ReadTrialLogRequest, _study_service_pb2.TrialLogChunk]  # type: ignore[assignment]
@@ -328,8 +332,10 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _study_service_pb2.WatchStudyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_study_service_pb2.StudyEvent], _abc.AsyncIterator[_study_service_pb2.StudyEvent]]:
-        """Streams what happens to a study, from now or from a resume token, until it ends."""
+    ) -> _typing.Union[_abc.Iterator[_study_service_pb2.WatchStudyResponse], _abc.AsyncIterator[_study_service_pb2.WatchStudyResponse]]:
+        """Streams what happens to a study, from now or from a resume token, until it ends. The more watch a study, the
+        rarer and fuller the messages.
+        """
 
     @_abc_1.abstractmethod
     def WriteTrialLog(

@@ -97,7 +97,8 @@ class StudySource:
         """What happens to the study; without a token, first everything as it is."""
         request = pb.WatchStudyRequest(name=f"studies/{study_id}", resume_token=resume_token)
         for message in self._connection.stream(lambda s: s.WatchStudy, request):
-            yield Event(resume_token=message.resume_token, what=_what(message))
+            for event in message.events:
+                yield Event(resume_token=event.resume_token, what=_what(event))
 
     def log(self, study_id: str, number: int) -> Iterator[tuple[int, str]]:
         """The parts of the trial's log with the attempt that wrote each, until the trial ends."""
