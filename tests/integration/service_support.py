@@ -30,7 +30,9 @@ class Watched:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._events = (event for message in stream for event in message.events)
+        self._events: Iterator[pb.StudyEvent] = (
+            event for message in stream for event in message.events
+        )
 
     def __iter__(self) -> Iterator[pb.StudyEvent]:
         return self._events
