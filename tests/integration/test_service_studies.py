@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -570,6 +571,25 @@ def test_kill_9_loses_nothing_and_workers_keep_their_trials(tmp_path: Path) -> N
         assert server.end(signal.SIGTERM) == 0
     assert not (folder / "server.json").exists()
     assert not (folder / "postgres" / "postmaster.pid").exists()
+
+
+def test_workers_are_not_blamed_for_the_time_that_a_server_slept(tmp_path: Path) -> None:
+    """As when a laptop is closed: everybody sleeps, and everybody wakes up."""
+    server = Process(tmp_path / "data")
+    try:
+        with grpc.insecure_channel(server.said["address"]) as channel:
+            caller = Caller(channel)
+            caller.create()
+            held = caller.one("ann")
+            os.kill(server.process.pid, signal.SIGSTOP)
+            time.sleep(6)
+            os.kill(server.process.pid, signal.SIGCONT)
+            time.sleep(1)
+            assert caller.report(held, 0, auc=0.5).decision == pb.ReportTrialResponse.CONTINUE
+            assert caller.complete(held).attempt == 1
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+        assert server.end(signal.SIGTERM) == 0
 
 
 def _state(caller: Caller, name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Options = Sequence[tuple[str, Any]]
 
+#: The metadata that says what a call is called in the servers' logs.
+REQUEST_KEY = "x-request-id"
+
 #: How long one call may take.
 CALL_SECONDS = 20.0
 #: How long a call is repeated while nobody answers: a server may be restarted meanwhile.
@@ -38,6 +42,9 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # A server that hangs is left for the next address.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     # Two connections of one process must not share a broken one.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -131,10 +138,12 @@ class Connection:
         """
         give_up = time.monotonic() + patience_seconds
         delay, tries = _FIRST_DELAY_SECONDS, 0
+        # One name for all tries, in the logs of every server that they pass through.
+        name = secrets.token_hex(8)
         while True:
             tries += 1
             line, token = self._line(), self._access.current_token()
-            metadata = self._access.metadata(line.address, token)
+            metadata = (*self._access.metadata(line.address, token), (REQUEST_KEY, name))
             try:
                 return verb(line.stub)(request, timeout=timeout_seconds, metadata=metadata)
             except grpc.RpcError as error:

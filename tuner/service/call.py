@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-#: The metadata that says what a call is called in the logs, of every server it passes through.
-REQUEST_KEY = "x-request-id"
-
 
 @dataclass(slots=True, kw_only=True)
 class Call:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from tuner.client.channel import rebuilt
+from tuner.client.channel import REQUEST_KEY, rebuilt
 from tuner.errors import UnavailableError
-from tuner.service.call import REQUEST_KEY, Call
+from tuner.service.call import Call
 from tuner.service.fleet import ElsewhereError
 
 R = TypeVar("R")

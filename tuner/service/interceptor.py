@@ -13,9 +13,10 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
+from tuner.client.channel import REQUEST_KEY
 from tuner.errors import InternalError, TunerError, UnavailableError
 from tuner.service import call as calls
-from tuner.service.call import REQUEST_KEY, Call
+from tuner.service.call import Call
 from tuner.service.fleet import ElsewhereError
 from tuner.service.forwarding import Forwarder
 

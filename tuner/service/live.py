@@ -62,17 +62,23 @@ class LiveStudy:
         self._lease = lease
         self._causes = {number: list(listed) for number, listed in causes.items()}
         self._reported: dict[int, dict[int, Measurement]] = {}
+        self._ticked = self.last_use
         self._take_over()
 
     def _take_over(self) -> None:
-        """Gives workers that outlived a server the time to be heard."""
-        earliest = self.last_use + self._lease / 2
+        """Goes on where another server, or an earlier life of this one, left off."""
         for trial in self.record.board.of(TrialState.RUNNING):
             self._reported[trial.number] = {m.step: m for m in trial.measurements}
-            if trial.lease is not None:
-                until = max(trial.lease.expire_time, earliest)
-                lease = replace(trial.lease, expire_time=until)
-                self.record.board.put(replace(trial, measurements=(), lease=lease))
+            self.record.board.put(replace(trial, measurements=()))
+        self._forgive(self.last_use)
+
+    def _forgive(self, now: datetime) -> None:
+        """Gives workers that outlived a server the time to be heard."""
+        earliest = now + self._lease / 2
+        for trial in self.record.board.of(TrialState.RUNNING):
+            if trial.lease is not None and trial.lease.expire_time < earliest:
+                lease = replace(trial.lease, expire_time=earliest)
+                self.record.board.put(replace(trial, lease=lease))
 
     @property
     def is_at_rest(self) -> bool:
@@ -350,6 +356,10 @@ class LiveStudy:
         self.record.run(silent(), self._tick)
 
     def _tick(self, now: datetime) -> None:
+        if now - self._ticked > self._lease / 2:
+            # This machine slept, or its clock was set: its workers had no time to be heard.
+            self._forgive(now)
+        self._ticked = now
         for trial in self.record.board.of(TrialState.RUNNING):
             if trial.lease is not None and trial.lease.expire_time <= now:
                 self.record.meter.expired()

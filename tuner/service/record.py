@@ -161,7 +161,7 @@ class Record:
     def _sync(self, position: int) -> None:
         try:
             self._journal.sync(position)
-        except TunerError:
+        except BaseException:
             if self._journal.failed:
                 self.close()
             raise

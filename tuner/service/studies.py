@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -39,6 +38,8 @@ M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
 
 _TRIES = 4
+#: How many studies are loaded at once.
+_LOADS = 16
 _IDLE = timedelta(minutes=10)
 _REQUESTS_KEPT = timedelta(days=1)
 
@@ -71,7 +72,10 @@ class Studies:
         self._meter = meter
         self._allowed = allowed
         self._live: dict[str, LiveStudy] = {}
-        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        # A few for all names, as anybody may ask for any name.
+        self._loading = [threading.Lock() for _ in range(_LOADS)]
+        #: Studies that could not be loaded: that is said once.
+        self._unloadable: set[str] = set()
         #: Set when the server stops: streams end then.
         self.stopping = threading.Event()
 
@@ -87,7 +91,7 @@ class Studies:
         found = self._live.get(study_id)
         if found is not None and not found.record.closed:
             return found
-        with self._loading[study_id]:
+        with self._loading[hash(study_id) % _LOADS]:
             found = self._live.get(study_id)
             if found is None or found.record.closed:
                 self._live.pop(study_id, None)
@@ -290,7 +294,11 @@ class Studies:
     # --- time ---
 
     def tick(self) -> None:
-        """Takes trials from silent workers, ends studies whose time is over, forgets idle ones."""
+        """Takes trials from silent workers, ends studies whose time is over, forgets idle ones.
+
+        Raises:
+            UnavailableError: the database does not answer; the other studies have to wait, too.
+        """
         for study_id, live in list(self._live.items()):
             try:
                 if live.record.closed:
@@ -299,8 +307,6 @@ class Studies:
                     self.do(study_id, LiveStudy.tick)
             except (NotFoundError, ElsewhereError):
                 self._forget(study_id)
-            except TunerError as error:
-                logger.warning("study %s: %s", study_id, error.message)
             idle = utc_now() - live.last_use > _IDLE
             if idle and live.is_at_rest:
                 self._forget(study_id)
@@ -317,13 +323,22 @@ class Studies:
         total = len(mine) + len(free) + sum(entry.studies for entry in others)
         share = math.ceil(total / (1 + len(others)))
         for orphan in (*mine, *free[: max(0, share - len(mine))]):
-            if orphan.study_id in self._live:
-                continue
-            try:
-                self.live(orphan.study_id)
-                logger.info("works on study %s", orphan.study_id)
-            except (NotFoundError, ElsewhereError):
-                continue
+            if orphan.study_id not in self._live:
+                self._take(orphan.study_id)
+
+    def _take(self, study_id: str) -> None:
+        """Loads a study; one that cannot be loaded must not keep the others from it."""
+        try:
+            self.live(study_id)
+            logger.info("works on study %s", study_id)
+        except (NotFoundError, ElsewhereError):
+            return
+        except UnavailableError:
+            raise
+        except Exception:
+            if study_id not in self._unloadable:
+                logger.exception("study %s cannot be loaded", study_id)
+            self._unloadable.add(study_id)
 
     def hand_over(self) -> None:
         """Gives one study to a server that has at least two fewer."""

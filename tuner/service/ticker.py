@@ -54,11 +54,16 @@ class Ticker:
             thread.join(10)
 
     def _run(self, work: Callable[[], None], seconds: float) -> None:
+        said = ""
         while True:
             try:
                 work()
+                said = ""
             except TunerError as error:
-                logger.warning("%s", error.message)
+                # Said once, not four times a second for as long as a database is away.
+                if error.message != said:
+                    logger.warning("%s", error.message)
+                said = error.message
             except Exception:
                 # A thread's border: what goes wrong once must not end it.
                 logger.exception("unexpected error in %s", threading.current_thread().name)
