@@ -92,6 +92,21 @@ class Database:
         with self.connection() as connection, connection.transaction():
             yield connection
 
+    @contextmanager
+    def pipeline(self) -> Iterator[Connection]:
+        """Lends a connection for statements that go out together, as one transaction.
+
+        One that failed is not lent again: psycopg believes that it prepared the statements behind
+        the failure, which PostgreSQL never saw.
+        """
+        with self.connection() as connection:
+            try:
+                with connection.pipeline():
+                    yield connection
+            except BaseException:
+                connection.close()
+                raise
+
     def _check(self, connection: Connection) -> None:
         """Raises if the other end of an idle connection is closed; costs no round trip."""
         poll = select.poll()

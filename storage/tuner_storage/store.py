@@ -63,7 +63,7 @@ class Store:
         """
         owner = {"server": ownership.server, "epoch": ownership.epoch}
         work = [("check_owner", owner), *writes.statements(changes)]
-        with self._database.connection() as connection, connection.pipeline():
+        with self._database.pipeline() as connection:
             for name, parameters in work:
                 connection.execute(QUERIES[name], {"study": ownership.key, **parameters})
 

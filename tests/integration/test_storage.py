@@ -230,6 +230,21 @@ def test_a_commit_is_one_transaction(held: Held) -> None:
     assert held.get(0).final_measurement == loss(0.5)
 
 
+def test_a_commit_that_failed_harms_no_later_one(database_url: str) -> None:
+    """psycopg prepares a statement at its fifth use: here behind one that fails."""
+    for uses in range(4, 8):
+        with Database(database_url, connections=1) as database:
+            study = replace(STUDY, study_id=f"s{uses}")
+            held = Held(Store(database), entered(Store(database)), study)
+            held.lease(0)
+            label = writes.label_trial(held.trial(0, labels={"a": "b"}))
+            for _ in range(uses):
+                held.commit(label)
+            with pytest.raises(StaleError):
+                held.commit(writes.retry_trials([0]), label)
+            held.commit(label)
+
+
 def test_changes_of_one_commit_follow_each_other(held: Held) -> None:
     lost = Failure(cause=Cause.PREEMPTED)
     queued = held.trial(0, state=TrialState.QUEUED, lease=None)

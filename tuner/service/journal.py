@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,27 @@ class Change:
     writes: Sequence[Write]
     #: Called once it is on disk, in the order of the changes: who watches is told then.
     written: Callable[[], None]
+
+
+class _Waiter:
+    """A caller who waits for its change, with a lock of its own."""
+
+    __slots__ = ("_asleep", "leads", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        #: Whether it is to commit what is pending.
+        self.leads = False
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Returns when it is woken, or after the time."""
+        self._asleep.acquire(timeout=timeout_seconds)
+
+    def wake(self) -> None:
+        """Wakes it; once."""
+        self._asleep.release()
 
 
 class Journal:
@@ -44,8 +66,9 @@ class Journal:
         self._store = store
         self._ownership = ownership
         self._meter = meter
-        self._done = threading.Condition()
+        self._lock = threading.Lock()
         self._pending: list[Change] = []
+        self._waiting: deque[_Waiter] = deque()
         self._appended = 0
         self._durable = 0
         self._committing = False
@@ -63,7 +86,7 @@ class Journal:
 
     def append(self, change: Change) -> int:
         """Appends a change; returns the position to sync to. The caller orders the changes."""
-        with self._done:
+        with self._lock:
             self._pending.append(change)
             self._appended += 1
             return self._appended
@@ -75,19 +98,28 @@ class Journal:
             StaleError: it will never be: the study has to be loaded again.
             UnavailableError: PostgreSQL does not answer.
         """
-        deadline = time.monotonic() + _SYNC_SECONDS
+        waiter: _Waiter | None = None
         while True:
-            with self._done:
-                while self._committing and self._durable < position and not self._failure:
-                    if not self._done.wait(deadline - time.monotonic()):
-                        raise UnavailableError("the database is slow; try again.")
+            with self._lock:
                 if self._durable >= position:
                     return
                 if self._failure is not None:
                     raise type(self._failure)(self._failure.message)
-                batch, self._pending = self._pending, []
-                self._committing = True
-            self._commit(batch)
+                if waiter is not None and not waiter.leads:
+                    self._waiting.remove(waiter)
+                    raise UnavailableError("the database is slow; try again.")
+                leads = waiter is not None or not self._committing
+                if leads:
+                    self._committing = True
+                    batch, self._pending = self._pending, []
+                else:
+                    waiter = _Waiter(position)
+                    self._waiting.append(waiter)
+            if leads:
+                waiter = None
+                self._commit(batch)
+            elif waiter is not None:
+                waiter.wait(_SYNC_SECONDS)
 
     def _commit(self, batch: Sequence[Change]) -> None:
         """Writes a batch; the caller made sure that it is the only one who does."""
@@ -100,17 +132,32 @@ class Journal:
             failure = None
         except TunerError as error:
             # Of several changes one may be at fault; asking again, each speaks for itself.
-            failure = error if len(batch) == 1 else failure
-            if isinstance(error, UnavailableError):
+            if len(batch) == 1 or isinstance(error, UnavailableError):
                 failure = error
         finally:
-            with self._done:
-                self._committing = False
-                self._failure = self._failure or failure
-                if failure is None:
-                    self._durable += len(batch)
-                self._done.notify_all()
+            self._wake(len(batch), failure)
         self._meter.committed(len(batch), time.perf_counter() - start)
+
+    def _wake(self, written: int, failure: TunerError | None) -> None:
+        """Wakes those whose changes were written, and one of the others, who commits next.
+
+        After a failure it wakes all. Nobody is woken in vain: that is what waking costs.
+        """
+        with self._lock:
+            self._failure = self._failure or failure
+            if failure is None:
+                self._durable += written
+            woken, left = list[_Waiter](), deque[_Waiter]()
+            for waiter in self._waiting:
+                done = self._failure is not None or waiter.position <= self._durable
+                (woken if done else left).append(waiter)
+            self._committing = bool(left)
+            if left:
+                left[0].leads = True
+                woken.append(left.popleft())
+            self._waiting = left
+        for waiter in woken:
+            waiter.wake()
 
     @property
     def failed(self) -> bool:

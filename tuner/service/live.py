@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -129,7 +130,7 @@ class LiveStudy:
         spec = self.record.study.spec
         parallel = spec.limits.parallel or (1 if spec.is_managed else None)
         if parallel is None:
-            return spec.limits.trials
+            return sys.maxsize
         return max(0, parallel - self.record.board.count(TrialState.RUNNING))
 
     def _lease_out(self, asking: Asking, count: int, now: datetime) -> list[Trial]:
