@@ -233,6 +233,22 @@ def test_a_given_trial_that_is_stopped_before_it_ran_can_be_retried(caller: Call
     assert caller.complete(trial, 0.5).state == State.SUCCEEDED
 
 
+def test_a_retry_that_is_refused_changes_nothing(caller: Caller) -> None:
+    caller.create(no_improvement_trials=2)
+    caller.fail(caller.one(), "TIMED_OUT")
+    for value in (0.9, 0.5, 0.4):
+        caller.complete(caller.one(), value)
+    before = caller.study()
+    assert before.state_reason == "2 trials in a row brought nothing better"
+    with refused("FAILED_PRECONDITION", "FAILED_PRECONDITION") as said:
+        caller.retry(0)
+    assert "allows nothing more: 2 trials in a row" in said[0]
+    assert caller.study() == before
+    caller.update(study_of(no_improvement_trials=3), "limits")
+    assert caller.resume().state == StudyState.ACTIVE
+    assert caller.retry(0) == ["studies/s/trials/0"]
+
+
 def test_watchers_see_added_trials(caller: Caller) -> None:
     caller.create(trials=1)
     stream = caller.watch()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tuner.study import Goal, Origin, StudySpec, Trial, TrialCounts, TrialState
@@ -123,6 +124,12 @@ class Board:
     def since_best(self) -> int:
         """How many trials ended after the last one that brought something better."""
         return len(self._since_best)
+
+    def if_due(self, failed: Collection[int]) -> tuple[TrialCounts, int]:
+        """What `counts` and `since_best` would be if some failed trials were due again."""
+        counts, moved = self.counts, len(failed)
+        counts = replace(counts, queued=counts.queued + moved, failed=counts.failed - moved)
+        return counts, len(self._since_best.difference(failed))
 
     @property
     def total(self) -> int:

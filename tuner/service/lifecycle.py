@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -159,15 +159,16 @@ def resume(record: Record, reply: Reply[Study, M]) -> M:
                 "runner, or submit it again."
             )
         if study.state.is_finished:
-            _check_room(record, now, record.board.open)
+            _check_room(record, now)
         return record.move(StudyState.ACTIVE, "", now)
 
     return record.run(reply, verb)
 
 
-def _check_room(record: Record, now: datetime, due: int) -> None:
+def _check_room(record: Record, now: datetime, retried: Collection[int] = ()) -> None:
     """Raises FailedPreconditionError if the limits allow neither new trials nor those due."""
-    reached = record.reached(now)
+    reached = record.reached(now, retried)
+    due = record.board.open + len(retried)
     if reached is not None and (reached.gives_up or due == 0):
         raise FailedPreconditionError(
             f"study {record.study.study_id!r} allows nothing more: {reached.reason}; raise the "
@@ -239,7 +240,8 @@ def _failed(record: Record, numbers: Sequence[int]) -> list[Trial]:
 def _retry(record: Record, trials: Sequence[Trial], now: datetime) -> None:
     """Trials that are due again; a study that they completed is taken up again."""
     completed = record.study.state is StudyState.COMPLETED
-    before = {trial.number: trial for trial in trials}
+    if completed:
+        _check_room(record, now, [trial.number for trial in trials])
     queued = [
         replace(
             trial,
@@ -254,14 +256,6 @@ def _retry(record: Record, trials: Sequence[Trial], now: datetime) -> None:
     ]
     for trial in queued:
         record.board.put(trial)
-    if completed:
-        try:
-            _check_room(record, now, len(queued))
-        except FailedPreconditionError:
-            # The limits are judged as if the trials were due: nothing is written yet.
-            for trial in before.values():
-                record.board.put(trial)
-            raise
     record.write(writes.retry_trials([trial.number for trial in queued]))
     if completed:
         record.save(taken_up(record.study), now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -214,12 +214,13 @@ class Record:
             algorithm_in_use=self.algorithm_in_use,
         )
 
-    def reached(self, now: datetime) -> Reached | None:
-        """The limit that allows no more trials, or None."""
+    def reached(self, now: datetime, retried: Collection[int] = ()) -> Reached | None:
+        """The limit that allows no more trials, or None; as if some failed ones were due again."""
         allowed = self._study.spec.limits
+        counts, since_best = self.board.if_due(retried)
         progress = Progress(
-            counts=self.board.counts,
-            since_best=self.board.since_best,
+            counts=counts,
+            since_best=since_best,
             worker_time=timedelta(0) if allowed.worker_time is None else self._worker_time(now),
             age=now - self._study.create_time,
         )
