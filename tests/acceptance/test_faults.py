@@ -141,7 +141,7 @@ def scene() -> Iterator[Scene]:
             found.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(360 + 10 * KILLS)
 def test_kill_everything_again_and_again(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     dice = random.Random(7)
     with scene.client() as client:
