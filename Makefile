@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format protos check-protos lock install chromium clean
+.PHONY: demo test soak bench lint format protos check-protos lock install chromium clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,14 @@ demo: install
 
 test: install chromium
 	@$(BIN)/python -m pytest
+
+# Kills workers, servers and PostgreSQL 500 times, and looks for all that was acknowledged; takes a quarter of an hour.
+soak: install
+	@TUNER_TEST_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_faults.py
+
+# The study server beside Optuna's storages; BENCH="--quick" for a first look, BENCH="--json" for machines.
+bench: install
+	@$(BIN)/python tests/benchmarks/study_server.py $(BENCH)
 
 lint: install
 	@$(BIN)/ruff format --check .

@@ -1,16 +1,22 @@
-"""`tuner up` as a user runs it, and every process that was seen below it."""
+"""Processes as a user runs them: `tuner up` with all below it, study servers, workers."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tuner.config import Settings
+
+T = TypeVar("T")
 
 
 class Up:
@@ -72,6 +78,41 @@ class Up:
         self.process.communicate(timeout=30)
 
 
+class Process:
+    """A child that is started again after it was killed."""
+
+    def __init__(self, name: str, log: Path, *args: str, **environment: str) -> None:
+        self.name = name
+        self._log = log
+        self._args = args
+        self._environment = {**os.environ, **environment}
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *self._args], env=self._environment, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def start(self) -> None:
+        self.process = self._start()
+
+
+def study_server(name: str, log: Path, settings: Settings) -> Process:
+    """A study server as a process."""
+    return Process(name, log, "-m", "tuner.service", **settings.environment())
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def descendants(pid: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -103,8 +144,10 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], T | None], seconds: float = 120.0) -> T:
+    """Waits until something is found or holds; returns it."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
+    return found

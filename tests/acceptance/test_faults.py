@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.acceptance.support import until
+from tests.acceptance.support import Process, free_port, study_server, until
 from tuner.client import Client
 from tuner.config import Settings
 from tuner.errors import TunerError
@@ -35,30 +32,6 @@ LEASE_SECONDS = 4
 #: More than can be tried meanwhile; the real limit is set when the killing is over.
 ENDLESS = 100_000
 LEFT = 40
-
-
-class Process:
-    """A child that is started again after it was killed."""
-
-    def __init__(self, name: str, log: Path, *args: str, **environment: str) -> None:
-        self.name = name
-        self._log = log
-        self._args = args
-        self._environment = {**os.environ, **environment}
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *self._args], env=self._environment, stdout=log, stderr=log
-            )
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    def start(self) -> None:
-        self.process = self._start()
 
 
 class Database:
@@ -101,7 +74,7 @@ class Scene:
         self.folder = folder
         self.killed: Counter[str] = Counter()
         self.database = Database(folder / "db")
-        self.ports = [_free_port() for _ in range(SERVERS)]
+        self.ports = [free_port() for _ in range(SERVERS)]
         self.addresses = [f"127.0.0.1:{port}" for port in self.ports]
         self.servers = [self._server(number) for number in range(SERVERS)]
         self.workers: list[Process] = []
@@ -113,8 +86,7 @@ class Scene:
             database_url=self.database.url,
             lease_seconds=LEASE_SECONDS,
         )
-        log = self.folder / f"server-{number}.log"
-        return Process(f"server {number}", log, "-m", "tuner.service", **settings.environment())
+        return study_server(f"server {number}", self.folder / f"server-{number}.log", settings)
 
     def hire(self) -> None:
         """Starts the workers; each prefers another server, and knows both."""
@@ -155,12 +127,6 @@ class Scene:
         self.database.close()
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def scene() -> Iterator[Scene]:
     # Short, so that PostgreSQL's socket stays where it is from one start to the next.
@@ -175,7 +141,7 @@ def scene() -> Iterator[Scene]:
             found.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(360 + 10 * KILLS)
 def test_kill_everything_again_and_again(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     dice = random.Random(7)
     with scene.client() as client:

@@ -1,8 +1,10 @@
 """What a large study costs: adding, reading, filtering, watching and loading many trials.
 
-    python -m tests.benchmarks.large_study [--trials N] [--watchers N] [--json]
+    python tests/benchmarks/large_study.py [--trials N] [--watchers N] [--json]
 
 Every figure is of one server process, called over gRPC on this machine, on an embedded PostgreSQL.
+Figures are shown on standard error as they come; with --json, standard output is one JSON object
+of all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
+if not __package__:
+    # Run by its path: once more as a module, so that it and its children find `tests`.
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.large_study", *sys.argv[1:]])
 
 from tests.benchmarks.bench import cpu_seconds, server
 from tuner.client import Client

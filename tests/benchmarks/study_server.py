@@ -1,8 +1,9 @@
 """The study server beside Optuna's RDBStorage and gRPC proxy, on one PostgreSQL, in one run.
 
-    python -m tests.benchmarks.study_server [--json] [--quick] [--only random tpe growth floor]
+    python tests/benchmarks/study_server.py [--quick] [--only random tpe growth floor] [--json]
 
 Clients suggest and complete trials as fast as they can; what is in the study before is not timed.
+With --json, standard output is one JSON object with every figure, instead of a table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
+if not __package__:
+    # Run by its path: once more as a module, so that it and its children find `tests`.
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.execv(
+        sys.executable, [sys.executable, "-m", "tests.benchmarks.study_server", *sys.argv[1:]]
+    )
 
 from tests.benchmarks import floor, ours
 from tests.benchmarks.bench import (
@@ -351,7 +360,9 @@ def _floor_table(clients: int, found: Mapping[str, float]) -> list[str]:
 
 def options_of(arguments: Sequence[str] | None = None) -> tuple[Options, bool]:
     """Reads the command line; also whether JSON is wanted."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study_server")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--history", type=int, help="finished trials before: 1000")
     parser.add_argument("--seconds", type=float, help="how long each is measured: 10")
