@@ -601,6 +601,8 @@ def test_a_study_whose_trials_all_break_a_constraint_says_so(
         trial.complete({"auc": 0.5, "ms": 2.0})
     _, out, _ = run(capsys, "--server", client.address, "watch", name)
     assert out.splitlines()[-1] == f"{name}: no trial keeps to the constraints"
+    with pytest.raises(NotFoundError, match="has a result within the constraints yet"):
+        study.best()
 
 
 def test_trials_and_past_results_are_added(
