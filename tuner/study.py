@@ -170,6 +170,10 @@ class Constraint:
             return value - self.at_most
         return (self.at_least or 0.0) - value
 
+    def describe(self) -> str:
+        """`≤ 50` or `≥ 0.8`."""
+        return f"≥ {self.at_least:g}" if self.at_most is None else f"≤ {self.at_most:g}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
@@ -294,6 +298,15 @@ class StudySpec:
         metrics = measurement.metrics
         return all(c.violation(metrics.get(c.metric)) <= 0 for c in self.constraints)
 
+    def beyond(self, measurement: Measurement | None) -> frozenset[str]:
+        """The metrics of a measurement that are beyond a bound."""
+        metrics = {} if measurement is None else measurement.metrics
+        return frozenset(
+            c.metric
+            for c in self.constraints
+            if c.metric in metrics and c.violation(metrics[c.metric]) > 0
+        )
+
     def score(self, measurement: Measurement | None) -> float | None:
         """The first metric with its sign turned so that larger is better; None never is best."""
         value = None if measurement is None else measurement.metrics.get(self.metric.name)
@@ -326,6 +339,11 @@ class TrialCounts:
     def finished(self) -> int:
         """Trials that have ended."""
         return self.succeeded + self.pruned + self.failed + self.infeasible
+
+    @property
+    def ran(self) -> int:
+        """Trials that have run here and ended: what counts towards the limit."""
+        return self.finished - self.past
 
     @property
     def total(self) -> int:

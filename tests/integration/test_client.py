@@ -533,6 +533,108 @@ def test_studies_lists_them(
     assert found["best_trial"] == 4
 
 
+@pytest.fixture
+def weighed(client: Client, name: str) -> Study:
+    """A finished study of two metrics and a constraint: one trial of four is beyond it."""
+    study = client.create_study(
+        name,
+        {"x": tuner.Int(0, 100), "kind": tuner.Categorical(["a", "b", True])},
+        metrics={"auc": "maximize", "ms": "minimize"},
+        constraints={"size": {"at_most": 5}},
+        trials=3,
+        search="random",
+    )
+    past = {"auc": 0.5, "ms": 7.0, "size": 1.0}
+    study.add_results([({"x": 50, "kind": "a"}, past)], labels={"from": "2024"})
+    study.add_trials({"x": x, "kind": "b"} for x in (10, 20, 30))
+    for trial in study:
+        with trial as p:
+            x = float(p["x"])
+            trial.complete({"auc": x / 100, "ms": x, "size": x / 5})
+    return study
+
+
+def test_several_metrics_and_constraints_are_shown(
+    client: Client, weighed: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ("--server", client.address)
+    _, out, _ = run(capsys, *at, "trials", weighed.study_id)
+    rows = [line.split() for line in out.splitlines() if line.strip()]
+    assert rows[0][:7] == ["trial", "state", "auc", "ms", "size", "step", "time"]
+    assert rows[2][:7] == ["0", "succeeded", "0.5000", "7.0000", "1.0000", "0", "past"]
+    assert rows[5][:6] == ["3", "succeeded", "0.3000", "30.0000", "!", "6.0000"]
+    assert out.splitlines()[-1].strip() == "! beyond a constraint: size ≤ 5"
+    _, out, _ = run(capsys, *at, "studies")
+    (row,) = (line.split() for line in out.splitlines() if weighed.study_id in line)
+    assert row[1:10] == ["completed", "3/3", "auc", "↑", "ms", "↓", "0.5000", "/", "7.0000"]
+    _, out, _ = run(capsys, *at, "watch", weighed.study_id)
+    assert "trial 3 succeeded auc=0.3000 ms=30.0000 size=6.0000 beyond a constraint (best" in out
+    assert "no other trial beats these in every metric: 0" in out
+    _, out, _ = run(capsys, *at, "trials", weighed.study_id, "--filter", "metrics.auc > 2")
+    assert out == "no such trial\n"
+
+
+def test_json_tells_all_of_a_study(
+    client: Client, weighed: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weighed.label({"team": "credit"})
+    at = ("--server", client.address)
+    _, out, _ = run(capsys, *at, "studies", "--json")
+    (found,) = (d for d in json.loads(out) if d["study"] == weighed.study_id)
+    assert [metric["name"] for metric in found["metrics"]] == ["auc", "ms"]
+    assert found["constraints"] == [{"metric": "size", "at_most": 5.0, "at_least": None}]
+    assert (found["measurement"], found["labels"]) == ("last", {"team": "credit"})
+    assert found["trials"]["past"] == 1
+    _, out, _ = run(capsys, *at, "trials", weighed.study_id, "--json")
+    first, *_, last = json.loads(out)
+    assert (first["origin"], first["labels"]) == ("past", {"from": "2024"})
+    assert (last["origin"], last["within_constraints"]) == ("given", False)
+
+
+def test_a_study_whose_trials_all_break_a_constraint_says_so(
+    client: Client, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = client.create_study(
+        name, SPACE, maximize="auc", constraints={"ms": {"at_most": 1}}, trials=1
+    )
+    for trial in study:
+        trial.complete({"auc": 0.5, "ms": 2.0})
+    _, out, _ = run(capsys, "--server", client.address, "watch", name)
+    assert out.splitlines()[-1] == f"{name}: no trial keeps to the constraints"
+    with pytest.raises(NotFoundError, match="has a result within the constraints yet"):
+        study.best()
+
+
+def test_trials_and_past_results_are_added(
+    client: Client, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space: dict[str, Domain] = {"x": tuner.Float(0, 1), "kind": tuner.Categorical(["1", 2, True])}
+    study = client.create_study(name, space, maximize="auc", trials=5)
+    at = ("--server", client.address, "add", name)
+    assert run(capsys, *at, "x=0.5", "kind=1")[:2] == (0, f"{name}: added due: 0\n")
+    assert run(capsys, *at, "x=1e-3", "kind=2", "auc=0.9")[1] == f"{name}: added past: 1\n"
+    file = tmp_path / "old.csv"
+    file.write_text("x,auc,kind\n0.25,0.8,True\n1,,2\n")
+    _, out, _ = run(capsys, *at, "--file", str(file), "--json")
+    assert json.loads(out) == {"study": name, "past": [2], "due": [3]}
+    trials = [(t.state, dict(t.parameters), t.value) for t in study.trials()]
+    assert trials == [
+        (TrialState.QUEUED, {"x": 0.5, "kind": "1"}, None),
+        (TrialState.SUCCEEDED, {"x": 0.001, "kind": 2}, 0.9),
+        (TrialState.SUCCEEDED, {"x": 0.25, "kind": True}, 0.8),
+        (TrialState.QUEUED, {"x": 1, "kind": 2}, None),
+    ]
+    for wrong, words in (
+        (("y=1",), "y: the parameters of"),
+        (("x=0.5",), "kind"),
+        (("x=7", "kind=2"), "x"),
+        (("x=0.5", "kind=2", "auc=good"), "auc is a number, but got 'good'; correct it."),
+        (("--file", str(tmp_path / "none.csv")), "cannot read"),
+    ):
+        code, out, err = run(capsys, *at, *wrong)
+        assert (code, out) == (2, "") and words in err
+
+
 def test_watch_prints_a_line_for_each_trial(
     client: Client, finished: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:

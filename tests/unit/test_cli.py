@@ -106,6 +106,8 @@ def test_submitting_a_bad_file_prints_the_same_lines(
         (["check", "/no/such/file"], "cannot read /no/such/file: no such file or directory"),
         (["logs", "mine"], "a trial is STUDY/NUMBER"),
         (["retry", "mine"], "say which: --failed"),
+        (["add", "mine"], "say what: NAME=VALUE of each parameter, or --file"),
+        (["add", "mine", "x=1", "--file", "x.csv"], "say what: NAME=VALUE"),
         (["studies", "--server", "127.0.0.1:1"], "no study server at 127.0.0.1:1: start one"),
         (["--server", "127.0.0.1:1", "studies"], "no study server at 127.0.0.1:1: start one"),
     ],

@@ -270,6 +270,24 @@ def test_a_frame_fits_the_terminal(progress: live.Progress, width: int) -> None:
     assert "best 0.8000  trial 0  units=7 learning_rate=0.1235" in text
 
 
+def test_the_best_trial_keeps_to_the_constraints(progress: live.Progress) -> None:
+    spec = replace(SPEC, constraints=(values.Constraint(metric="val_auc", at_most=0.85),))
+    progress.study = replace(progress.study, spec=spec)
+    beyond = replace(trial(3, value=0.9), within_constraints=False)
+    progress.apply(pb.StudyEvent(trial=convert.trial_to_proto(beyond)))
+    assert progress.best is not None and progress.best.number == 0
+    assert [row.number for row in progress.rows(9)][:2] == [2, 0]
+    text = shown(live.render(progress, width=100, height=30), 100)
+    assert "! 0.9000" in text and "! beyond a constraint: val_auc ≤ 0.85" in text
+
+
+def test_past_results_do_not_count_as_progress(progress: live.Progress) -> None:
+    past = replace(trial(3, value=0.9), origin=values.Origin.PAST)
+    progress.apply(pb.StudyEvent(trial=convert.trial_to_proto(past)))
+    assert progress.finished == 2
+    assert progress.count(TrialState.SUCCEEDED) == 2
+
+
 def test_running_trials_show_what_they_reported_last(progress: live.Progress) -> None:
     lines = shown(live.render(progress, width=100, height=30), 100).splitlines()
     (row,) = (line.split() for line in lines if " running " in line and "0.6100" in line)

@@ -111,6 +111,8 @@ def test_limits_are_exact(set_limits: Limits, is_reached: bool, gives_up: bool) 
         (Limits(), TrialCounts(failed=4), False),
         (Limits(), TrialCounts(failed=5, pruned=1), False),
         (Limits(), TrialCounts(failed=9, succeeded=1), False),
+        (Limits(), TrialCounts(failed=5, succeeded=3, past=3), True),
+        (Limits(), TrialCounts(succeeded=3, past=3), False),
         (Limits(failed_trials=6), TrialCounts(failed=5), False),
     ],
 )

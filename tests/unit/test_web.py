@@ -20,7 +20,16 @@ from tests.unit.web_source import (
 )
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space
-from tuner.study import Measurement, Study, StudyState, TrialState
+from tuner.study import (
+    Constraint,
+    Goal,
+    Measurement,
+    Metric,
+    Origin,
+    Study,
+    StudyState,
+    TrialState,
+)
 from tuner.web import create_app
 from tuner.web.serving import allowed_hosts, url
 
@@ -106,6 +115,41 @@ def test_a_study_shows_what_it_is_and_what_it_found(web: TestClient) -> None:
         "★",
     ):
         assert words in text
+
+
+def test_several_metrics_constraints_labels_and_the_creator_are_shown() -> None:
+    metrics = (Metric(name="val_auc"), Metric(name="val_loss", goal=Goal.MINIMIZE))
+    spec = replace(
+        a_study().spec,
+        metrics=metrics,
+        constraints=(Constraint(metric="loss", at_most=0.33),),
+        labels={"team": "credit", HOSTILE: ""},
+    )
+    trials = [
+        replace(
+            trial,
+            within_constraints=spec.within_constraints(trial.final_measurement),
+            labels={"from": "2024"} if trial.number == 0 else {},
+            origin=Origin.PAST if trial.number == 0 else Origin.GIVEN,
+        )
+        for trial in TRIALS[:4]
+        if trial.final_measurement
+    ]
+    study = replace(a_study(trials=trials, creator="ann"), spec=spec)
+    beyond = [t for t in trials if not t.within_constraints]
+    assert 0 < len(beyond) < len(trials)
+    with TestClient(create_app(MemorySource([study], trials)), base_url="http://127.0.0.1") as web:
+        page, listed = web.get(STUDY).text, web.get("/").text
+        first = web.get(f"{STUDY}/trials/0").text
+        outside = web.get(f"{STUDY}/trials/{beyond[0].number}").text
+    text = text_of(page)
+    for words in ("within loss ≤ 0.33", "team: credit", "by ann", "from: 2024", "past", "given"):
+        assert words in text
+    assert HOSTILE not in page
+    assert page.count('title="beyond the constraint loss ≤ 0.33"') == len(beyond)
+    assert "val_loss" in text_of(listed)
+    assert "beyond loss ≤ 0.33" in text_of(outside)
+    assert "a past result" in text_of(first)
 
 
 def test_a_study_that_was_exported_says_where_to(web: TestClient, source: MemorySource) -> None:

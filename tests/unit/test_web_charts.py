@@ -150,6 +150,21 @@ def test_best_first_puts_complete_results_before_pruned_ones_and_failures_last()
     assert [t.number for t in charts.best_first(trials, LOSS)] == [2, 3, 1, 0, 4]
 
 
+def test_what_is_beyond_a_constraint_is_marked_and_never_the_best() -> None:
+    trials = [
+        trial(0, 0.5),
+        replace(trial(1, 0.9), within_constraints=False),
+        replace(trial(2, 0.8, TrialState.RUNNING), within_constraints=False),
+        replace(trial(3, 0.6), within_constraints=True),
+    ]
+    shown = traces(charts.progress(trials, METRIC))
+    assert shown["beyond a constraint"]["x"] == [1]
+    assert shown["succeeded"]["x"] == [0, 3]
+    assert shown["running"]["x"] == [2]
+    assert shown["best so far"]["y"] == [0.5, 0.6, 0.6]
+    assert [t.number for t in charts.best_first(trials, METRIC)] == [3, 0, 1, 2]
+
+
 def test_every_colour_is_a_variable_of_the_style_sheet() -> None:
     trials = some_trials(40)
     series = {t.number: [(m.step, m.metrics["loss"]) for m in t.measurements] for t in trials}

@@ -37,6 +37,12 @@ def summary(
         groups = Counter(parameter.group for parameter in parameters)
         told = ", ".join(f"{count} {group}" for group, count in groups.items())
         parts.append(f"{_plural(len(parameters), 'parameter')} ({told})")
+    if len(spec.metrics) > 1:
+        parts.append(_plural(len(spec.metrics), "metric"))
+    if spec.constraints:
+        parts.append(_plural(len(spec.constraints), "constraint"))
+    if spec.warm_start:
+        parts.append(f"starts from {', '.join(spec.warm_start)}")
     trials = _plural(spec.limits.trials, "trial")
     if spec.limits.parallel is not None and spec.limits.parallel > 1:
         trials += f", {spec.limits.parallel} at once"

@@ -19,6 +19,15 @@ def study(record: values.Study) -> dict[str, Any]:
         "state": record.state,
         "state_reason": record.state_reason,
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
+        "metrics": [{"name": metric.name, "goal": metric.goal} for metric in spec.metrics],
+        "constraints": [
+            {"metric": c.metric, "at_most": c.at_most, "at_least": c.at_least}
+            for c in spec.constraints
+        ],
+        "measurement": spec.selection.lower(),
+        "warm_start": spec.warm_start,
+        "labels": dict(spec.labels),
+        "creator": record.creator or None,
         "trainer": spec.trainer,
         "algorithm": record.algorithm_in_use or spec.search.algorithm,
         "limits": {
@@ -36,6 +45,7 @@ def study(record: values.Study) -> dict[str, Any]:
             "pruned": counts.pruned,
             "failed": counts.failed,
             "infeasible": counts.infeasible,
+            "past": counts.past,
         },
         "rows": record.statistics.rows if record.statistics else None,
         "features": [
@@ -74,10 +84,16 @@ def trial(view: Trial) -> dict[str, Any]:
         "value": view.value,
         "step": measurement.step if measurement else None,
         "metrics": dict(view.metrics),
+        "within_constraints": record.within_constraints,
         "parameters": dict(view.parameters),
+        "origin": record.origin.lower(),
+        "labels": dict(view.labels),
         "attempt": record.attempt,
         "worker": record.lease.worker_id if record.lease else None,
         "artifact_uri": record.artifact_uri or None,
+        "checkpoint": None
+        if record.checkpoint is None
+        else {"uri": record.checkpoint.uri, "step": record.checkpoint.step},
         "create_time": _time(record.create_time),
         "start_time": _time(record.start_time),
         "end_time": _time(record.end_time),

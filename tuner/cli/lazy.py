@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "studies": Entry("tuner.cli.studies", "studies", "List the studies."),
         "watch": Entry("tuner.cli.studies", "watch", "Show a study until it ends."),
         "trials": Entry("tuner.cli.studies", "trials", "List a study's trials."),
+        "add": Entry("tuner.cli.add", "add", "Add trials to try, and past results."),
         "logs": Entry("tuner.cli.logs", "logs", "Show what a trial printed, and why it failed."),
         "stop": Entry("tuner.cli.control", "stop", "End a study."),
         "pause": Entry("tuner.cli.control", "pause", "Start no more trials until resumed."),

@@ -49,13 +49,13 @@ def _studies_table(found: list[Study]) -> RenderableType:
     view.add_column("created", justify="right", no_wrap=True)
     for study in found:
         record = study.record
-        metric, counts = record.spec.metric, record.trial_counts
+        counts = record.trial_counts
         view.add_row(
             study.study_id,
             tables.state(record.state),
-            f"{counts.finished}/{record.spec.limits.trials}",
+            f"{counts.ran}/{record.spec.limits.trials}",
             str(counts.failed) if counts.failed else "",
-            f"{metric.name} {tables.arrow(metric.goal)}",
+            tables.goals(record.spec),
             _best(study, record),
             f"{tables.age(record.create_time)} ago",
         )
@@ -65,8 +65,9 @@ def _studies_table(found: list[Study]) -> RenderableType:
 def _best(study: Study, record: values.Study) -> str:
     if record.best_trial is None:
         return ""
-    value = study.trial(record.best_trial).value
-    return "" if value is None else tables.number(value)
+    best = study.trial(record.best_trial)
+    values = [best.metrics.get(metric.name) for metric in record.spec.metrics]
+    return " / ".join(tables.number(value) for value in values if value is not None)
 
 
 @click.command()
@@ -141,4 +142,4 @@ def trials(
         spec, best = handle.record.spec, handle.record.best_trial
         session.out.print(tables.trials(rows, spec, width=session.out.width, best=best))
     else:
-        session.say("no trials yet")
+        session.say("no such trial" if states or condition or optimal else "no trials yet")

@@ -11,7 +11,7 @@ from tuner import study as values
 from tuner import study_file
 from tuner.cli import describe, documents
 from tuner.cli.session import Session, server_option
-from tuner.cli.summary import failure_of, print_summary
+from tuner.cli.summary import best_trials, failure_of, print_summary
 from tuner.client import Study, live
 from tuner.study import StudyState
 
@@ -88,10 +88,12 @@ def _follow(session: Session, study: Study) -> None:
 
 
 def _outcome(study: Study) -> dict[str, object]:
-    top = study.trials(order_by="best", limit=5)
+    record = study.refresh()
+    front = study.optimal() if len(record.spec.metrics) > 1 else []
     return {
-        **documents.study(study.refresh()),
-        "best_trials": [documents.trial(trial) for trial in top if trial.value is not None],
+        **documents.study(record),
+        "best_trials": [documents.trial(trial) for trial in best_trials(study)],
+        "optimal_trials": [documents.trial(trial) for trial in front],
         "importance": documents.importance(study.importance()),
     }
 

@@ -14,7 +14,7 @@ from tuner import convert
 from tuner import study as values
 from tuner.client import tables
 from tuner.client.study import Study, Trial
-from tuner.study import StudyState, TrialState, parse_trial_name
+from tuner.study import Origin, StudyState, TrialState, parse_trial_name
 from tuner.v1 import study_service_pb2 as pb
 
 _REFRESH_PER_SECOND = 4
@@ -55,15 +55,19 @@ class Progress:
 
     @property
     def best(self) -> Trial | None:
-        """The best trial so far: one that succeeded, before one that was stopped early."""
+        """The best trial so far by the first metric, of those that succeeded and may count."""
         goal = self.study.spec.metric.goal
         best: Trial | None = None
         for trial in self.trials.values():
-            if trial.state is not TrialState.SUCCEEDED or trial.value is None:
+            if not self._counts(trial) or trial.value is None:
                 continue
             if best is None or best.value is None or goal.better(trial.value, best.value):
                 best = trial
         return best
+
+    def _counts(self, trial: Trial) -> bool:
+        within = trial.record.within_constraints is not False
+        return trial.state is TrialState.SUCCEEDED and within
 
     def count(self, state: TrialState) -> int:
         """How many trials are in a state."""
@@ -73,8 +77,11 @@ class Progress:
 
     @property
     def finished(self) -> int:
-        """How many trials have ended."""
-        return sum(self.count(state) for state in TrialState if state.is_finished)
+        """How many trials have ended, besides those that ran elsewhere."""
+        if not self.trials:
+            return self.study.trial_counts.ran
+        own = [t for t in self.trials.values() if t.record.origin is not Origin.PAST]
+        return sum(trial.state.is_finished for trial in own)
 
     def rows(self, most: int) -> list[Trial]:
         """The trials to show: those that run, then the best, then the latest."""
@@ -85,7 +92,7 @@ class Progress:
 
         def rank(trial: Trial) -> tuple[bool, float, int]:
             value = trial.value
-            bad = trial.state is not TrialState.SUCCEEDED or value is None or value != value
+            bad = not self._counts(trial) or value is None or value != value
             return (
                 bad,
                 sign * value if value is not None and value == value else 0.0,
@@ -174,10 +181,9 @@ def render(progress: Progress, *, width: int, height: int) -> RenderableType:
 
 def _header(progress: Progress) -> Text:
     study = progress.study
-    metric = study.spec.metric
     text = Text.assemble(
         (study.study_id, "bold"), "  ", tables.state(study.state), "  ",
-        (f"{metric.name} {tables.arrow(metric.goal)}", "dim"),
+        (tables.goals(study.spec), "dim"),
     )  # fmt: skip
     if study.state_reason:
         text.append(f"  {study.state_reason}", style="dim")
@@ -199,13 +205,18 @@ def _counts(progress: Progress) -> str:
     for state in (TrialState.RUNNING, TrialState.PRUNED, TrialState.FAILED, TrialState.INFEASIBLE):
         if count := progress.count(state):
             parts.append(f"{count} {state.lower()}")
+    if past := progress.study.trial_counts.past:
+        parts.append(f"{past} past")
     return " · ".join(parts)
 
 
 def _best(best: Trial, progress: Progress) -> Text:
-    ordered = tables.ordered(best.parameters, progress.study.spec)
+    spec = progress.study.spec
+    ordered = tables.ordered(best.parameters, spec)
+    one = len(spec.metric_names) == 1
+    value = tables.number(best.value or 0.0) if one else tables.result(best, spec)
     text = Text.assemble(
-        "best ", (tables.number(best.value or 0.0), "bold green"), f"  trial {best.number}  ",
+        "best ", (value, "bold green"), f"  trial {best.number}  ",
         (tables.parameters({name: best.parameters[name] for name in ordered}), "dim"),
     )  # fmt: skip
     text.no_wrap, text.overflow = True, "ellipsis"
@@ -219,11 +230,15 @@ def _headline(progress: Progress) -> str:
 
 
 def _line(trial: Trial, progress: Progress) -> str:
-    value = "" if trial.value is None else f" {trial.metric.name}={tables.number(trial.value)}"
+    spec = progress.study.spec
+    value = f" {tables.result(trial, spec)}".rstrip()
+    if spec.beyond(trial.record.final_measurement):
+        value += " beyond a constraint"
     best = progress.best
     mark = ""
     if best is not None and best.value is not None:
         mark = f" (best {tables.number(best.value)}, trial {best.number})"
     reason = f": {trial.record.state_reason}" if trial.value is None else ""
-    settings = tables.parameters(trial.parameters)
+    ordered = tables.ordered(trial.parameters, spec)
+    settings = tables.parameters({name: trial.parameters[name] for name in ordered})
     return f"trial {trial.number} {trial.state.lower()}{value}{reason}{mark} {settings}"

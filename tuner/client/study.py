@@ -180,11 +180,19 @@ class Study:
         return self._seen(self._connection.call(lambda stub: stub.GetTrial, request))
 
     def best(self) -> Trial:
-        """Returns the best trial so far; raises NotFoundError if none has a result yet."""
+        """Returns the best trial so far, by the first metric; one that is within the constraints.
+
+        Raises:
+            NotFoundError: none has such a result yet.
+        """
         for trial in self.trials(order_by="best", limit=1):
-            if trial.value is not None and math.isfinite(trial.value):
+            within = trial.record.within_constraints is not False
+            if within and trial.value is not None and math.isfinite(trial.value):
                 return trial
-        raise NotFoundError(f"no trial of {self.study_id!r} has a result yet; try again later.")
+        within_words = " within the constraints" if self.record.spec.constraints else ""
+        raise NotFoundError(
+            f"no trial of {self.study_id!r} has a result{within_words} yet; try again later."
+        )
 
     def optimal(self) -> list[Trial]:
         """Returns the Pareto front: the trials that no other one beats in every metric."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tuner.client.study import Importance, Trial
 from tuner.space import Value
-from tuner.study import Goal, StudySpec, StudyState, TrialState
+from tuner.study import Goal, Origin, StudySpec, StudyState, TrialState
 
 STATE_STYLES: Mapping[str, str] = {
     TrialState.QUEUED: "dim",
@@ -31,8 +31,10 @@ STATE_STYLES: Mapping[str, str] = {
 _NAME_WIDTH = 18
 #: Narrower than this a cut column says nothing.
 _LEAST_WIDTH = 12
-#: What a table needs beside its parameters: number, state, value, step, time.
+#: What a table needs beside its parameters and further metrics: number, state, value, step, time.
 _FIXED_WIDTH = 46
+#: Stands before a value that is beyond a constraint.
+_BEYOND = "! "
 
 
 def number(value: float) -> str:
@@ -126,36 +128,58 @@ def trials(
         latest: the last (step, value) that running trials reported, by number.
     """
     names = ordered((name for row in rows for name in row.parameters), spec)
-    shown, hidden = _fitting(names, rows, width - _FIXED_WIDTH)
+    metrics = [_measured(name, rows, spec) for name in spec.metric_names[1:]]
+    others = sum(2 + max(map(len, cells)) for cells in metrics)
+    shown, hidden = _fitting(names, rows, width - _FIXED_WIDTH - others)
     view = table()
-    for heading in ("trial", "state", spec.metric.name, "step", "time", *shown):
+    for heading in ("trial", "state", *spec.metric_names, "step", "time", *shown):
         view.add_column(
             _headed(heading, shown),
             justify="left" if heading == "state" else "right",
             no_wrap=True,
             overflow="ellipsis",
         )
-    for row in rows:
+    for place, row in enumerate(rows):
         cells = [setting(row.parameters[n]) if n in row.parameters else "" for n in shown]
+        style = "dim" if spec.beyond(row.record.final_measurement) else ""
         view.add_row(
-            *_leading(row, (latest or {}).get(row.number)),
+            *_leading(row, spec, (latest or {}).get(row.number), [m[place + 1] for m in metrics]),
             *cells,
-            style="bold" if row.number == best else "",
+            style="bold" if row.number == best else style,
         )
+    notes = [f"! beyond a constraint: {constraints(spec)}"] if _any_beyond(rows, spec) else []
     if hidden:
         noun = "parameter" if len(hidden) == 1 else "parameters"
-        view.caption = f"and {len(hidden)} more {noun}; --json has them all"
-        view.caption_justify = "left"
+        notes.append(f"and {len(hidden)} more {noun}; --json has them all")
+    view.caption, view.caption_justify = "; ".join(notes) or None, "left"
     return view
 
 
-def _leading(row: Trial, latest: tuple[int, float | None] | None) -> list[str | Text]:
+def _measured(name: str, rows: Sequence[Trial], spec: StudySpec) -> list[str]:
+    """A column of another metric than the first: its heading and its values."""
+    cells = [_short(name)]
+    for row in rows:
+        value = row.metrics.get(name)
+        mark = _BEYOND if name in spec.beyond(row.record.final_measurement) else ""
+        cells.append("" if value is None else mark + number(value))
+    return cells
+
+
+def _any_beyond(rows: Sequence[Trial], spec: StudySpec) -> bool:
+    return any(spec.beyond(row.record.final_measurement) for row in rows)
+
+
+def _leading(
+    row: Trial, spec: StudySpec, latest: tuple[int, float | None] | None, others: Sequence[str]
+) -> list[str | Text]:
     final = row.record.final_measurement
     step, value = (final.step, row.value) if final else latest or (None, None)
+    mark = _BEYOND if spec.metric.name in spec.beyond(final) else ""
     return [
         str(row.number),
         state(row.state),
-        "" if value is None else number(value),
+        "" if value is None else mark + number(value),
+        *others,
         "" if step is None else str(step),
         _elapsed(row),
     ]
@@ -163,6 +187,8 @@ def _leading(row: Trial, latest: tuple[int, float | None] | None) -> list[str | 
 
 def _elapsed(row: Trial) -> str:
     start, end = row.record.start_time, row.record.end_time
+    if row.record.origin is Origin.PAST:
+        return "past"
     if start is None:
         return ""
     return duration(max((end or datetime.now(UTC)) - start, timedelta(0)))
@@ -212,6 +238,22 @@ def groups(shares: Importance) -> str:
 
 def _bar(share: float, width: int = 24) -> Text:
     return Text("█" * round(share * width), style="cyan")
+
+
+def goals(spec: StudySpec) -> str:
+    """`auc ↑ latency ↓`: what is optimized."""
+    return " ".join(f"{metric.name} {arrow(metric.goal)}" for metric in spec.metrics)
+
+
+def constraints(spec: StudySpec) -> str:
+    """`size ≤ 5, auc ≥ 0.8`: what trials must keep to."""
+    return ", ".join(f"{c.metric} {c.describe()}" for c in spec.constraints)
+
+
+def result(trial: Trial, spec: StudySpec) -> str:
+    """`auc=0.9123 latency=61.2`: everything that counts; empty without a result."""
+    shown = [name for name in spec.metric_names if name in trial.metrics]
+    return " ".join(f"{name}={number(trial.metrics[name])}" for name in shown)
 
 
 def arrow(goal: Goal) -> str:

@@ -43,7 +43,7 @@ def reached(limits: Limits, progress: Progress) -> Reached | None:
         return Reached(reason=f"its workers' time of {limits.worker_time} is used up")
     if limits.failed_trials is not None and counts.failed >= limits.failed_trials:
         return Reached(reason=f"{counts.failed} trials failed")
-    if limits.failed_trials is None and 0 < counts.finished == counts.failed >= HOPELESS_TRIALS:
+    if limits.failed_trials is None and counts.ran == counts.failed >= HOPELESS_TRIALS:
         return Reached(reason=f"the first {counts.failed} trials all failed")
     if (
         limits.no_improvement_trials is not None

@@ -44,7 +44,9 @@ def progress(trials: Iterable[Trial], metric: Metric, *, by_time: bool = False) 
     best = _improvements(ordered, metric)
     chosen = _thinned(ordered, {trial.number for trial in best})
     place = _ended if by_time else _number
-    data = [_points(chosen, metric, state, place) for state in _VALUED]
+    counted = [trial for trial in chosen if not _is_beyond(trial)]
+    data = [_points(counted, metric, state, place) for state in _VALUED]
+    data.append(_beyond(chosen, metric, place))
     data.append(_failures(chosen, place))
     if best:
         data.append(_best_line(best, ordered, metric, place))
@@ -63,12 +65,14 @@ def _ended(trial: Trial) -> datetime | None:
 
 
 def _improvements(trials: Sequence[Trial], metric: Metric) -> list[Trial]:
-    """The trials that were the best when they ended; only complete results count."""
+    """The trials that were the best when they ended; only complete results within the constraints
+    count."""
     best: list[Trial] = []
     record = math.nan
     for trial in trials:
         value = format.result(trial, metric)
-        if trial.state is TrialState.SUCCEEDED and value is not None:
+        within = trial.within_constraints is not False
+        if trial.state is TrialState.SUCCEEDED and within and value is not None:
             if metric.goal.better(value, record):
                 best.append(trial)
                 record = value
@@ -83,13 +87,29 @@ def _thinned(trials: Sequence[Trial], keep: set[int]) -> Sequence[Trial]:
     return [t for i, t in enumerate(trials) if i % stride == 0 or t.number in keep]
 
 
+def _is_beyond(trial: Trial) -> bool:
+    return trial.state.is_finished and trial.within_constraints is False
+
+
 def _points(trials: Sequence[Trial], metric: Metric, state: TrialState, place: Any) -> Figure:
     name, marker = _VALUED[state]
+    return _marked([t for t in trials if t.state is state], metric, name, marker, place)
+
+
+def _beyond(trials: Sequence[Trial], metric: Metric, place: Any) -> Figure:
+    """Results that do not count."""
+    marker = {"color": "--failed", "size": 6, "symbol": "circle-open", "line": {"width": 1.2}}
+    chosen = [trial for trial in trials if _is_beyond(trial)]
+    return _marked(chosen, metric, "beyond a constraint", marker, place)
+
+
+def _marked(
+    trials: Sequence[Trial], metric: Metric, name: str, marker: dict[str, Any], place: Any
+) -> Figure:
     shown = [
         (trial, value)
         for trial in trials
-        if trial.state is state
-        and (value := format.result(trial, metric)) is not None
+        if (value := format.result(trial, metric)) is not None
         and math.isfinite(value)
         and place(trial) is not None
     ]
@@ -291,13 +311,16 @@ def _figure(data: list[Figure], x: dict[str, Any], y: dict[str, Any]) -> Figure:
 
 
 def best_first(trials: Iterable[Trial], metric: Metric) -> list[Trial]:
-    """Complete results first, best first; then pruned ones; then those without a value."""
+    """Complete results first, best first; then pruned ones, those beyond a constraint, and those
+    without a value."""
     sign = -1.0 if metric.goal is Goal.MAXIMIZE else 1.0
 
     def rank(trial: Trial) -> tuple[int, float, int]:
         value = format.result(trial, metric)
         if value is None or math.isnan(value):
-            return 3, 0.0, trial.number
+            return 4, 0.0, trial.number
+        if trial.within_constraints is False:
+            return 3, sign * value, trial.number
         order = {TrialState.SUCCEEDED: 0, TrialState.PRUNED: 1}
         return order.get(trial.state, 2), sign * value, trial.number
 

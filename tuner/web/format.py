@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from tuner.space import Group, Value
-from tuner.study import Limits, Measurement, Metric, Study, Trial, TrialCounts, TrialState
+from tuner.study import (
+    Limits,
+    Measurement,
+    Metric,
+    Study,
+    StudySpec,
+    Trial,
+    TrialCounts,
+    TrialState,
+)
 
 #: The order of the states wherever they are counted, best first.
 COUNTED: tuple[TrialState, ...] = (
@@ -97,6 +106,17 @@ def result(trial: Trial, metric: Metric) -> float | None:
     return None if measured is None else measured.metrics.get(metric.name)
 
 
+def others(trial: Trial, spec: StudySpec) -> Iterator[tuple[str, float | None]]:
+    """The further metrics that count: optimized as well, or bounded."""
+    measured = {} if trial.final_measurement is None else trial.final_measurement.metrics
+    return ((name, measured.get(name)) for name in spec.metric_names[1:])
+
+
+def bounds(spec: StudySpec, metric: str) -> str:
+    """`≤ 50`: what a metric must keep to; empty without bounds."""
+    return " ".join(c.describe() for c in spec.constraints if c.metric == metric)
+
+
 def valued(trial: Trial, measurement: Measurement) -> Trial:
     """The trial as if `measurement` were its result: what there is while it runs."""
     return replace(trial, final_measurement=measurement)
@@ -121,7 +141,7 @@ class Segment:
 
 def segments(counts: TrialCounts, limit: int) -> Iterator[Segment]:
     """The parts of a study's progress bar, as shares of its limit."""
-    whole = max(limit, counts.total, 1)
+    whole = max(limit + counts.past, counts.total, 1)
     offset = 0.0
     for state in COUNTED:
         count = counted(counts, state)

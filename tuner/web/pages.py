@@ -198,13 +198,16 @@ def _table(history: History, table: Table) -> dict[str, Any]:
     pages = max(1, math.ceil(len(matching) / PAGE_TRIALS))
     page = min(table.page, pages)
     ordered = _ordered(matching, current, table.order)
+    shown = ordered[(page - 1) * PAGE_TRIALS : page * PAGE_TRIALS]
     return {
         "study": current,
         "table": table,
         "page": page,
         "pages": pages,
         "matching": len(matching),
-        "trials": ordered[(page - 1) * PAGE_TRIALS : page * PAGE_TRIALS],
+        "trials": shown,
+        "others": current.spec.metric_names[1:],
+        "labelled": any(trial.labels for trial in shown),
         "groups": format.grouped(current),
         "orders": Order,
     }

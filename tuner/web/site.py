@@ -169,6 +169,7 @@ def _environment() -> jinja2.Environment:
         "static": _static,
         "plotly_url": _plotly_url,
         "fmt": format,
+        "Origin": values.Origin,
         "TrialState": values.TrialState,
         "StudyState": values.StudyState,
         "poll_seconds": POLL_SECONDS,

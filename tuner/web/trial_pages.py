@@ -89,6 +89,7 @@ def _context(site: Site, study_id: str, number: int) -> dict[str, Any]:
         "study": study,
         "trial": shown,
         "value": format.result(_latest(shown), study.spec.metric),
+        "beyond": sorted(study.spec.beyond(shown.final_measurement)),
         "groups": format.grouped(study),
         "domains": format.domains(study),
         "scales": list(scales(shown.measurements))[:_MOST_FIGURES],
