@@ -65,6 +65,7 @@ class _ProtoEnum(Protocol):
     def Value(self, name: str, /) -> Any: ...
 
 
+_LONGEST_SECONDS = 1_000 * 365 * 86_400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Deeper trees than this are refused, so that a hostile message cannot exhaust the stack.
@@ -95,6 +96,15 @@ def duration_to_proto(duration: timedelta | None) -> Duration | None:
     message = Duration()
     message.FromTimedelta(duration)
     return message
+
+
+def duration_from_proto(message: Duration) -> timedelta:
+    """Raises InvalidArgumentError for more than a thousand years."""
+    if abs(message.seconds) > _LONGEST_SECONDS:
+        raise InvalidArgumentError(
+            f"a time may last {_LONGEST_SECONDS} seconds at most, but got {message.seconds}."
+        )
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 # --- values and space ----------------------------------------------------------------------
@@ -347,10 +357,12 @@ def limits_from_proto(message: study_pb2.Limits) -> Limits:
     return Limits(
         trials=message.trials or 100,
         parallel=message.parallel or None,
-        duration=message.duration.ToTimedelta() if message.HasField("duration") else None,
+        duration=duration_from_proto(message.duration) if message.HasField("duration") else None,
         no_improvement_trials=message.no_improvement_trials or None,
         failed_trials=message.failed_trials or None,
-        worker_time=message.worker_time.ToTimedelta() if message.HasField("worker_time") else None,
+        worker_time=duration_from_proto(message.worker_time)
+        if message.HasField("worker_time")
+        else None,
     )
 
 
@@ -504,7 +516,7 @@ def measurement_from_proto(message: trial_pb2.Measurement) -> Measurement:
     return Measurement(
         step=message.step,
         metrics={name: message.metrics[name] for name in sorted(message.metrics)},
-        elapsed=message.elapsed.ToTimedelta(),
+        elapsed=duration_from_proto(message.elapsed),
     )
 
 

@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from tuner.errors import InvalidArgumentError
 
+#: Beyond this a float does not tell one step from the next.
+_MOST_STEPS = 2**53
+
 #: What a parameter takes. A bool is a choice, never a number.
 Value = float | int | str | bool
 
@@ -259,6 +262,15 @@ class Space:
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InvalidArgumentError(f"`low` and `high` must be finite, but got {low=}, {high=}.")
+    if not math.isfinite(high - low):
+        raise InvalidArgumentError(
+            f"`high - low` must be a number that a float can hold, but got {low=}, {high=}."
+        )
+    if step is not None and step > 0 and (high - low) / step > _MOST_STEPS:
+        raise InvalidArgumentError(
+            f"at most {_MOST_STEPS} steps may lie between low and high, but got {low=}, {high=}, "
+            f"{step=}; leave `step` out."
+        )
     if low > high:
         raise InvalidArgumentError(f"`low <= high` must hold, but got {low=}, {high=}.")
     if log and low <= 0:

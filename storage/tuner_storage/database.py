@@ -30,8 +30,17 @@ _RECONNECT_SECONDS = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "application_name": "tuner",
     # The statements are short; compiling them costs more than it saves.
-    "options": "-c jit=off -c timezone=UTC -c client_min_messages=warning",
+    "options": "-c jit=off -c timezone=UTC -c client_min_messages=warning"
+    " -c idle_in_transaction_session_timeout=5000",
+    # A server or a network that fell silent is noticed; a local socket needs none of it.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
 }
+#: How many lists and files may be read at once, and how long one may take. Readers have
+#: connections of their own: however many there are, they do not keep anybody from writing.
+_READERS, _READ_MILLISECONDS = 6, 60_000
 
 
 class Database:
@@ -53,12 +62,22 @@ class Database:
         self, url: str, *, name: str = "TUNER_DATABASE_URL", connections: int = 16
     ) -> None:
         self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
+        self._readers: psycopg_pool.ConnectionPool[Connection] | None = None
         with connect(url, name) as connection:
             migrate(connection)
-        self._pool = psycopg_pool.ConnectionPool(
+        self._pool = self._open(url, connections)
+        self._readers = self._open(
+            url, min(_READERS, connections), f" -c statement_timeout={_READ_MILLISECONDS}"
+        )
+
+    def _open(
+        self, url: str, connections: int, options: str = ""
+    ) -> psycopg_pool.ConnectionPool[Connection]:
+        usual = {**_OPTIONS, "options": _OPTIONS["options"] + options}
+        return psycopg_pool.ConnectionPool(
             url,
             connection_class=psycopg.Connection[tuple[Any, ...]],
-            kwargs={"autocommit": True, **_OPTIONS},
+            kwargs={"autocommit": True, **usual},
             min_size=min(2, connections),
             max_size=connections,
             timeout=_WAIT_SECONDS,
@@ -84,6 +103,14 @@ class Database:
         if self._pool is None:
             raise DataDirectoryError("the database is not open.")
         with errors.wrapped(), self._pool.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Lends a connection for what may take long and changes nothing."""
+        if self._readers is None:
+            raise DataDirectoryError("the database is not open.")
+        with errors.wrapped(), self._readers.connection() as connection:
             yield connection
 
     @contextmanager
@@ -117,8 +144,9 @@ class Database:
             psycopg_pool.ConnectionPool.check_connection(connection)
         except psycopg.Error:
             # What ended one has most likely ended all of them; they are not tried one by one.
-            if self._pool is not None:
-                self._pool.drain()
+            for pool in (self._pool, self._readers):
+                if pool is not None:
+                    pool.drain()
             raise
 
     def stats(self) -> Mapping[str, int]:
@@ -127,8 +155,9 @@ class Database:
 
     def close(self) -> None:
         """Closes every connection."""
-        if self._pool is not None:
-            self._pool.close(timeout=5)
+        for pool in (self._pool, self._readers):
+            if pool is not None:
+                pool.close(timeout=5)
 
 
 def connect(url: str, name: str = "TUNER_DATABASE_URL") -> Connection:

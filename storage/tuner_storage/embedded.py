@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import pwd
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
@@ -34,7 +33,6 @@ _SOCKET_PATH_BYTES = 103
 _HERE = "/proc/self/cwd"
 _SOCKET = ".s.PGSQL.5432"
 _SYSTEM_USER = "pgserver"
-_PR_SET_PDEATHSIG = 1
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
@@ -200,17 +198,13 @@ class EmbeddedPostgres:
         account = self._account
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [str(_programs() / program), *args],
+                [*_launcher(account), str(_programs() / program), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=cluster,
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,
-                user=None if account is None else account.pw_uid,
-                group=None if account is None else account.pw_gid,
-                extra_groups=None if account is None else [],
-                preexec_fn=_bound_to_parent(),
             )
 
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -328,22 +322,15 @@ def _shortcut(cluster: Path) -> Path | None:
     return shortcut
 
 
-def _bound_to_parent() -> Callable[[], None] | None:
-    """Returns what a child runs before its program: ask the kernel for SIGINT at our end.
+def _launcher(account: pwd.struct_passwd | None) -> Sequence[str]:
+    """What starts a program bound to this process, and as another user.
 
-    SIGINT is PostgreSQL's fast shutdown. It has to be asked for after the change of user, which
-    forgets it, and everything that it needs is loaded before the fork.
+    A program of its own: to run code of this process between fork and exec is not safe where
+    other threads, gRPC's above all, are at work.
     """
-    if sys.platform != "linux":
-        return None
-    libc, parent = ctypes.CDLL(None), os.getpid()
-
-    def bind() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return bind
+    ids = ("", "") if account is None else (str(account.pw_uid), str(account.pw_gid))
+    launch = str(Path(__file__).with_name("launch.py"))
+    return [sys.executable, "-IS", launch, str(os.getpid()), *ids]
 
 
 def _await_previous(cluster: Path) -> None:

@@ -233,19 +233,6 @@ class LogRow:
     text: str
 
 
-def final_columns(spec: StudySpec, trial: Trial) -> dict[str, Any]:
-    """The parameters of a statement that writes a trial's result."""
-    result = trial.final_measurement
-    return {
-        "final_step": None if result is None else result.step,
-        "final_names": None if result is None else list(result.metrics),
-        "final_values": None if result is None else list(result.metrics.values()),
-        "final_elapsed": None if result is None else result.elapsed,
-        "score": spec.score(result),
-        "within_constraints": trial.within_constraints,
-    }
-
-
 def spec_text(spec: StudySpec) -> str:
     """A specification as the database keeps it."""
     return json.dumps(convert.spec_to_json(spec))
@@ -254,8 +241,3 @@ def spec_text(spec: StudySpec) -> str:
 def space_text(spec: StudySpec) -> str:
     """A specification's space as the database keeps it."""
     return json.dumps(convert.spec_to_json(spec).get("space", {}))
-
-
-def parameters_text(parameters: Mapping[str, Value]) -> str:
-    """A trial's parameters as the database keeps them; a bool stays one, 1.0 stays a float."""
-    return json.dumps(dict(parameters), allow_nan=False)

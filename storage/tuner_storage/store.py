@@ -148,7 +148,7 @@ class Store:
 
     def get_trial(self, key: int, study_id: str, number: int, *, full: bool) -> Trial:
         """Returns a trial; raises NotFoundError."""
-        with self._database.connection() as connection:
+        with self._database.reading() as connection:
             parameters = {"study": key, "number": number}
             found = _fetch(connection, rows.TrialRow, "find_trial", parameters)
             if not found:
@@ -172,10 +172,11 @@ class Store:
             name = _ORDERS[page.order]
         else:
             name = "list_trials_by_key"
-            word, _, direction = page.order.partition(" ")
+            # A name may hold spaces: that of a cross does.
+            word = page.order.removesuffix(" desc")
             kind, _, of = word.partition(".")
-            parameters |= {"kind": kind, "name": of, "sign": -1 if direction else 1}
-        with self._database.connection() as connection:
+            parameters |= {"kind": kind, "name": of, "sign": 1 if word == page.order else -1}
+        with self._database.reading() as connection:
             found = _fetch(connection, rows.TrialRow, name, parameters)
             trials = _completed(connection, key, study_id, found, full=page.full)
         keys = [row.score if page.order == "best" else row.key for row in found]
@@ -245,6 +246,11 @@ class Store:
             row = connection.execute(QUERIES["find_owner"], {"study_id": study_id}).fetchone()
         return None if row is None else str(row[0] or "")
 
+    def list_owned(self, server: UUID) -> Mapping[int, int]:
+        """The epochs of the studies that a server owns, by key."""
+        with self._database.connection() as connection:
+            return dict(connection.execute(QUERIES["list_owned"], {"server": server}).fetchall())
+
     def hand_over_study(self, ownership: Ownership, heir: UUID) -> None:
         """Gives a study to another living server."""
         parameters = {"study": ownership.key, "server": ownership.server, "heir": heir}
@@ -259,7 +265,7 @@ class Store:
             connection.execute(QUERIES[name], parameters)
 
     def _rows(self, kind: type[R], name: str, parameters: Mapping[str, Any]) -> list[R]:
-        with self._database.connection() as connection:
+        with self._database.reading() as connection:
             return _fetch(connection, kind, name, parameters)
 
 

@@ -8,7 +8,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Protocol
 
-from tuner.errors import LeaseLostError, TunerError
+from tuner.errors import LeaseLostError, NotFoundError, TunerError
 
 logger = logging.getLogger("tuner")
 
@@ -87,7 +87,7 @@ class Heartbeat:
     def _renew(self, lease: Leased) -> None:
         try:
             end = lease.beat(_CALL_SECONDS)
-        except LeaseLostError:
+        except (LeaseLostError, NotFoundError):
             lease.lose()
             self.remove(lease)
             return

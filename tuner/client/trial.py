@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tuner import convert
 from tuner.client.channel import Connection
-from tuner.errors import InvalidArgumentError, LeaseLostError, TunerError
+from tuner.errors import InvalidArgumentError, LeaseLostError, NotFoundError, TunerError
 from tuner.space import Value
 from tuner.study import Cause, Checkpoint, Failure, Measurement, Metric, Trial
 from tuner.v1 import study_service_pb2 as pb
@@ -141,7 +141,8 @@ class RunningTrial:
                 if checkpoint
                 else None,
             )
-        except LeaseLostError:
+        except (LeaseLostError, NotFoundError):
+            # A study that was deleted is nobody's to report to.
             self.lose()
             return False
         self._reported = True
@@ -226,7 +227,12 @@ class RunningTrial:
         if not self._open:
             return
         if self._reported or self._stop:
-            self.complete()
+            try:
+                self.complete()
+            except InvalidArgumentError as error:
+                # It never reported one of the study's metrics: the server has it as failed.
+                logger.warning("trial %d failed: %s", self.number, error.message)
+                self._open = False
             return
         message = "ended without a result: call trial.report(...) or trial.complete(...)"
         logger.warning("trial %d %s", self.number, message)
@@ -288,7 +294,7 @@ class RunningTrial:
             return
         try:
             self._connection.call(lambda stub: stub.CompleteTrial, request)
-        except LeaseLostError:
+        except (LeaseLostError, NotFoundError):
             self.lose()
         self._open = False
 

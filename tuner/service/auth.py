@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from tuner.admin import Role, Token
 from tuner.errors import TunerError, UnauthenticatedError
 from tuner.service import roles
-from tuner.service.call import Call
+from tuner.service.call import Call, Metadata
 from tuner_storage.tokens import HashedToken
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ _PREFIX = "tuner_"
 _SECRET_BYTES = 32
 #: For so long a token that was revoked on another server may still be let in.
 _KNOWN_SECONDS = 1.0
+#: For so long what was read is enough to turn strangers away without a look at the database.
+_TRUSTED_SECONDS = 5.0
 #: A token that is not known may have been made since; it is looked up so often at most.
 _UNKNOWN_SECONDS = 0.1
 
@@ -85,6 +88,22 @@ class TokenGuard:
         except TunerError as error:
             logger.info("refused %s of %s: %s", call.method, call.peer, error.message)
             raise
+
+    def is_stranger(self, metadata: Metadata) -> bool:
+        """Whether the tokens, as they were read lately, hold none that came with a call."""
+        known = self._known
+        if known.error is not None or self._monotonic() - known.read_time > _TRUSTED_SECONDS:
+            return False
+        sent = {key: value for key, value in metadata or () if isinstance(value, str)}
+        try:
+            return hash_of(_bearer(sent)) not in known.by_hash
+        except UnauthenticatedError:
+            return True
+
+    def refresh(self) -> None:
+        """Reads the tokens, if that was not done lately: call it every second."""
+        with suppress(TunerError):
+            self._read(_KNOWN_SECONDS)
 
     def forget(self) -> None:
         """Reads the tokens anew for the next call: they were changed here."""

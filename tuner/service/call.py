@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+#: What came with a call, as gRPC hands it out.
+Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]] | None"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 
 from tuner.errors import InvalidArgumentError
+from tuner.study import Origin, TrialState
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<word>[A-Za-z_][A-Za-z0-9_-]*)|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -22,6 +23,11 @@ _TOKEN = re.compile(
 )
 _SIGNS = {"=": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _FIELDS = ("number", "state", "attempt", "worker_id", "origin")
+_WHOLE = ("number", "attempt")
+_STATES = {
+    "state": tuple(state.value for state in TrialState),
+    "origin": tuple(origin.value for origin in Origin),
+}
 _MAPS = ("metrics", "parameters", "labels")
 _LONGEST, _DEEPEST = 2_000, 20
 #: More digits than these are read as a float.
@@ -123,7 +129,18 @@ class _Parser:
         if kind != "sign" or sign not in _SIGNS:
             raise self._refused("one of " + " ".join(_SIGNS))
         self._next += 1
-        return f"({field} {_SIGNS[sign]} {self._value()})"
+        name = field.removeprefix("$.")
+        value = self._state(name) if name in _STATES else self._value(name in _WHOLE)
+        return f"({field} {_SIGNS[sign]} {value})"
+
+    def _state(self, name: str) -> str:
+        """A word of a fixed list, in whatever case."""
+        kind, token = self._peek()
+        word = (token[1:-1] if kind == "text" else token).upper()
+        if kind not in ("word", "text") or word not in _STATES[name]:
+            raise self._refused(f"one of {', '.join(_STATES[name])}")
+        self._next += 1
+        return json.dumps(word)
 
     def _field(self) -> str:
         kind, word = self._peek()
@@ -152,8 +169,10 @@ class _Parser:
             name += f".{token}"
         return name
 
-    def _value(self) -> str:
+    def _value(self, is_whole: bool) -> str:
         kind, token = self._peek()
+        if is_whole and kind != "number":
+            raise self._refused("a number")
         match kind:
             case "number":
                 value = self._number(token)

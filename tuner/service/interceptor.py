@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
@@ -16,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tuner.client.channel import REQUEST_KEY
 from tuner.errors import InternalError, TunerError, UnavailableError
 from tuner.service import call as calls
-from tuner.service.call import Call
+from tuner.service.call import Call, Metadata
 from tuner.service.fleet import ElsewhereError
 from tuner.service.forwarding import Forwarder
 
@@ -25,12 +26,17 @@ logger = logging.getLogger(__name__)
 _DOMAIN = "tuner"
 _DETAILS = "grpc-status-details-bin"
 _SERVICES = "/tuner.v1."
+#: How long a stream goes on without a new look at who reads it.
+_ADMITTED_SECONDS = 1.0
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Guard(Protocol):
     """Decides who may call what."""
+
+    def is_stranger(self, metadata: Metadata) -> bool:
+        """Whether a call's metadata alone says that it will not be admitted; never waits."""
 
     def admit(self, call: Call, request: Any) -> None:
         """Says in `call` who calls; raises UnauthenticatedError or PermissionDeniedError."""
@@ -52,6 +58,10 @@ class Tracer(Observer, Protocol):
 
 class Everybody:
     """The guard of a server that only its own machine reaches: everybody may do everything."""
+
+    def is_stranger(self, metadata: Metadata) -> bool:
+        """Nobody is."""
+        return False
 
     def admit(self, call: Call, request: Any) -> None:
         """Lets the call pass."""
@@ -81,6 +91,9 @@ class CallInterceptor(grpc.ServerInterceptor):
     ) -> Handler | None:
         """Wraps a method; health checks and reflection are left as they are."""
         path = handler_call_details.method
+        if self._guard.is_stranger(handler_call_details.invocation_metadata):
+            # Answered without its message: who never sends one would hold a thread for ever.
+            return grpc.stream_unary_rpc_method_handler(partial(self._turn_away, path))
         known = self._wrapped.get(path)
         if known is not None:
             return known
@@ -90,6 +103,12 @@ class CallInterceptor(grpc.ServerInterceptor):
         # Made once: it is asked for at every call.
         self._wrapped[path] = self._wrap(path, handler)
         return self._wrapped[path]
+
+    def _turn_away(self, path: str, requests: object, context: grpc.ServicerContext) -> Any:
+        with self._calling(path, context) as call:
+            self._admit(call, None)
+            # The token was made on another server, this very moment.
+            raise UnavailableError("the token was not known yet; try again.")
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
         codec = {
@@ -120,11 +139,21 @@ class CallInterceptor(grpc.ServerInterceptor):
             with self._calling(path, context) as call:
                 self._admit(call, request)
                 try:
-                    yield from method(request, context)
+                    yield from self._while_admitted(call, request, method(request, context))
                 except ElsewhereError as elsewhere:
-                    yield from self._forwarder.stream(call, elsewhere, request, context)
+                    passed_on = self._forwarder.stream(call, elsewhere, request, context)
+                    yield from self._while_admitted(call, request, passed_on)
 
         return answer
+
+    def _while_admitted(self, call: Call, request: Any, stream: Iterator[Any]) -> Iterator[Any]:
+        """What a stream sends, as long as its caller still may see it."""
+        asked = time.monotonic()
+        for message in stream:
+            if time.monotonic() - asked > _ADMITTED_SECONDS:
+                self._guard.admit(call, request)
+                asked = time.monotonic()
+            yield message
 
     def refuse(self) -> None:
         """From now on every call is told to try again: the server ends.

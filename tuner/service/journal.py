@@ -131,9 +131,11 @@ class Journal:
                 change.written()
             failure = None
         except TunerError as error:
-            # Of several changes one may be at fault; asking again, each speaks for itself.
-            if len(batch) == 1 or isinstance(error, UnavailableError):
+            if isinstance(error, UnavailableError):
                 failure = error
+            elif len(batch) == 1:
+                # It speaks for the one change that was written, not for those who wait.
+                raise
         finally:
             self._wake(len(batch), failure)
         self._meter.committed(len(batch), time.perf_counter() - start)

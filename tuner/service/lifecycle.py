@@ -107,10 +107,11 @@ def extend(record: Record, submitted: StudySpec, reply: Reply[Study, M]) -> M:
         if study.state is StudyState.COMPLETED and record.reached(now) is None:
             saved = record.save(taken_up(record.study), now)
         record.settle(now)
+        # What proposes is built anew, from all that was measured: the study is loaded again.
+        record.retire()
         return saved
 
     message = record.run(reply, verb)
-    # What proposes is built anew, from all that was measured: the study is loaded again.
     record.close()
     return message
 
@@ -234,7 +235,8 @@ def _failed(record: Record, numbers: Sequence[int]) -> list[Trial]:
             raise FailedPreconditionError(
                 f"trial {number} is {state.value}; only failed ones can be tried again."
             )
-    return [trial for trial in failed if not numbers or trial.number in numbers]
+    wanted = set(numbers)
+    return [trial for trial in failed if not wanted or trial.number in wanted]
 
 
 def _retry(record: Record, trials: Sequence[Trial], now: datetime) -> None:
@@ -284,8 +286,8 @@ def delete(record: Record, *, force: bool, reply: Reply[None, M]) -> M:
         record.write(writes.delete_study())
         if reply.request_id:
             record.write(writes.record_deletion(reply.request_id, reply.method, now))
+        record.retire()
 
-    try:
-        return record.run(replace(reply, request_id=""), verb)
-    finally:
-        record.close()
+    message = record.run(replace(reply, request_id=""), verb)
+    record.close()
+    return message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from tuner.study import Limits, TrialCounts
 
@@ -54,8 +54,3 @@ def reached(limits: Limits, progress: Progress) -> Reached | None:
         run = counts.total - counts.past
         return Reached(reason=f"all {run} trials have ended", gives_up=False)
     return None
-
-
-def ends_at(limits: Limits, create_time: datetime) -> datetime | None:
-    """When the study's time is over, if it has one."""
-    return None if limits.duration is None else create_time + limits.duration

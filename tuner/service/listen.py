@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
@@ -59,6 +60,15 @@ def listen(server: grpc.Server, settings: Settings) -> str:
         )
     reachable = _ANYWHERE.get(host, host)
     return f"[{reachable}]:{bound}" if ":" in reachable else f"{reachable}:{bound}"
+
+
+def announced(settings: Settings, address: str) -> str:
+    """Where the other servers of the database reach this one."""
+    if settings.advertise:
+        return settings.advertise
+    if settings.database_url and settings.host in _ANYWHERE:
+        return f"{socket.getfqdn()}:{address.rpartition(':')[2]}"
+    return address
 
 
 def listen_locally(server: grpc.Server, settings: Settings, address: str) -> str:

@@ -39,6 +39,8 @@ from tuner_storage import writes
 
 M = TypeVar("M", bound=Message)
 
+#: A trial with all that it measured has to fit into one message.
+_MOST_MEASUREMENTS = 100_000
 _SOON = timedelta(seconds=0.3)
 _LATER = timedelta(seconds=1)
 
@@ -273,6 +275,10 @@ class LiveStudy:
         if report.checkpoint is not None:
             trial = replace(trial, checkpoint=report.checkpoint)
         if report.measurement is not None:
+            if len(self._reported.get(trial.number, ())) >= _MOST_MEASUREMENTS:
+                raise InvalidArgumentError(
+                    f"an attempt may report {_MOST_MEASUREMENTS} steps; report less often."
+                )
             result = self._result(trial, report.measurement)
             trial = outcome.with_result(study.spec, trial, result)
             verdict = self.record.engine.report(trial.number, report.measurement)
@@ -317,9 +323,18 @@ class LiveStudy:
             LeaseLostError: the lease is over, and not by this request.
             InvalidArgumentError: there is no result.
         """
-        return self.record.run(
-            reply, lambda now: self._end(self._leased(number, token), result, now)
-        )
+        return self.record.run(reply, lambda now: self._complete(number, token, result, now))
+
+    def _complete(self, number: int, token: str, result: Result, now: datetime) -> Trial:
+        trial = self._leased(number, token)
+        try:
+            return self._end(trial, result, now)
+        except InvalidArgumentError as error:
+            if result.final is None and self._reported.get(number):
+                # It reported to the end without one of the metrics; so would another attempt.
+                failure = Failure(cause=Cause.USER_ERROR, message=error.message)
+                self._end(trial, Result(failure=failure), now, final=True)
+            raise
 
     def release(self, number: int, token: str, reason: str, reply: Reply[Trial, M]) -> M:
         """Gives a trial back: it is due again. Raises LeaseLostError as `complete` does."""

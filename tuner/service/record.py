@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -169,6 +170,8 @@ class Record:
     def _repeat(self, reply: Reply[R, M]) -> M:
         body = self._store.find_answer(self.key, reply.request_id, reply.method)
         if body is None:
+            # Answers are forgotten after a day; asked anew, it is another request.
+            self._answered.discard((reply.request_id, reply.method))
             raise StaleError("the answer to this request was forgotten; ask anew.")
         return reply.parse(body)
 
@@ -285,6 +288,15 @@ class Record:
         summary = self.summary()
         self.tell(summary)
         return summary
+
+    def retire(self) -> None:
+        """Takes no other verb after this one, which still is written; the caller is that verb."""
+        self._closed = True
+
+    def drain(self) -> None:
+        """Waits until all that was decided is written, or never will be."""
+        with suppress(TunerError):
+            self._journal.sync(self._journal.position)
 
     def close(self) -> None:
         """Lets go of the study; watchers start over."""

@@ -52,6 +52,7 @@ _MESSAGE_BYTES = 16 * 2**20
 _GRACE_SECONDS = 5.0
 _LAST_CALLS_SECONDS = 0.05
 _TEND_SECONDS = 1.0
+_STOP_SECONDS = 45.0
 _SERVICES = (
     study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
@@ -151,18 +152,20 @@ class StudyServer:
         if guard is not None:
             stack.enter_context(LocalToken(tokens, settings.local_token_file))
         fleet = Fleet(store, settings.data_dir)
-        stack.enter_context(fleet.joined(settings.advertise or address))
+        stack.enter_context(fleet.joined(listen.announced(settings, address)))
         lease = timedelta(seconds=settings.lease_seconds)
         studies = Studies(store, fleet, lease, telemetry.metrics, Allowed.of(settings))
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
-        stack.enter_context(Ticker(studies))
+        stack.enter_context(Ticker(studies, (lambda: None) if guard is None else guard.refresh))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         admin = AdminServicer(tokens, (lambda: None) if guard is None else guard.forget)
         add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        if guard is None:
+            # What strangers may ask for would hold threads of those who have tokens.
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         for name in ("", *_SERVICES):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         server.start()
@@ -218,3 +221,7 @@ def serve(
         while not stop.wait(_TEND_SECONDS):
             server.tend()
         logger.info("the study server stops")
+        # A database that hangs must not keep it: whoever asked it to stop waits for that.
+        last = threading.Timer(_STOP_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()

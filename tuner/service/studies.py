@@ -94,6 +94,9 @@ class Studies:
         with self._loading[hash(study_id) % _LOADS]:
             found = self._live.get(study_id)
             if found is None or found.record.closed:
+                if found is not None:
+                    # A claim of its study would undo what it is still writing.
+                    found.record.drain()
                 self._live.pop(study_id, None)
                 found = self._live[study_id] = self._load(study_id)
             return found
@@ -220,6 +223,11 @@ class Studies:
 
     def get(self, study_id: str) -> Study:
         """Returns a study; raises NotFoundError."""
+        if study_id not in self._live:
+            stored = self._find(study_id).study
+            if stored.state.is_finished and not stored.trial_counts.running:
+                # Nobody works on it: its rows say all, and it is not loaded to be looked at.
+                return stored
         return self.do(study_id, lambda live: live.record.read(lambda now: live.record.summary()))
 
     def list_studies(
@@ -310,6 +318,19 @@ class Studies:
             idle = utc_now() - live.last_use > _IDLE
             if idle and live.is_at_rest:
                 self._forget(study_id)
+
+    def check_owned(self) -> None:
+        """Lets go of studies that another server has claimed, or that are gone.
+
+        A write would notice; who only reads or watches would be shown the past.
+        """
+        # Looked at first: what is claimed after the list was read is not on it.
+        mine = self.owned
+        epochs = self._store.list_owned(self._fleet.server)
+        for live in mine:
+            ownership = live.record.ownership
+            if epochs.get(ownership.key) != ownership.epoch:
+                live.record.close()
 
     def take_over(self) -> None:
         """Claims and loads studies to be worked on that nobody owns: a fair share of them.

@@ -14,6 +14,8 @@ from tuner.service.studies import Studies
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
+_CHECK_SECONDS = 1.0
+_REFRESH_SECONDS = 1.0
 _TAKE_OVER_SECONDS = 1.0
 _HAND_OVER_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 3600.0
@@ -23,12 +25,18 @@ class Ticker:
     """Owns the threads; use it in a `with`.
 
     What may take long, such as loading a study, has a thread of its own, so that leases go on.
+
+    Args:
+        studies: Whose clock it is.
+        refresh: Something else to do every second.
     """
 
-    def __init__(self, studies: Studies) -> None:
+    def __init__(self, studies: Studies, refresh: Callable[[], None] = lambda: None) -> None:
         self._stop = threading.Event()
         work: Mapping[str, tuple[Callable[[], None], float]] = {
+            "refresh": (refresh, _REFRESH_SECONDS),
             "tick": (studies.tick, _TICK_SECONDS),
+            "check": (studies.check_owned, _CHECK_SECONDS),
             "take-over": (studies.take_over, _TAKE_OVER_SECONDS),
             "hand-over": (studies.hand_over, _HAND_OVER_SECONDS),
             "housekeeping": (studies.forget_requests, _HOUSEKEEPING_SECONDS),

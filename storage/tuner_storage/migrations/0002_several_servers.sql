@@ -47,6 +47,8 @@ ALTER TABLE tuner.trials
     ADD CONSTRAINT trials_checkpoint_check
         CHECK ((checkpoint_uri IS NULL) = (checkpoint_step IS NULL));
 
+CREATE INDEX trials_running_idx ON tuner.trials (study) WHERE state = 'RUNNING';
+
 CREATE FUNCTION tuner.trial_document(trial tuner.trials) RETURNS jsonb
     LANGUAGE sql STABLE
     AS $$

@@ -593,6 +593,9 @@ FROM tuner.studies
 LEFT JOIN tuner.servers ON servers.server = studies.owner AND servers.expire_time > now()
 WHERE studies.study_id = %(study_id)s::text;
 
+-- list_owned --
+SELECT study, epoch FROM tuner.studies WHERE owner = %(server)s::uuid;
+
 -- hand_over_study --
 -- Gives a study to another server that is alive.
 UPDATE tuner.studies

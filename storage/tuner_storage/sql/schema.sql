@@ -207,6 +207,9 @@ CREATE TABLE tuner.trials (
 
 CREATE INDEX trials_score_idx ON tuner.trials (study, score DESC NULLS LAST, number);
 
+-- Which studies have leases to watch, without a look at all that has ever been tried.
+CREATE INDEX trials_running_idx ON tuner.trials (study) WHERE state = 'RUNNING';
+
 CREATE TRIGGER trials_move BEFORE UPDATE OF state ON tuner.trials
     FOR EACH ROW WHEN (OLD.state <> NEW.state AND NOT tuner.is_trial_move(OLD.state, NEW.state))
     EXECUTE FUNCTION tuner.refuse_move();
