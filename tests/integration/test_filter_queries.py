@@ -149,12 +149,20 @@ comparisons = st.one_of(
         st.sampled_from(tuple(_OPERATORS)),
         values,
     ),
-    st.builds(
-        Comparison,
-        st.sampled_from(("number", "state", "attempt", "origin", "worker_id")),
-        st.none(),
-        st.sampled_from(tuple(_OPERATORS)),
-        st.one_of(values, st.sampled_from([*TrialState, *Origin]).map(lambda s: s.value)),
+    *(
+        st.builds(
+            Comparison,
+            st.sampled_from(fields),
+            st.none(),
+            st.sampled_from(tuple(_OPERATORS)),
+            compared,
+        )
+        for fields, compared in (
+            (("number", "attempt"), st.one_of(st.integers(-2, 12), st.floats(-2, 12))),
+            (("state",), st.sampled_from(TrialState).map(lambda state: state.value)),
+            (("origin",), st.sampled_from(Origin).map(lambda origin: origin.value)),
+            (("worker_id",), values),
+        )
     ),
 )
 predicates: st.SearchStrategy[Predicate] = st.recursive(

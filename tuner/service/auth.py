@@ -67,10 +67,12 @@ class TokenGuard:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._read_active = read
         self._now = now
         self._monotonic = monotonic
+        self._sleep = sleep
         self._reading = threading.Lock()
         self._known = _Known({}, float("-inf"))
 
@@ -90,15 +92,19 @@ class TokenGuard:
             raise
 
     def is_stranger(self, metadata: Metadata) -> bool:
-        """Whether the tokens, as they were read lately, hold none that came with a call."""
+        """Whether the tokens hold none that came with a call; looks up those not known yet."""
         known = self._known
         if known.error is not None or self._monotonic() - known.read_time > _TRUSTED_SECONDS:
             return False
         sent = {key: value for key, value in metadata or () if isinstance(value, str)}
         try:
-            return hash_of(_bearer(sent)) not in known.by_hash
+            wanted = hash_of(_bearer(sent))
+            return wanted not in known.by_hash and wanted not in self._read(_UNKNOWN_SECONDS)
         except UnauthenticatedError:
             return True
+        except TunerError:
+            # The database is away: the call itself is told so.
+            return False
 
     def refresh(self) -> None:
         """Reads the tokens, if that was not done lately: call it every second."""
@@ -114,6 +120,8 @@ class TokenGuard:
         wanted = hash_of(secret)
         found = self._read(_KNOWN_SECONDS).get(wanted)
         if found is None:
+            # It may have been made a moment ago, on another server.
+            self._wait(self._known.read_time + _UNKNOWN_SECONDS - self._monotonic())
             found = self._read(_UNKNOWN_SECONDS).get(wanted)
         if (
             found is None
@@ -125,6 +133,10 @@ class TokenGuard:
                 "(tuner token create NAME --role writer) and set TUNER_TOKEN."
             )
         return found.token
+
+    def _wait(self, seconds: float) -> None:
+        if 0 < seconds < _UNKNOWN_SECONDS:
+            self._sleep(seconds)
 
     def _read(self, seconds: float) -> Mapping[bytes, HashedToken]:
         """The tokens as they were at most so long ago; one thread reads, the others wait."""

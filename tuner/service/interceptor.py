@@ -36,7 +36,7 @@ class Guard(Protocol):
     """Decides who may call what."""
 
     def is_stranger(self, metadata: Metadata) -> bool:
-        """Whether a call's metadata alone says that it will not be admitted; never waits."""
+        """Whether a call's metadata alone says that it will not be admitted."""
 
     def admit(self, call: Call, request: Any) -> None:
         """Says in `call` who calls; raises UnauthenticatedError or PermissionDeniedError."""
