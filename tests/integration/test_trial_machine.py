@@ -102,7 +102,7 @@ class TrialMachine(RuleBasedStateMachine):
             failed_trials=failed_trials,
             no_improvement_trials=no_improvement_trials,
         )
-        self.model = StudyModel(self.asked, LEASE)
+        self.model = StudyModel(self.asked, LEASE, self.clock.now)
         self.study_id = f"s{next(_numbers)}"
         self.name = f"studies/{self.study_id}"
         self.answered: list[tuple[str, Message, Message]] = []
@@ -382,9 +382,19 @@ class TrialMachine(RuleBasedStateMachine):
 
     # --- time and servers ---
 
-    @rule(seconds=st.sampled_from((7, 7, 31)))
-    def wait(self, seconds: int) -> None:
-        self.clock.now += timedelta(seconds=seconds)
+    @rule(times=st.integers(1, 5))
+    def wait(self, times: int) -> None:
+        """Often enough, as the server looks after its leases."""
+        for _ in range(times):
+            self._pass(timedelta(seconds=7))
+
+    @rule()
+    def sleep(self) -> None:
+        """As a laptop does: longer than a lease, and the workers slept, too."""
+        self._pass(LEASE + timedelta(seconds=11))
+
+    def _pass(self, time: timedelta) -> None:
+        self.clock.now += time
         self.model.tick(self.clock.now)
         self.studies.tick()
 

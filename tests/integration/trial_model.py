@@ -71,13 +71,14 @@ class TrialModel:
 class StudyModel:
     """A study of one metric. A verb that is refused returns the name of the error."""
 
-    def __init__(self, rules: Rules, lease: timedelta) -> None:
+    def __init__(self, rules: Rules, lease: timedelta, now: datetime) -> None:
         self.rules = rules
         self.state = "ACTIVE"
         self.trials: list[TrialModel] = []
         self.best: int | None = None
         self.since_best: set[int] = set()
         self._lease = lease
+        self._ticked = now
 
     # --- what is asked ---
 
@@ -97,7 +98,8 @@ class StudyModel:
         rules, failed = self.rules, len(self.of("FAILED"))
         if rules.failed_trials is not None and failed >= rules.failed_trials:
             return "over"
-        if rules.failed_trials is None and 5 <= failed == len(self.of(*ENDED)):
+        ran = sum(trial.origin != "PAST" for trial in self.of(*ENDED))
+        if rules.failed_trials is None and 5 <= failed == ran:
             return "over"
         wanted = rules.no_improvement_trials
         if wanted is not None and len(self.since_best) >= wanted:
@@ -230,13 +232,23 @@ class StudyModel:
             self.state = "COMPLETED"
 
     def tick(self, now: datetime) -> None:
+        if self.state in ("COMPLETED", "STOPPED") and not self.of("RUNNING"):
+            return
+        if now - self._ticked > self._lease / 2:
+            self._forgive(now)
+        self._ticked = now
         for trial in self.of("RUNNING"):
             if trial.expires is not None and trial.expires <= now:
                 self.fail(trial, trial.tokens[-1], "LOST")
         self.settle()
 
     def taken_over(self, now: datetime) -> None:
-        """A server starts: workers get half a lease to be heard."""
+        """A server starts."""
+        self._ticked = now
+        self._forgive(now)
+
+    def _forgive(self, now: datetime) -> None:
+        """Where the server was away, workers get half a lease to be heard."""
         for trial in self.of("RUNNING"):
             if trial.expires is not None:
                 trial.expires = max(trial.expires, now + self._lease / 2)
