@@ -335,6 +335,21 @@ def test_the_same_study_again_is_the_same_study(client: Client, name: str) -> No
         client.create_study(name, {"y": tuner.Float(0, 1)}, maximize="score", trials=3)
 
 
+def test_a_study_deleted_under_a_script_ends_it_quietly(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=3)
+    seen = 0
+    with pytest.raises(NotFoundError):
+        # Only asking for the next trial says that there is no study any more.
+        for trial in study:
+            seen += 1
+            with trial:
+                trial.report(0.5)
+                client.get_study(name).delete(force=True)
+                assert not trial.report(0.6)
+                assert trial.lost
+    assert seen == 1
+
+
 def test_mistakes_are_raised_as_what_they_are(client: Client, name: str) -> None:
     with pytest.raises(NotFoundError):
         client.get_study("nowhere")

@@ -14,7 +14,13 @@ import grpc
 import psycopg
 import pytest
 
-from tests.integration.service_support import Caller, refused, request_id, running, until
+from tests.integration.service_support import (
+    Caller,
+    refused,
+    request_id,
+    running,
+    until,
+)
 from tests.integration.test_service_studies import Process
 from tuner.service.fleet import _identity
 from tuner.v1 import study_pb2, trial_pb2
@@ -171,6 +177,28 @@ def test_a_server_that_slept_cannot_write_to_what_it_lost(
         assert asked.result(timeout=30).trials[0].name == "studies/s/trials/2"
         assert first.complete(held, 0.5) == _basic(second)
         assert [t.name for t in first.trials()] == [f"studies/s/trials/{n}" for n in range(3)]
+
+
+def test_a_server_that_lost_a_study_shows_nobody_the_past(
+    tmp_path: Path, database_url: str
+) -> None:
+    """It only reads and watches: no write of its own tells it that another server took over."""
+    with (
+        running(tmp_path / "a", database_url) as first,
+        running(tmp_path / "b", database_url) as second,
+    ):
+        first.create()
+        stream = first.watch()
+        next(stream)
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE tuner.studies SET epoch = epoch + 1, owner = (SELECT server FROM "
+                "tuner.servers WHERE address = %s)",
+                (_address(tmp_path / "b"),),
+            )
+        second.complete(second.one(), 0.5)
+        until(lambda: first.study().trial_counts.succeeded == 1, 5)
+        assert next(event for event in stream if event.trial.state == State.SUCCEEDED)
 
 
 def test_a_server_that_joins_gets_its_share(tmp_path: Path, database_url: str) -> None:

@@ -131,6 +131,100 @@ def test_a_study_submitted_again_with_changes_is_extended(caller: Caller) -> Non
     assert list(stream)[-1].study.state == StudyState.STOPPED
 
 
+def test_nothing_is_proposed_from_the_old_space_once_it_is_extended(caller: Caller) -> None:
+    caller.create(trials=10_000)
+    stop = threading.Event()
+    seen = list[trial_pb2.Trial]()
+
+    def work(name: str) -> None:
+        while not stop.is_set():
+            seen.append(caller.complete(caller.one(name), 0.5))
+
+    workers = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    space = space_pb2.Space()
+    space.parameters.add(name="x").float_domain.high = 1.0
+    for version in range(2, 8):
+        added = space.parameters.add(name=f"y{version}")
+        added.int_domain.high = 3
+        added.default_value.int_value = 2
+        assert caller.create(trials=10_000, space=space).space_version == version
+    stop.set()
+    for worker in workers:
+        worker.join(30)
+    assert {trial.space_version for trial in seen} > {1}
+    for trial in seen:
+        # Version 1 has x, and each later one has one parameter more.
+        assert len(trial.parameters) == trial.space_version, trial
+
+
+def test_a_refused_deletion_changes_nothing_for_anyone(caller: Caller) -> None:
+    caller.create()
+    caller.one()
+    stream = caller.watch()
+    token = [next(stream), next(stream)][-1].resume_token
+    with refused("FAILED_PRECONDITION", "FAILED_PRECONDITION"):
+        caller.stub.DeleteStudy(pb.DeleteStudyRequest(name="studies/s"), timeout=30)
+    caller.complete(caller.one(), 0.5)
+    # The study was not loaded again: what was seen before still resumes.
+    assert next(caller.watch(token)).trial.state == State.SUCCEEDED
+
+
+def test_one_callers_mistake_is_not_told_to_others(caller: Caller, database_url: str) -> None:
+    """What only the database refuses is the error of the call that sent it."""
+    caller.create(trials=10_000)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "ALTER TABLE tuner.trials ADD CONSTRAINT odd CHECK (artifact_uri <> 'refused')"
+        )
+    stop, others = threading.Event(), list[str]()
+
+    def work(name: str) -> None:
+        while not stop.is_set():
+            try:
+                caller.complete(caller.one(name), 0.5)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    others.append(f"{error.code()}: {error.details()}")
+
+    workers = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for _ in range(10):
+        trial = caller.one("bad")
+        request = pb.CompleteTrialRequest(
+            name=trial.name, lease_token=trial.lease.token, artifact_uri="refused"
+        )
+        request.final_measurement.metrics["auc"] = 0.5
+        with pytest.raises(grpc.RpcError):
+            caller.stub.CompleteTrial(request, timeout=30)
+    stop.set()
+    for worker in workers:
+        worker.join(30)
+    assert others == []
+    assert caller.study().trial_counts.succeeded > 0
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        {"low": -1.7e308, "high": 1.7e308},
+        {"low": 0.0, "high": 1.0, "step": 1e-300},
+        {"low": 0.0, "high": 1e308, "step": 1e-5},
+    ],
+)
+def test_ranges_that_no_float_can_hold_are_refused(
+    caller: Caller, domain: dict[str, float]
+) -> None:
+    space = space_pb2.Space()
+    space.parameters.add(name="x").float_domain.MergeFrom(
+        type(space.parameters[0].float_domain)(**domain)
+    )
+    with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT"):
+        caller.create(space=space)
+
+
 def test_more_trials_take_a_completed_study_up_again(caller: Caller) -> None:
     caller.create(trials=1)
     caller.complete(caller.one(), 0.5)

@@ -147,6 +147,29 @@ def test_a_study_without_its_metric_says_what_was_reported(caller: Caller) -> No
     assert caller.complete(trial).final_measurement.metrics == {"auc": 0.5}
 
 
+def test_a_metric_that_is_missing_to_the_end_fails_the_trial_for_good(caller: Caller) -> None:
+    caller.create(constraints=[study_pb2.Constraint(metric="latency", at_most=5)])
+    trial = caller.one()
+    caller.report(trial, 0, auc=0.5)
+    with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT") as said:
+        caller.complete(trial)
+    assert "'latency'" in said[0]
+    assert "auc" in said[0]
+    failed = caller.trial()
+    assert (failed.state, failed.state_reason) == (State.FAILED, said[0])
+
+
+def test_a_time_that_nobody_lives_to_see_is_refused(caller: Caller) -> None:
+    caller.create()
+    trial = caller.one()
+    request = pb.ReportTrialRequest(name=trial.name, lease_token=trial.lease.token)
+    request.measurement.metrics["auc"] = 0.5
+    request.measurement.elapsed.seconds = 9 * 10**18
+    with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT"):
+        caller.stub.ReportTrial(request, timeout=30)
+    assert caller.complete(trial, 0.5).state == State.SUCCEEDED
+
+
 def test_a_trial_that_reported_nothing_has_no_result(caller: Caller) -> None:
     caller.create()
     trial = caller.one()

@@ -130,12 +130,13 @@ class Journal:
             for change in batch:
                 change.written()
             failure = None
-        except TunerError as error:
+        except Exception as error:
             if isinstance(error, UnavailableError):
                 failure = error
             elif len(batch) == 1:
                 # It speaks for the one change that was written, not for those who wait.
                 raise
+            # Of several changes one is at fault; asked for again, each speaks for itself.
         finally:
             self._wake(len(batch), failure)
         self._meter.committed(len(batch), time.perf_counter() - start)
