@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import optuna
 
@@ -106,8 +106,16 @@ class StudyEngine:
 
     def importance(self) -> Importance:
         """How much each parameter and each group of them mattered to the first metric."""
-        direction = direction_of(self._spec.metric.goal)
-        return importance.measure(self._spec.space, direction, self._history.trials)
+        return self.importance_later()()
+
+    def importance_later(self) -> Callable[[], Importance]:
+        """What computes the importance as of now.
+
+        It does not need the engine any more, and may take seconds where there are many trials.
+        """
+        space, direction = self._spec.space, direction_of(self._spec.metric.goal)
+        trials = self._history.trials
+        return lambda: importance.measure(space, direction, trials)
 
     def optuna_study(self) -> optuna.Study:
         """The study in Optuna's terms, to read: for its samplers, plots and importance.

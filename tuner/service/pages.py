@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tuner.errors import InvalidArgumentError
@@ -71,6 +72,11 @@ def trial_page(request: pb.ListTrialsRequest) -> TrialPage:
         after_key=key,
         full=full,
     )
+
+
+def longest(page: TrialPage) -> TrialPage:
+    """The same, as long as pages may be."""
+    return replace(page, limit=_FULL if page.full else _BASIC)
 
 
 def next_trials(page: TrialPage, number: int, key: float | None) -> str:

@@ -214,7 +214,7 @@ class StudyServicer(StudyServiceServicer):
     def StreamTrials(
         self, request: pb.ListTrialsRequest, context: Context
     ) -> Iterator[trial_pb2.Trial]:
-        study_id, page = parse_study_name(request.parent), pages.trial_page(request)
+        study_id, page = parse_study_name(request.parent), pages.longest(pages.trial_page(request))
         page = self._only(study_id, page, request.optimal)
         with self._stream():
             while context.is_active() and not self._studies.stopping.is_set():

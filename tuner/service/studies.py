@@ -403,7 +403,7 @@ def _importance(live: LiveStudy) -> Importance:
     record = live.record
     if record.study.space_version == 0:
         return Importance()
-    return record.read(lambda now: record.engine.importance())
+    return record.read(lambda now: record.engine.importance_later())()
 
 
 def _is_replaceable(study: Study) -> bool:
