@@ -540,6 +540,50 @@ def test_tokens_of_other_lists_are_refused(many: Caller) -> None:
     assert len(many.stream(page_token=token)) == 21
 
 
+def test_a_page_holds_no_more_than_a_message_can(caller: Caller) -> None:
+    """Trials with as many labels and as long values as may be: 50 MB."""
+    space = study_of().space
+    for number in range(60):
+        choices = space.parameters.add(name=f"p{number}").categorical_domain.choices
+        choices.add(string_value="x" * 1000)
+    caller.create(space=space, trials=1000)
+    past = new_trial(0.5, 0.5, **{f"l{n}": "x" * 1024 for n in range(64)})
+    for number in range(60):
+        past.parameters[f"p{number}"].string_value = "x" * 1000
+    for _ in range(3):
+        caller.add(*[past] * 100)
+    assert len(caller.suggest(count=50).trials) == 50
+    pages = list[int]()
+    request = pb.ListTrialsRequest(parent="studies/s", page_size=1000, order_by="metrics.auc desc")
+    numbers = list[int]()
+    while True:
+        response = caller.stub.ListTrials(request, timeout=30)
+        pages.append(len(response.trials))
+        numbers += map(number_of, response.trials)
+        request.page_token = response.next_page_token
+        if not request.page_token:
+            break
+    assert len(pages) > 10 and numbers == list(range(350))
+    assert len(caller.stream()) == 350
+    caller.delete(force=True)
+    for number in range(5):
+        # As large as studies may be.
+        large = {f"s{n}": space_pb2.ParameterValue(string_value="x" * 1000) for n in range(1000)}
+        features = [
+            study_pb2.Feature(name=f"f{n}", kind="numeric", columns=["x" * 1000], settings=large)
+            for n in range(2)
+        ]
+        caller.create(f"s{number}", settings=large, features=features)
+    listing, names = pb.ListStudiesRequest(), list[str]()
+    while len(names) < 5:
+        listed = caller.stub.ListStudies(listing, timeout=30)
+        assert 1 <= len(listed.studies) < 5
+        names += [study.name for study in listed.studies]
+        listing.page_token = listed.next_page_token
+    assert names == [f"studies/s{number}" for number in (4, 3, 2, 1, 0)]
+    assert not listing.page_token
+
+
 def test_a_bad_filter_says_where(many: Caller) -> None:
     for call in (many.trials, many.stream):
         with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT") as said:

@@ -173,6 +173,8 @@ class StudyModel:
         if final is not None and final[1] is None:
             return "InvalidArgumentError"
         if final is None and trial.result is None:
+            if trial.reported:
+                self._end(trial, "FAILED", "USER_ERROR")
             return "InvalidArgumentError"
         trial.result = final or trial.result
         self._end(trial, "PRUNED" if trial.stop else "SUCCEEDED")

@@ -12,10 +12,11 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from tuner.client.channel import REQUEST_KEY
-from tuner.errors import InternalError, TunerError, UnavailableError
+from tuner.errors import InternalError, InvalidArgumentError, TunerError, UnavailableError
 from tuner.service import call as calls
 from tuner.service.call import Call, Metadata
 from tuner.service.fleet import ElsewhereError
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 _DOMAIN = "tuner"
 _DETAILS = "grpc-status-details-bin"
 _SERVICES = "/tuner.v1."
+#: In bytes. It travels in headers, twice, and of more than 8 KiB of them a client is told nothing.
+_LONGEST_MESSAGE = 1_200
 #: How long a stream goes on without a new look at who reads it.
 _ADMITTED_SECONDS = 1.0
 
@@ -112,7 +115,7 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
         codec = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _as_it_can_be_read(handler.request_deserializer),
             "response_serializer": _as_it_is(handler.response_serializer),
         }
         if handler.unary_unary is not None:
@@ -168,6 +171,8 @@ class CallInterceptor(grpc.ServerInterceptor):
         if self._ends:
             raise UnavailableError("this study server ends; try again.")
         self._guard.admit(call, request)
+        if isinstance(request, TunerError):
+            raise request
 
     @contextmanager
     def _calling(self, path: str, context: grpc.ServicerContext) -> Iterator[Call]:
@@ -196,6 +201,20 @@ class CallInterceptor(grpc.ServerInterceptor):
             calls.end()
 
 
+def _as_it_can_be_read(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Gives what no message can be read from as the error to answer with; gRPC says INTERNAL."""
+
+    def read(body: bytes) -> Any:
+        try:
+            return body if parse is None else parse(body)
+        except DecodeError:
+            return InvalidArgumentError(
+                "the request cannot be read: it is no message of this method, or nested too deep."
+            )
+
+    return read
+
+
 def _as_it_is(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
     """Lets through what is bytes already: forwarded answers, events made once for all watchers."""
 
@@ -211,8 +230,9 @@ def _as_it_is(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes
 def _abort(context: grpc.ServicerContext, call: Call, error: Exception) -> NoReturn:
     known = error if isinstance(error, TunerError) else _unexpected(call, error)
     call.code = known.code
-    context.set_trailing_metadata(((_DETAILS, status_details(known)),))
-    context.abort(grpc.StatusCode[known.code], known.message)
+    message = _short(known.message)
+    context.set_trailing_metadata(((_DETAILS, _details(known, message)),))
+    context.abort(grpc.StatusCode[known.code], message)
 
 
 def _unexpected(call: Call, error: Exception) -> TunerError:
@@ -222,11 +242,18 @@ def _unexpected(call: Call, error: Exception) -> TunerError:
     )
 
 
-def status_details(error: TunerError) -> bytes:
+def _short(message: str) -> str:
+    body = message.encode(errors="replace")
+    if len(body) <= _LONGEST_MESSAGE:
+        return message
+    return body[:_LONGEST_MESSAGE].decode(errors="ignore") + "…"
+
+
+def _details(error: TunerError, message: str) -> bytes:
     """A google.rpc.Status with an ErrorInfo, as the trailing metadata carries it."""
     detail = AnyMessage()
     detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN))
     number: int = grpc.StatusCode[error.code].value[0]
-    status = status_pb2.Status(code=number, message=error.message, details=[detail])
+    status = status_pb2.Status(code=number, message=message, details=[detail])
     body: bytes = status.SerializeToString()
     return body

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from tuner.errors import InvalidArgumentError
 from tuner.service import filters, validate
 from tuner.study import StudyState, TrialState, parse_trial_name
@@ -15,10 +17,13 @@ from tuner.v1 import study_service_pb2 as pb
 from tuner_storage import TrialPage
 
 S = TypeVar("S", StudyState, TrialState)
+M = TypeVar("M", bound=Message)
 
 #: The longest pages. In the FULL view a trial may be large, and a message may not.
 _BASIC = 1000
 _FULL = 100
+#: What a page may hold, whatever its length: gRPC's clients take 4 MiB unless told otherwise.
+_BYTES = 3 * 2**20
 _ORDER = re.compile(r"best|(number|start_time|end_time|(metrics|parameters)\..{1,128}?)( desc)?")
 
 
@@ -77,6 +82,17 @@ def trial_page(request: pb.ListTrialsRequest) -> TrialPage:
 def longest(page: TrialPage) -> TrialPage:
     """The same, as long as pages may be."""
     return replace(page, limit=_FULL if page.full else _BASIC)
+
+
+def fitting(messages: Iterable[M]) -> list[M]:
+    """As many of a page's messages, from the first, as fit into an answer; at least one."""
+    taken, size = list[M](), 0
+    for message in messages:
+        size += message.ByteSize()
+        if taken and size > _BYTES:
+            break
+        taken.append(message)
+    return taken
 
 
 def next_trials(page: TrialPage, number: int, key: float | None) -> str:

@@ -57,6 +57,7 @@ class StudyServicer(StudyServiceServicer):
 
     def CreateStudy(self, request: pb.CreateStudyRequest, context: Context) -> study_pb2.Study:
         study_id = check_study_id(request.study_id)
+        validate.size("a study", request.study.ByteSize())
         spec = validate.spec(convert.spec_from_proto(request.study))
         reply = _study("CreateStudy", study_id, request.request_id)
         return self._studies.create(study_id, spec, reply)
@@ -74,9 +75,10 @@ class StudyServicer(StudyServiceServicer):
             before=pages.study_key(request.page_token),
             limit=limit,
         )
+        shown = pages.fitting(convert.study_to_proto(study) for _, study in found)
+        more = len(found) == limit or len(shown) < len(found)
         return pb.ListStudiesResponse(
-            studies=[convert.study_to_proto(study) for _, study in found],
-            next_page_token=str(found[-1][0]) if len(found) == limit else "",
+            studies=shown, next_page_token=str(found[len(shown) - 1][0]) if more else ""
         )
 
     def UpdateStudy(self, request: pb.UpdateStudyRequest, context: Context) -> study_pb2.Study:
@@ -201,13 +203,12 @@ class StudyServicer(StudyServiceServicer):
     def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
         study_id, page = parse_study_name(request.parent), pages.trial_page(request)
         found = self._studies.list_trials(study_id, self._only(study_id, page, request.optimal))
+        shown = pages.fitting(convert.trial_to_proto(trial) for trial, _ in found)
         token = ""
-        if len(found) == page.limit:
-            last, key = found[-1]
+        if len(found) == page.limit or len(shown) < len(found):
+            last, key = found[len(shown) - 1]
             token = pages.next_trials(page, last.number, key)
-        return pb.ListTrialsResponse(
-            trials=[convert.trial_to_proto(trial) for trial, _ in found], next_page_token=token
-        )
+        return pb.ListTrialsResponse(trials=shown, next_page_token=token)
 
     # --- streams ---
 
@@ -388,6 +389,7 @@ def _outcome(request: pb.PrepareStudyRequest) -> Prepared | str:
 
 
 def _prepared(message: pb.PrepareStudyRequest.Prepared) -> Prepared:
+    validate.size("what was prepared", message.ByteSize())
     statistics = None
     if message.HasField("statistics"):
         statistics = convert.statistics_from_proto(message.statistics)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from tuner.errors import InvalidArgumentError
 from tuner.service.exchange import NewTrial
-from tuner.space import Categorical, Discrete, Space, Value
+from tuner.space import Categorical, Discrete, Parameter, Space, Value
 from tuner.study import Checkpoint, DataSource, Failure, Limits, Measurement, StudySpec
 
 _PARAMETERS = 1000
@@ -22,6 +22,9 @@ _LABELS = 64
 _TRIALS = 1_000_000
 _WORD = 128
 _TEXT = 1024
+#: In UTF-8. A study is read whole, and up to 100 trials go out in one message of at most 16 MiB.
+_STUDY_BYTES = 4 * 2**20
+_POINT_BYTES = 65_536
 _LOG = 65_536
 #: How long the log of an attempt may become.
 _LOG_KEPT = 16 * 2**20
@@ -115,7 +118,23 @@ def space(asked: Space) -> Space:
                 _value(f"a choice of {parameter.name!r}", choice)
         elif isinstance(domain, Discrete):
             _at_most(len(domain.values), _CHOICES, f"values of {parameter.name!r}")
+    _at_most(sum(map(_longest, parameters)), _POINT_BYTES, "bytes of names and words in a trial")
     return asked
+
+
+def _longest(parameter: Parameter) -> int:
+    """How long a parameter's name and value may become in a trial, without numbers."""
+    choices = parameter.domain.choices if isinstance(parameter.domain, Categorical) else ()
+    words = (len(choice.encode()) for choice in choices if isinstance(choice, str))
+    return len(parameter.name.encode()) + max(words, default=0)
+
+
+def size(what: str, asked: int) -> None:
+    """Raises InvalidArgumentError for a message of more bytes than 4 MiB."""
+    if asked > _STUDY_BYTES:
+        raise InvalidArgumentError(
+            f"{what} may have {_STUDY_BYTES} bytes, but this one has {asked}; make it smaller."
+        )
 
 
 def values(what: str, asked: Mapping[str, Value]) -> Mapping[str, Value]:
