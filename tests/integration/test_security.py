@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psycopg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 import tuner
 from tests.integration.certificates import Authority, Pair
@@ -101,6 +104,46 @@ def test_a_role_bounds_what_its_holder_may_do(tmp_path: Path, database_url: str)
         created = connection.call(lambda stub: stub.CreateStudy, CREATE)
         assert created.name == "studies/mine"
         connection.close()
+
+
+def test_strangers_hold_no_threads_and_health_is_open(tmp_path: Path, database_url: str) -> None:
+    """A call whose message never comes is refused by its metadata alone."""
+    with (
+        serving(tmp_path, database_url) as settings,
+        grpc.insecure_channel(settings.server) as channel,
+    ):
+        never = threading.Event()
+
+        def no_message() -> Iterator[bytes]:
+            never.wait(30)
+            yield b""
+
+        for metadata in ((), (("authorization", "Bearer tuner_guess"),)):
+            hanging: Any = channel.stream_unary("/tuner.v1.StudyService/GetStudy")
+            start = time.monotonic()
+            with pytest.raises(grpc.RpcError) as refused_with:
+                hanging(no_message(), timeout=20, metadata=metadata)
+            assert refused_with.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert time.monotonic() - start < 10
+        never.set()
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_revoked_tokens_streams_end(tmp_path: Path, database_url: str) -> None:
+    with serving(tmp_path, database_url) as settings:
+        secret = secret_of(settings, Role.READER)
+        with client(settings, secret) as reader, admin(settings) as root:
+            study = root.create_study("s", {"x": tuner.Float(0, 1)}, maximize="auc", trials=100)
+            events = reader.get_study("s").events()
+            next(events)
+            root.admin.revoke_token("ann")
+            time.sleep(2.5)
+            for _, trial in zip(range(3), study, strict=False):
+                trial.complete(0.5)
+            with pytest.raises(UnauthenticatedError):
+                list(events)
 
 
 def test_streams_pass_the_same_guard(tmp_path: Path, database_url: str) -> None:

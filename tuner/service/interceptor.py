@@ -94,6 +94,8 @@ class CallInterceptor(grpc.ServerInterceptor):
     ) -> Handler | None:
         """Wraps a method; health checks and reflection are left as they are."""
         path = handler_call_details.method
+        if not path.startswith(_SERVICES):
+            return continuation(handler_call_details)
         if self._guard.is_stranger(handler_call_details.invocation_metadata):
             # Answered without its message: who never sends one would hold a thread for ever.
             return grpc.stream_unary_rpc_method_handler(partial(self._turn_away, path))
@@ -101,8 +103,8 @@ class CallInterceptor(grpc.ServerInterceptor):
         if known is not None:
             return known
         handler = continuation(handler_call_details)
-        if handler is None or not path.startswith(_SERVICES):
-            return handler
+        if handler is None:
+            return None
         # Made once: it is asked for at every call.
         self._wrapped[path] = self._wrap(path, handler)
         return self._wrapped[path]
