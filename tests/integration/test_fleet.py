@@ -171,8 +171,11 @@ def test_a_server_that_slept_cannot_write_to_what_it_lost(
             pb.SuggestTrialsRequest(parent="studies/s", worker_id="cat"), timeout=30
         )
         until(lambda: _goes_on(second, held), 10)
-        assert second.one("bob").name == "studies/s/trials/1"
+        bob = second.one("bob")
+        assert bob.name == "studies/s/trials/1"
         os.kill(a.process.pid, signal.SIGCONT)
+        # It never heard of that trial, and must not say so to whom it was leased.
+        until(lambda: _goes_on(first, bob), 10)
         # It wakes up believing that trial 1 is free; what it is told instead is the owner's word.
         assert asked.result(timeout=30).trials[0].name == "studies/s/trials/2"
         assert first.complete(held, 0.5) == _basic(second)

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -58,6 +58,8 @@ class Fleet:
         self._store = store
         self._believed: dict[str, tuple[str, float]] = {}
         self._stop = threading.Event()
+        self._beat_time = _now()
+        self._lapsed = threading.Event()
 
     @contextmanager
     def joined(self, address: str) -> Iterator[None]:
@@ -67,7 +69,7 @@ class Fleet:
         refused, as every write names the epoch of its claim.
         """
         self._store.forget_servers()
-        self._store.enter_server(self.server, address, LEASE)
+        self._beat(address)
         thread = threading.Thread(target=self._run, args=(address,), name="fleet", daemon=True)
         thread.start()
         try:
@@ -84,12 +86,34 @@ class Fleet:
         away = False
         while not self._stop.wait(BEAT_SECONDS):
             try:
-                self._store.enter_server(self.server, address, LEASE)
+                self._beat(address)
                 away = False
             except TunerError as error:
                 if not away:
                     logger.warning("the registration is not renewed: %s", error.message)
                 away = True
+
+    def _beat(self, address: str) -> None:
+        begun = _now()
+        self._store.enter_server(self.server, address, LEASE)
+        if begun - self._beat_time > LEASE.total_seconds():
+            self._lapsed.set()
+        self._beat_time = begun
+
+    @property
+    def may_have_lost(self) -> bool:
+        """Whether this server counted as dead for a while, and has not looked around since."""
+        silent = _now() - self._beat_time > LEASE.total_seconds()
+        return silent or self._lapsed.is_set()
+
+    def list_owned(self) -> Mapping[int, int]:
+        """The epochs of the studies that are this server's, by key."""
+        self._lapsed.clear()
+        try:
+            return self._store.list_owned(self.server)
+        except TunerError:
+            self._lapsed.set()
+            raise
 
     def claim(self, study_id: str) -> int:
         """Makes this server the owner of a study; returns the epoch to write with.
@@ -122,6 +146,12 @@ class Fleet:
     def others(self) -> list[ServerEntry]:
         """The other servers that are alive."""
         return [entry for entry in self._store.list_servers() if entry.server != self.server]
+
+
+def _now() -> float:
+    """Seconds that also pass while this machine sleeps, where it can tell."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
 
 
 def _identity(data_dir: Path) -> UUID:

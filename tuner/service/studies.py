@@ -88,6 +88,9 @@ class Studies:
             NotFoundError: there is no such study.
             ElsewhereError: another server owns it.
         """
+        if self._fleet.may_have_lost:
+            # What memory says, refusals above all, may be the past by now.
+            self.check_owned()
         found = self._live.get(study_id)
         if found is not None and not found.record.closed:
             return found
@@ -326,7 +329,7 @@ class Studies:
         """
         # Looked at first: what is claimed after the list was read is not on it.
         mine = self.owned
-        epochs = self._store.list_owned(self._fleet.server)
+        epochs = self._fleet.list_owned()
         for live in mine:
             ownership = live.record.ownership
             if epochs.get(ownership.key) != ownership.epoch:
