@@ -51,6 +51,7 @@ class StudyRow:
     owner: UUID | None
     epoch: int
     creator: str
+    algorithm_in_use: str
     queued: int
     running: int
     succeeded: int
@@ -61,7 +62,7 @@ class StudyRow:
     best_trial: int | None
 
     def to_study(self) -> Study:
-        """The study as its row says; only a server that works on it knows its algorithm."""
+        """The study as its row says."""
         return Study(
             study_id=self.study_id,
             spec=convert.spec_from_json(self.spec),
@@ -81,6 +82,7 @@ class StudyRow:
             best_trial=self.best_trial,
             exported_model_uri=self.exported_model_uri,
             creator=self.creator,
+            algorithm_in_use=self.algorithm_in_use,
             create_time=self.create_time,
             update_time=self.update_time,
             end_time=self.end_time,

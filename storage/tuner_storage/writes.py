@@ -124,6 +124,7 @@ def study_columns(study: Study) -> dict[str, Any]:
         "spec": rows.spec_text(study.spec),
         "space": rows.space_text(study.spec),
         "space_version": study.space_version,
+        "algorithm_in_use": study.algorithm_in_use,
         "now": study.update_time,
     }
 

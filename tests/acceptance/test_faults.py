@@ -48,14 +48,14 @@ class Database:
         """`pg_ctl stop -m immediate`, as the user that PostgreSQL runs as."""
         cluster, account = self._folder / "postgres", embedded._account()
         subprocess.run(
-            [str(embedded._programs() / "pg_ctl"), "stop", "-m", "immediate", "-D", "."],
+            [
+                *embedded._launcher(account),
+                *(str(embedded._programs() / "pg_ctl"), "stop", "-m", "immediate", "-D", "."),
+            ],
             cwd=cluster,
             check=True,
             capture_output=True,
             timeout=60,
-            user=None if account is None else account.pw_uid,
-            group=None if account is None else account.pw_gid,
-            extra_groups=None if account is None else [],
         )
 
     def start(self) -> None:

@@ -243,7 +243,12 @@ class Record:
 
     def save(self, changed: Study, now: datetime, submitted: StudySpec | None = None) -> Study:
         """Changes the study; `submitted` if it was submitted anew. Returns its summary."""
-        changed = replace(changed, etag=str(int(self._study.etag) + 1), update_time=now)
+        changed = replace(
+            changed,
+            etag=str(int(self._study.etag) + 1),
+            update_time=now,
+            algorithm_in_use=self.algorithm_in_use,
+        )
         if submitted is None:
             self.write(writes.save_study(changed))
         else:

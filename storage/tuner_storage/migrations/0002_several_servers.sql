@@ -33,7 +33,8 @@ CREATE TABLE tuner.audit (
 ALTER TABLE tuner.studies
     ADD COLUMN owner uuid,
     ADD COLUMN epoch bigint NOT NULL DEFAULT 0,
-    ADD COLUMN creator text NOT NULL DEFAULT '';
+    ADD COLUMN creator text NOT NULL DEFAULT '',
+    ADD COLUMN algorithm_in_use text NOT NULL DEFAULT '';
 
 CREATE INDEX studies_owner_idx ON tuner.studies (owner);
 
@@ -95,7 +96,7 @@ CREATE VIEW tuner.study_summaries AS
         studies.submitted, studies.spec, studies.managed, studies.space_version,
         studies.statistics, studies.exported_model_uri, studies.revision,
         studies.create_time, studies.update_time, studies.end_time,
-        studies.owner, studies.epoch, studies.creator,
+        studies.owner, studies.epoch, studies.creator, studies.algorithm_in_use,
         counts.queued, counts.running, counts.succeeded, counts.pruned, counts.failed,
         counts.infeasible, counts.past, best.number AS best_trial
     FROM tuner.studies

@@ -30,12 +30,13 @@ SELECT count(*) FROM tuner.studies;
 WITH created AS (
     INSERT INTO tuner.studies (
         study_id, state, state_reason, submitted, spec, managed, space_version, statistics,
-        create_time, update_time, end_time, creator
+        create_time, update_time, end_time, creator, algorithm_in_use
     )
     VALUES (
         %(study_id)s::text, %(state)s::text, %(state_reason)s::text, %(submitted)s::json,
         %(spec)s::json, %(managed)s::boolean, %(space_version)s::integer, NULL,
-        %(now)s::timestamptz, %(now)s::timestamptz, NULL, %(creator)s::text
+        %(now)s::timestamptz, %(now)s::timestamptz, NULL, %(creator)s::text,
+        %(algorithm_in_use)s::text
     )
     RETURNING study
 ), versioned AS (
@@ -98,6 +99,7 @@ WITH saved AS (
         submitted = coalesce(%(submitted)s::json, submitted),
         spec = %(spec)s::json,
         space_version = %(space_version)s::integer,
+        algorithm_in_use = %(algorithm_in_use)s::text,
         statistics = %(statistics)s::json,
         exported_model_uri = %(exported_model_uri)s::text,
         revision = revision + 1,

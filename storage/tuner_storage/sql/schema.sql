@@ -124,6 +124,9 @@ CREATE TABLE tuner.studies (
     epoch bigint NOT NULL DEFAULT 0,
     -- Who created it, where callers have tokens.
     creator text NOT NULL DEFAULT '',
+    -- What proposed trials when this row was last written; only a server that works on the study
+    -- knows it at any time.
+    algorithm_in_use text NOT NULL DEFAULT '',
     CONSTRAINT studies_pkey PRIMARY KEY (study),
     CONSTRAINT studies_study_id_key UNIQUE (study_id),
     CONSTRAINT studies_state_check
@@ -325,7 +328,7 @@ CREATE VIEW tuner.study_summaries AS
         studies.submitted, studies.spec, studies.managed, studies.space_version,
         studies.statistics, studies.exported_model_uri, studies.revision,
         studies.create_time, studies.update_time, studies.end_time,
-        studies.owner, studies.epoch, studies.creator,
+        studies.owner, studies.epoch, studies.creator, studies.algorithm_in_use,
         counts.queued, counts.running, counts.succeeded, counts.pruned, counts.failed,
         counts.infeasible, counts.past, best.number AS best_trial
     FROM tuner.studies
