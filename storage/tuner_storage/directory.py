@@ -87,10 +87,19 @@ class DataDirectory:
             self._lock = None
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees all of it or what was there before."""
+def replace_file(path: Path, text: str, *, private: bool = False) -> None:
+    """Writes a file so that a reader sees all of it or what was there before.
+
+    Args:
+        path: The file.
+        text: What it is to hold.
+        private: Whether nobody else may read it, at any time.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    temporary.unlink(missing_ok=True)
+    mode = 0o600 if private else 0o666
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -116,7 +116,9 @@ class Store:
             "before": before,
             "limit": limit,
         }
-        return [_stored(row) for row in self._rows(rows.StudyRow, "list_studies", parameters)]
+        with self._database.reading() as connection:
+            found = _fetch(connection, rows.StudyRow, "list_studies", parameters)
+        return [_stored(row) for row in found]
 
     # --- trials ---
 
@@ -195,9 +197,10 @@ class Store:
             "log_offset": after[1],
             "limit": limit,
         }
+        with self._database.reading() as connection:
+            found = _fetch(connection, rows.LogRow, "read_log", parameters)
         return [
-            LogPiece(attempt=row.attempt, offset=row.log_offset, text=row.text)
-            for row in self._rows(rows.LogRow, "read_log", parameters)
+            LogPiece(attempt=row.attempt, offset=row.log_offset, text=row.text) for row in found
         ]
 
     # --- repeated requests ---
@@ -265,7 +268,7 @@ class Store:
             connection.execute(QUERIES[name], parameters)
 
     def _rows(self, kind: type[R], name: str, parameters: Mapping[str, Any]) -> list[R]:
-        with self._database.reading() as connection:
+        with self._database.connection() as connection:
             return _fetch(connection, kind, name, parameters)
 
 

@@ -7,11 +7,10 @@ from datetime import datetime
 
 from psycopg.rows import class_row
 
-from tuner.admin import AuditEntry, Role, Server, Token
+from tuner.admin import AuditEntry, Role, Token
 from tuner.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from tuner_storage.database import Connection, Database
 from tuner_storage.queries import QUERIES
-from tuner_storage.values import ServerEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +137,7 @@ class AdminStore:
         with self._database.connection() as connection:
             connection.execute(QUERIES["delete_local_token"], {"secret_hash": secret_hash})
 
-    # --- what was changed, and which servers there are ---
+    # --- what was changed ---
 
     def list_entries(
         self, *, resource: str = "", before: int | None = None, limit: int = 100
@@ -160,23 +159,6 @@ class AdminStore:
                     resource=row.resource,
                     request=row.request,
                 ),
-            )
-            for row in rows
-        ]
-
-    def list_servers(self) -> list[Server]:
-        """The servers that are alive, by address."""
-        with (
-            self._database.connection() as connection,
-            connection.cursor(row_factory=class_row(ServerEntry)) as cursor,
-        ):
-            rows = cursor.execute(QUERIES["list_servers"]).fetchall()
-        return [
-            Server(
-                address=row.address,
-                start_time=row.start_time,
-                expire_time=row.expire_time,
-                studies=row.studies,
             )
             for row in rows
         ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from tuner.admin import Server
 from tuner.study import Cause, Study, StudySpec, Trial, TrialState
 
 
@@ -47,15 +48,10 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerEntry:
-    """A study server that shares the database."""
+class ServerEntry(Server):
+    """A study server that shares the database, with its id."""
 
     server: UUID
-    address: str
-    start_time: datetime
-    expire_time: datetime
-    #: How many studies it owns.
-    studies: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import grpc
 
-from tuner import admin, convert_admin
-from tuner.admin import AuditEntry, Token, check_token_id, parse_token_name
+from tuner import convert_admin
+from tuner.admin import AuditEntry, Server, Token, check_token_id, parse_token_name
 from tuner.errors import InvalidArgumentError
 from tuner.service import auth, pages, validate
 from tuner.service import call as calls
@@ -26,11 +26,18 @@ class AdminServicer(AdminServiceServicer):
 
     Args:
         store: Where tokens are kept.
+        list_servers: The servers that are alive.
         on_change: Is called when tokens have changed.
     """
 
-    def __init__(self, store: AdminStore, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: AdminStore,
+        list_servers: Callable[[], Sequence[Server]],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
+        self._list_servers = list_servers
         self._on_change = on_change
 
     def CreateToken(
@@ -79,8 +86,8 @@ class AdminServicer(AdminServiceServicer):
     def ListServers(
         self, request: pb.ListServersRequest, context: Context
     ) -> pb.ListServersResponse:
-        servers: list[admin.Server] = self._store.list_servers()
-        return pb.ListServersResponse(servers=map(convert_admin.server_to_proto, servers))
+        servers = map(convert_admin.server_to_proto, self._list_servers())
+        return pb.ListServersResponse(servers=servers)
 
 
 def _now() -> datetime:

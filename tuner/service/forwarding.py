@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -12,8 +12,6 @@ from tuner.client.channel import REQUEST_KEY, rebuilt
 from tuner.errors import UnavailableError
 from tuner.service.call import Call
 from tuner.service.fleet import ElsewhereError
-
-R = TypeVar("R")
 
 #: Marks a call that was forwarded: it goes no further.
 _FORWARDED_KEY = "tuner-forwarded"

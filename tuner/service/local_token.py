@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import threading
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Self
 from tuner.admin import LOCAL_PREFIX, Role, Token
 from tuner.errors import DataDirectoryError, TunerError
 from tuner.service import auth
+from tuner_storage.directory import replace_file
 from tuner_storage.tokens import AdminStore, HashedToken
 
 logger = logging.getLogger(__name__)
@@ -87,14 +87,8 @@ class LocalToken:
 
 
 def _write(file: Path, secret: str) -> None:
-    """Writes a file that nobody else can read at any time; readers see all of it or nothing."""
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
     try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="ascii") as stream:
-            stream.write(secret + "\n")
-        new.replace(file)
+        replace_file(file, secret + "\n", private=True)
     except OSError as error:
         raise DataDirectoryError(
             f"{file} cannot be written ({error.strerror}); make its directory writable, or name "

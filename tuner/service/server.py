@@ -159,7 +159,8 @@ class StudyServer:
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         stack.enter_context(Ticker(studies, (lambda: None) if guard is None else guard.refresh))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
-        admin = AdminServicer(tokens, (lambda: None) if guard is None else guard.forget)
+        forget = (lambda: None) if guard is None else guard.forget
+        admin = AdminServicer(tokens, store.list_servers, forget)
         add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if guard is None:

@@ -161,7 +161,7 @@ class Studies:
             AlreadyExistsError: the study differs in what cannot change; the message says in what.
             InvalidArgumentError: it cannot be searched.
             NotFoundError: an earlier study that it starts from does not exist.
-        PermissionDeniedError: it names data or a trainer that studies may not.
+            PermissionDeniedError: it names data or a trainer that studies may not.
         """
         check_locations(spec, self._allowed)
         check_search(spec)
@@ -243,7 +243,7 @@ class Studies:
         return [(stored.key, self._newest(stored)) for stored in found]
 
     def _newest(self, stored: StoredStudy) -> Study:
-        """Only the server that works on a study knows its algorithm."""
+        """Only the server that works on a study knows its algorithm at any time."""
         live = self._live.get(stored.study.study_id)
         if live is None or live.record.key != stored.key:
             return stored.study
