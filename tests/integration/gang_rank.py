@@ -33,7 +33,7 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
             context.decide = _lose
         task = trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
         try:
-            result = training.train(task, context, strategy)
+            result = training.train(task, context, strategy, trials.storage(folder))
             end = "stopped" if result.stopped else "whole"
         except ConnectionError as error:
             end = str(error)

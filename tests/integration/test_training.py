@@ -23,6 +23,7 @@ from tuner.errors import DataError, InfeasibleError, InvalidArgumentError
 from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
 from tuner_trainers import artifacts, data, model, prepare, rows, statistics, training
 from tuner_trainers.context import ENVIRONMENT, Result, TrialTask
+from tuner_trainers.storage import Storage
 
 RMSE = Metric(name="val_rmse", goal=Goal.MINIMIZE)
 ACCURACY = Metric(name="val_accuracy")
@@ -37,7 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _train(task: TrialTask, to: Path) -> tuple[Result, trials.Context]:
     context = trials.Context(to)
     to.mkdir(exist_ok=True)
-    return training.train(task, context), context
+    return training.train(task, context, None, _storage(task)), context
+
+
+def _storage(task: TrialTask) -> Storage:
+    return trials.storage(Path(task.statistics_path).parent)
 
 
 def test_a_trial_learns_and_reports_every_epoch(folder: Path, tmp_path: Path) -> None:
@@ -136,8 +141,9 @@ def test_artifacts_build_the_model_again(folder: Path, tmp_path: Path) -> None:
     learned = statistics.Statistics.load(tmp_path / artifacts.STATISTICS)
     again = model.build_model(record.task, learned, record.target)
     again.network.set_weights(artifacts.read_weights(tmp_path))
-    raw = rows.load(str(folder / "test.csv"), record.inputs, ("answer", "string"), ("?",))
-    outputs = again.forward()(rows.encode(raw, again.encoder, again.target).inputs)
+    label, storage = ("answer", "string"), trials.storage(folder)
+    raw = rows.load(str(folder / "test.csv"), record.inputs, label, ("?",), storage)
+    outputs = again.forward()(rows.encode(raw, again.encoder, again.target).all())
     recorded = pq.read_table(tmp_path / artifacts.TEST)
     np.testing.assert_allclose(recorded["probability(yes)"], outputs[:, 1], atol=1e-6)
     assert recorded["_row"].to_pylist() == list(range(200))
@@ -166,7 +172,7 @@ def test_validation_rows_are_recorded_and_drawn_from_the_studys_seed(
 def test_a_trial_stops_when_told_to(folder: Path, tmp_path: Path) -> None:
     context = trials.Context(tmp_path)
     context.decide = lambda step, metrics: step < 2
-    result = training.train(trials.make_task(folder), context)
+    result = training.train(trials.make_task(folder), context, None, trials.storage(folder))
     assert result.stopped
     assert len(context.reports) == 2
     assert artifacts.read_record(tmp_path).result == result
@@ -179,7 +185,7 @@ def test_an_error_of_reporting_ends_the_trial(folder: Path, tmp_path: Path) -> N
     context = trials.Context(tmp_path)
     context.decide = lose
     with pytest.raises(ConnectionError, match="lost"):
-        training.train(trials.make_task(folder), context)
+        training.train(trials.make_task(folder), context, None, trials.storage(folder))
     assert not (tmp_path / artifacts.TRIAL).exists()
 
 
@@ -209,11 +215,15 @@ def test_validation_rows_of_one_class_are_refused(tmp_path: Path) -> None:
 
 def test_rows_are_read_again_only_when_the_file_changed(tmp_path: Path) -> None:
     path = trials.write_rows(tmp_path / "rows.csv", rows=50)
-    kinds = {"age": "number", "city": "string"}
-    first = rows.load(str(path), kinds, ("answer", "string"), ())
-    assert rows.load(str(path), kinds, ("answer", "string"), ()) is first
+
+    def load() -> rows.RawRows:
+        kinds, storage = {"age": "number", "city": "string"}, trials.storage(tmp_path)
+        return rows.load(str(path), kinds, ("answer", "string"), (), storage)
+
+    first = load()
+    assert load() is first
     trials.write_rows(path, rows=60)
-    assert rows.load(str(path), kinds, ("answer", "string"), ()).count == 60
+    assert load().count == 60
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:

@@ -1,68 +1,141 @@
-"""The rows of a data set in memory: loaded once per process, encoded once per trial."""
+"""The rows of a data set: read once per machine, encoded by each trial as it needs them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tuner_trainers import data, sources
+from tuner.errors import DataError
+from tuner_trainers import data, sources, table
+from tuner_trainers.cache import Cache
 from tuner_trainers.preprocessing import Encoder
+from tuner_trainers.storage import Storage
+from tuner_trainers.table import Indices, Table
 from tuner_trainers.target import Target
 
 #: Rows that are encoded at once.
 CHUNK_ROWS = 65_536
-#: Data sets that a process keeps: a study has up to three, and another may take turns with it.
+#: Data sets that a process keeps open: a study has up to three, and another may take turns.
 KEPT = 4
+#: Of what the cache holds: a change makes all of it anew.
+_CACHE_VERSION = 1
 
-Indices = npt.NDArray[np.int64]
+Tensors = Mapping[str, tf.Tensor]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RawRows:
-    """Raw columns as tensors [rows], float64 or string, and raw labels."""
+    """Raw rows, mapped from the disk.
 
-    columns: Mapping[str, tf.Tensor]
-    labels: npt.NDArray[Any]
-    count: int
+    Attributes:
+        table: the `columns` and the `label`.
+        columns: which of them a model may see.
+        label: the one that it predicts.
+        words: those of the text among the columns, as tensors.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+    label: str
+    words: Tensors
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return self.table.rows
+
+    def tensors(self, places: Indices, names: Iterable[str]) -> dict[str, tf.Tensor]:
+        """Some rows of some columns as the model takes them, float64 or string [places]."""
+        columns = {}
+        for name in names:
+            values = tf.constant(self.table.columns[name].values[places])
+            columns[name] = tf.gather(self.words[name], values) if name in self.words else values
+        return columns
+
+    def take(self, places: Indices, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+        """Some rows of some columns as float64 or object [places] of str."""
+        return {name: self.table.columns[name].take(places) for name in names}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """Encoded rows of a trial: `places` says which of the raw ones they are.
+    """Rows that a trial uses, encoded each time they are asked for unless they are `held`.
 
-    `inputs` are tensors [rows, ...] by the encoder's output; `labels` are those of the target,
-    NaN where there is none.
+    Attributes:
+        raw: the whole data set.
+        places: which of its rows these are.
+        encoder: what encodes them.
+        target: what encodes their labels.
+        held: all of them encoded, tensors [rows, ...] by the encoder's output; or None.
     """
 
     raw: RawRows
-    places: Indices
-    inputs: Mapping[str, tf.Tensor]
-    labels: npt.NDArray[np.float64]
+    places: npt.NDArray[np.int64]
+    encoder: Encoder
+    target: Target
+    held: Tensors | None = None
 
     @property
     def count(self) -> int:
         """How many."""
         return len(self.places)
 
+    @property
+    def encoded_bytes(self) -> int:
+        """What all of them take when they are encoded, with their labels."""
+        return 4 * self.count * (self.encoder.numbers + len(self.encoder.ids) + 1)
+
     def take(self, index: Indices) -> Rows:
         """Some of the rows."""
-        return Rows(
-            raw=self.raw,
-            places=self.places[index],
-            inputs={name: tf.gather(tensor, index) for name, tensor in self.inputs.items()},
-            labels=self.labels[index],
-        )
+        return replace(self, places=self.places[index], held=None)
+
+    def hold(self) -> Rows:
+        """The same rows, encoded and kept in memory."""
+        return replace(self, held=self.all())
+
+    def all(self) -> Tensors:
+        """All rows in order, tensors [rows, ...] by the encoder's output."""
+        if self.held is not None:
+            return self.held
+        parts = list(self.chunks())
+        return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+
+    def encoded(self, index: Indices | slice) -> Tensors:
+        """Some of the rows, tensors by the encoder's output."""
+        return self.encoder.encode(self.raw.tensors(self.places[index], self.encoder.columns))
+
+    def chunks(self) -> Iterator[Tensors]:
+        """All rows in order, some at a time, tensors by the encoder's output."""
+        for part in _parts(self.count):
+            if self.held is not None:
+                yield {name: tensor[part] for name, tensor in self.held.items()}
+            else:
+                yield self.encoded(part)
+                self.raw.table.release()
+
+    def labels(self, index: Indices | slice = slice(None)) -> npt.NDArray[np.float64]:
+        """The labels of some rows as the target encodes them, NaN where there is none."""
+        column = self.raw.table.columns[self.raw.label]
+        values = column.values[self.places[index]]
+        if column.words is None:
+            return self.target.encode(values)
+        known = self.target.encode(np.asarray(column.words.to_pylist(), object))
+        labels: npt.NDArray[np.float64] = known[values]
+        return labels
 
     def labelled(self) -> Rows:
         """The rows that have a label."""
-        known = np.flatnonzero(np.isfinite(self.labels))
-        return self if len(known) == self.count else self.take(known)
+        known = [np.isfinite(self.labels(part)) for part in _parts(self.count)]
+        return self.take(np.flatnonzero(np.concatenate(known)))
 
 
 def load(
@@ -70,34 +143,28 @@ def load(
     kinds: Mapping[str, str],
     label: tuple[str, str],
     missing_values: tuple[str, ...],
+    storage: Storage,
 ) -> RawRows:
-    """Reads rows, or returns those that the process has read before if the files are unchanged.
+    """Maps the rows of a data set, which are read first if this machine has not done so before.
 
     Args:
         uri: where the data lies.
         kinds: the columns to read, each "number" or "string".
         label: the label and its kind.
         missing_values: the words that mean missing, besides the empty one.
+        storage: where they are kept.
+
+    Raises:
+        DataError: the data cannot be used, or there is no space to keep it.
     """
-    stamps = [(str(file), file.stat()) for file in sources.locate(uri).files]
-    version = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stamps)
-    return _load(uri, version, tuple(kinds.items()), label, missing_values)
+    version = sources.locate(uri).version
+    return _load(uri, version, tuple(kinds.items()), label, missing_values, storage)
 
 
 def encode(raw: RawRows, encoder: Encoder, target: Target) -> Rows:
-    """Encodes all rows."""
-    parts = [
-        encoder.encode(
-            {name: raw.columns[name][start : start + CHUNK_ROWS] for name in encoder.columns}
-        )
-        for start in range(0, max(raw.count, 1), CHUNK_ROWS)
-    ]
-    return Rows(
-        raw=raw,
-        places=np.arange(raw.count),
-        inputs={name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]},
-        labels=target.encode(raw.labels),
-    )
+    """All rows, for a trial."""
+    places = np.arange(raw.count)
+    return Rows(raw=raw, places=places, encoder=encoder, target=target)
 
 
 def as_tensor(column: npt.NDArray[Any]) -> tf.Tensor:
@@ -110,15 +177,37 @@ def as_tensor(column: npt.NDArray[Any]) -> tf.Tensor:
 @lru_cache(maxsize=KEPT)
 def _load(
     uri: str,
-    _version: tuple[tuple[str, int, int], ...],
+    version: tuple[tuple[str, int, int], ...],
     kinds: tuple[tuple[str, str], ...],
     label: tuple[str, str],
     missing_values: tuple[str, ...],
+    storage: Storage,
 ) -> RawRows:
     wanted = dict([*kinds, label])
-    raw = data.read(uri, types=wanted, missing_values=missing_values, columns=tuple(wanted))
+
+    def make(folder: Path) -> Iterator[int]:
+        batches = data.encoded(
+            uri, types=wanted, missing_values=missing_values, columns=tuple(wanted)
+        )
+        yield from table.write(folder, batches)
+        if sources.locate(uri).version != version:
+            raise DataError(f"{uri} changed while it was read; try again when it is complete.")
+
+    read_from = [_CACHE_VERSION, version, sorted(wanted.items()), sorted(missing_values)]
+    key = hashlib.sha256(json.dumps(read_from).encode()).hexdigest()
+    mapped = Cache(storage).get(key, make, Table)
     return RawRows(
-        columns={name: as_tensor(raw[name]) for name, _ in kinds},
-        labels=raw[label[0]],
-        count=len(next(iter(raw.values()))),
+        table=mapped,
+        columns=tuple(name for name, _ in kinds),
+        label=label[0],
+        words={
+            name: tf.constant(mapped.columns[name].words.to_pylist(), tf.string)
+            for name, kind in kinds
+            if kind == "string"
+        },
     )
+
+
+def _parts(rows: int) -> list[slice]:
+    """Slices of CHUNK_ROWS that make up all rows; one at least."""
+    return [slice(start, start + CHUNK_ROWS) for start in range(0, max(rows, 1), CHUNK_ROWS)]
