@@ -66,6 +66,46 @@ class RawRows:
         return {name: self.table.columns[name].take(places) for name in names}
 
 
+class TableEncoder:
+    """Encodes the rows of one table, just as the encoder that it is made from does.
+
+    What a text column alone decides is worked out once for each of its words. What is left takes
+    the encoder's own layers, row by row.
+    """
+
+    def __init__(self, encoder: Encoder, raw: RawRows) -> None:
+        self.row_bytes = 4 * (encoder.numbers + len(encoder.ids))
+        self._raw = raw
+        by_word = {
+            place: columns[0]
+            for place, columns in enumerate(encoder.id_columns)
+            if len(columns) == 1 and columns[0] in raw.words
+        }
+        self._ids = {
+            place: (name, encoder.part([place]).encode(raw.words)["ids"].numpy()[:, 0])
+            for place, name in by_word.items()
+        }
+        self._by_row = [place for place in range(len(encoder.ids)) if place not in by_word]
+        self._left: Encoder | None = encoder
+        if by_word:
+            has_more = self._by_row or encoder.numbers
+            self._left = encoder.part(self._by_row, numbers=True) if has_more else None
+
+    def encode(self, places: Indices) -> Tensors:
+        """Encodes some rows, tensors [places, ...] by the encoder's output."""
+        encoded: dict[str, tf.Tensor] = {}
+        if self._left is not None:
+            encoded |= self._left.encode(self._raw.tensors(places, self._left.columns))
+        if self._ids:
+            ids = np.empty((len(places), len(self._ids) + len(self._by_row)), np.int32)
+            if self._by_row:
+                ids[:, self._by_row] = encoded["ids"].numpy()
+            for place, (name, of_word) in self._ids.items():
+                ids[:, place] = of_word[self._raw.table.columns[name].values[places]]
+            encoded["ids"] = tf.constant(ids)
+        return encoded
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
     """Rows that a trial uses, encoded each time they are asked for unless they are `held`.
@@ -80,7 +120,7 @@ class Rows:
 
     raw: RawRows
     places: npt.NDArray[np.int64]
-    encoder: Encoder
+    encoder: TableEncoder
     target: Target
     held: Tensors | None = None
 
@@ -92,7 +132,7 @@ class Rows:
     @property
     def encoded_bytes(self) -> int:
         """What all of them take when they are encoded, with their labels."""
-        return 4 * self.count * (self.encoder.numbers + len(self.encoder.ids) + 1)
+        return self.count * (self.encoder.row_bytes + 4)
 
     def take(self, index: Indices) -> Rows:
         """Some of the rows."""
@@ -111,7 +151,7 @@ class Rows:
 
     def encoded(self, index: Indices | slice) -> Tensors:
         """Some of the rows, tensors by the encoder's output."""
-        return self.encoder.encode(self.raw.tensors(self.places[index], self.encoder.columns))
+        return self.encoder.encode(self.places[index])
 
     def chunks(self) -> Iterator[Tensors]:
         """All rows in order, some at a time, tensors by the encoder's output."""
@@ -164,7 +204,7 @@ def load(
 def encode(raw: RawRows, encoder: Encoder, target: Target) -> Rows:
     """All rows, for a trial."""
     places = np.arange(raw.count)
-    return Rows(raw=raw, places=places, encoder=encoder, target=target)
+    return Rows(raw=raw, places=places, encoder=TableEncoder(encoder, raw), target=target)
 
 
 def as_tensor(column: npt.NDArray[Any]) -> tf.Tensor:

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+GIB = 1 << 30
 #: The part of the machine's memory that encoded rows may take, of all its workers together.
 MEMORY_PART = 0.5
 #: The part of the free disk that the cache may take.
