@@ -173,7 +173,7 @@ def _epochs(contender: str, folder: Path, allowed_bytes: int) -> Iterator[Mappin
     import tensorflow as tf
 
     from tuner_trainers import model, rows
-    from tuner_trainers.feed import HeldFeed, StreamedFeed
+    from tuner_trainers.feed import RowsFeed
     from tuner_trainers.heads import loss_of
     from tuner_trainers.loop import Loop
     from tuner_trainers.optimizers import build_optimizer
@@ -200,10 +200,11 @@ def _epochs(contender: str, folder: Path, allowed_bytes: int) -> Iterator[Mappin
     if contender == STREAMED and all_rows.encoded_bytes <= storage.most_memory_bytes:
         raise ValueError("the rows fit into the memory that is allowed.")
     if contender == BY_HAND:
-        inputs, labels = all_rows.all(), tf.constant(target.learned(all_rows.labels()))
+        inputs = all_rows.encoded(slice(None))
+        labels = tf.constant(target.learned(all_rows.labels()))
         for loss in _by_hand(built.network, inputs, labels):
             yield {**given, "loss": loss}
-    feed = (StreamedFeed if contender == STREAMED else HeldFeed)(all_rows, _SEED)
+    feed = RowsFeed(all_rows if contender == STREAMED else all_rows.hold(), _SEED)
     loop = Loop(
         tf.distribute.get_strategy(),
         built.network,

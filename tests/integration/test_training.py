@@ -143,7 +143,7 @@ def test_artifacts_build_the_model_again(folder: Path, tmp_path: Path) -> None:
     again.network.set_weights(artifacts.read_weights(tmp_path))
     label, storage = ("answer", "string"), trials.storage(folder)
     raw = rows.load(str(folder / "test.csv"), record.inputs, label, ("?",), storage)
-    outputs = again.forward()(rows.encode(raw, again.encoder, again.target).all())
+    outputs = again.forward()(rows.encode(raw, again.encoder, again.target).encoded(slice(None)))
     recorded = pq.read_table(tmp_path / artifacts.TEST)
     np.testing.assert_allclose(recorded["probability(yes)"], outputs[:, 1], atol=1e-6)
     assert recorded["_row"].to_pylist() == list(range(200))

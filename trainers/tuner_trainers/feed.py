@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tuner_trainers.rows import CHUNK_ROWS, Rows
+from tuner_trainers.rows import Rows
 
 #: Rows that are permuted as a whole.
 WINDOW_ROWS = 1 << 20
 #: Neighbouring rows that reach the same window.
 BLOCK_ROWS = 1 << 12
-#: Steps that run in one call of the graph, at least.
+#: Steps that run in one call of the graph, at least, and the rows that they take together.
 STEPS_PER_CALL = 64
+CALL_ROWS = 1 << 15
 #: Calls that are made ready while another one runs.
 _AHEAD = 2
 _POLL_SECONDS = 1.0
@@ -37,16 +38,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """Some steps: `batches` int32 [steps, batch] says which rows of the tensors each step takes.
+    """What one process takes of some steps.
 
-    `inputs` are tensors [rows, ...] by the network's input, `labels` float32 [rows]; `counts`
-    int32 [steps] says how many of a batch's first rows are real.
+    `inputs` are tensors [steps, rows, ...] by the network's input, `labels` float32 [steps, rows],
+    where the rows are those of its first replica, then those of its next. `counts` int32 [steps]
+    says how many rows the whole batch of a step has; what is beyond them is padding.
     """
 
     inputs: Mapping[str, tf.Tensor]
     labels: tf.Tensor
-    batches: npt.NDArray[np.int32]
-    counts: npt.NDArray[np.int32]
+    counts: tf.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,11 @@ class Shape:
         """Rows of a step that each replica takes."""
         return -(-self.batch_size // self.replicas)
 
+    @property
+    def local_rows(self) -> int:
+        """Rows of a step that this process takes."""
+        return self.share * len(self.local)
+
 
 class Feed(Protocol):
     """Gives the rows of any epoch, in any order of epochs; from one thread at a time."""
@@ -82,28 +88,11 @@ class Feed(Protocol):
         ...
 
 
-class HeldFeed:
-    """Feeds rows that are in memory."""
+class RowsFeed:
+    """Feeds the rows of a trial, made ready in a thread of its own while the steps before run.
 
-    def __init__(self, rows: Rows, seed: int) -> None:
-        self.rows = rows.count
-        self._seed = seed
-        self._inputs = rows.all()
-        self._labels = tf.constant(rows.target.learned(rows.labels()))
-
-    @contextmanager
-    def epoch(self, number: int, shape: Shape) -> Iterator[Iterator[Steps]]:
-        """See Feed."""
-        yield self._steps(number, shape)
-
-    def _steps(self, epoch: int, shape: Shape) -> Iterator[Steps]:
-        for places in _calls(self.rows, self._seed, epoch, STEPS_PER_CALL * shape.batch_size):
-            batches, counts = _batches(places, shape)
-            yield Steps(inputs=self._inputs, labels=self._labels, batches=batches, counts=counts)
-
-
-class StreamedFeed:
-    """Feeds rows that are gathered and encoded while the steps before them run."""
+    Rows that are held are gathered, others are encoded, too.
+    """
 
     def __init__(self, rows: Rows, seed: int) -> None:
         self.rows = rows.count
@@ -115,22 +104,19 @@ class StreamedFeed:
 
     def _steps(self, epoch: int, shape: Shape) -> Iterator[Steps]:
         # An operation on few rows costs as much as one on many.
-        steps = max(STEPS_PER_CALL, CHUNK_ROWS // shape.share)
-        for places in _calls(self.rows, self._seed, epoch, steps * shape.batch_size):
-            batches, counts = _batches(places, shape)
-            column = np.arange(batches.shape[1])
-            mine = np.isin(column % shape.replicas, shape.local) & (column < counts[:, None])
-            own = batches[mine]
-            batches[mine] = np.arange(len(own))
-            batches[~mine] = 0
-            labels = self._rows.target.learned(self._rows.labels(own))
+        steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
+        for rows in _calls(self.rows, self._seed, epoch, steps * shape.batch_size):
+            index, counts = _local(rows, shape)
+            inputs = self._rows.encoded(index.ravel())
+            labels = self._rows.target.learned(self._rows.labels(index.ravel()))
             yield Steps(
-                inputs=self._rows.encoded(own),
-                labels=tf.constant(labels),
-                batches=batches,
-                counts=counts,
+                inputs={
+                    name: tf.reshape(tensor, (*index.shape, *tensor.shape[1:]))
+                    for name, tensor in inputs.items()
+                },
+                labels=tf.constant(labels.reshape(index.shape)),
+                counts=tf.constant(counts),
             )
-            self._rows.raw.table.release()
 
 
 def order(rows: int, seed: int, epoch: int) -> Iterator[Order]:
@@ -161,16 +147,17 @@ def _calls(rows: int, seed: int, epoch: int, size: int) -> Iterator[Order]:
         yield rest
 
 
-def _batches(order: Order, shape: Shape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """The rows of each step, int32 [steps, share * replicas], and how many are real."""
-    size = shape.batch_size
-    steps = -(-len(order) // size)
-    batches = np.zeros((steps, size), np.int32)
-    batches.ravel()[: len(order)] = order
+def _local(order: Order, shape: Shape) -> tuple[Order, npt.NDArray[np.int32]]:
+    """The rows of this process in each step, [steps, rows], and how many a whole step has."""
+    size, steps = shape.batch_size, -(-len(order) // shape.batch_size)
     counts = np.full(steps, size, np.int32)
     counts[-1] = len(order) - (steps - 1) * size
-    padding = shape.share * shape.replicas - size
-    return np.pad(batches, ((0, 0), (0, padding))), counts
+    # Padding repeats a row, which then counts for nothing.
+    batches = np.full((steps, shape.share * shape.replicas), order[0])
+    batches[:, :size].flat[: len(order)] = order
+    by_replica = batches.reshape(steps, shape.share, shape.replicas)
+    local = by_replica[:, :, list(shape.local)].transpose(0, 2, 1)
+    return local.reshape(steps, shape.local_rows), counts
 
 
 @contextmanager

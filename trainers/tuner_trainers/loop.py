@@ -51,11 +51,10 @@ class Loop:
             self._steps,
             input_signature=[
                 {
-                    name: tf.TensorSpec(tensor.shape, tensor.dtype)
-                    for name, tensor in network.input.items()
+                    name: tf.TensorSpec((None, self._shape.local_rows, *t.shape[1:]), t.dtype)
+                    for name, t in network.input.items()
                 },
-                tf.TensorSpec((None,), tf.float32),
-                tf.TensorSpec((None, self._shape.share * self._shape.replicas), tf.int32),
+                tf.TensorSpec((None, self._shape.local_rows), tf.float32),
                 tf.TensorSpec((None,), tf.int32),
             ],
         )
@@ -68,37 +67,34 @@ class Loop:
         total = 0.0
         with self._feed.epoch(number, self._shape) as feed:
             for steps in feed:
-                total += float(
-                    self._run_steps(dict(steps.inputs), steps.labels, steps.batches, steps.counts)
-                )
+                total += float(self._run_steps(dict(steps.inputs), steps.labels, steps.counts))
         return self.sum(total) / self._feed.rows
 
     def sum(self, value: float) -> float:
         """The sum of what each process gives, in every process."""
         return float(self._run_sum(tf.constant(value, tf.float32)))
 
-    def _steps(
-        self, inputs: Tensors, labels: tf.Tensor, batches: tf.Tensor, counts: tf.Tensor
-    ) -> tf.Tensor:
+    def _steps(self, inputs: Tensors, labels: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
         """Runs the steps; returns the summed loss of the rows that this process saw."""
         total = tf.zeros((), tf.float32)
-        for index in tf.range(tf.shape(batches)[0]):
-            losses = self._strategy.run(
-                self._step, args=(inputs, labels, batches[index], counts[index])
-            )
+        for index in tf.range(tf.shape(counts)[0]):
+            part = {name: tensor[index] for name, tensor in inputs.items()}
+            losses = self._strategy.run(self._step, args=(part, labels[index], counts[index]))
             total += tf.add_n(self._strategy.experimental_local_results(losses))
         return total
 
-    def _step(
-        self, inputs: Tensors, labels: tf.Tensor, batch: tf.Tensor, count: tf.Tensor
-    ) -> tf.Tensor:
+    def _step(self, inputs: Tensors, labels: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """One replica's part of a step: every n-th row of the batch, padding with weight 0."""
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        places = tf.range(self._shape.share) * self._shape.replicas + replica
-        rows = tf.gather(batch, places)
+        share, replica = self._shape.share, _replica()
+        places = tf.range(share) * self._shape.replicas + replica
         weights = tf.cast(places < count, tf.float32)
-        inputs = {name: tf.gather(rows_of, rows) for name, rows_of in inputs.items()}
-        labels = tf.gather(labels, rows)
+        if len(self._shape.local) > 1:
+            start = (replica - self._shape.local[0]) * share
+            inputs = {name: tensor[start : start + share] for name, tensor in inputs.items()}
+            inputs = {
+                name: tf.ensure_shape(t, (share, *t.shape[1:])) for name, t in inputs.items()
+            }
+            labels = labels[start : start + share]
         variables = [variable.value for variable in self._network.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -116,11 +112,13 @@ class Loop:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) / copies
 
 
+def _replica() -> tf.Tensor:
+    """The number of the replica that calls it, among all."""
+    context = tf.distribute.get_replica_context()
+    return tf.convert_to_tensor(context.replica_id_in_sync_group, tf.int32)
+
+
 def _local_replicas(strategy: tf.distribute.Strategy) -> tuple[int, ...]:
-    """Which replicas are in this process."""
-    numbers = strategy.run(
-        lambda: tf.convert_to_tensor(
-            tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32
-        )
-    )
+    """Which replicas are in this process; they follow one another."""
+    numbers = strategy.run(_replica)
     return tuple(int(number) for number in strategy.experimental_local_results(numbers))

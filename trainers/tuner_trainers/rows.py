@@ -106,6 +106,14 @@ class TableEncoder:
         return encoded
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Encoded rows, tensors [rows, ...] by the encoder's output, and encoded labels [rows]."""
+
+    inputs: Tensors
+    labels: npt.NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
     """Rows that a trial uses, encoded each time they are asked for unless they are `held`.
@@ -115,14 +123,14 @@ class Rows:
         places: which of its rows these are.
         encoder: what encodes them.
         target: what encodes their labels.
-        held: all of them encoded, tensors [rows, ...] by the encoder's output; or None.
+        held: all of them encoded, if they are kept in memory.
     """
 
     raw: RawRows
     places: npt.NDArray[np.int64]
     encoder: TableEncoder
     target: Target
-    held: Tensors | None = None
+    held: Held | None = None
 
     @property
     def count(self) -> int:
@@ -140,30 +148,26 @@ class Rows:
 
     def hold(self) -> Rows:
         """The same rows, encoded and kept in memory."""
-        return replace(self, held=self.all())
-
-    def all(self) -> Tensors:
-        """All rows in order, tensors [rows, ...] by the encoder's output."""
-        if self.held is not None:
-            return self.held
         parts = list(self.chunks())
-        return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+        inputs = {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+        return replace(self, held=Held(inputs, self.labels()))
 
     def encoded(self, index: Indices | slice) -> Tensors:
-        """Some of the rows, tensors by the encoder's output."""
-        return self.encoder.encode(self.places[index])
+        """Some of the rows, tensors [index, ...] by the encoder's output."""
+        if self.held is None:
+            encoded = self.encoder.encode(self.places[index])
+            self.raw.table.release()
+            return encoded
+        return {name: _taken(tensor, index) for name, tensor in self.held.inputs.items()}
 
     def chunks(self) -> Iterator[Tensors]:
         """All rows in order, some at a time, tensors by the encoder's output."""
-        for part in _parts(self.count):
-            if self.held is not None:
-                yield {name: tensor[part] for name, tensor in self.held.items()}
-            else:
-                yield self.encoded(part)
-                self.raw.table.release()
+        return map(self.encoded, _parts(self.count))
 
     def labels(self, index: Indices | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The labels of some rows as the target encodes them, NaN where there is none."""
+        if self.held is not None:
+            return self.held.labels[index]
         column = self.raw.table.columns[self.raw.label]
         values = column.values[self.places[index]]
         if column.words is None:
@@ -246,6 +250,10 @@ def _load(
             if kind == "string"
         },
     )
+
+
+def _taken(tensor: tf.Tensor, index: Indices | slice) -> tf.Tensor:
+    return tensor[index] if isinstance(index, slice) else tf.gather(tensor, index)
 
 
 def _parts(rows: int) -> list[slice]:

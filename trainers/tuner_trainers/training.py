@@ -20,7 +20,7 @@ from tuner.trainer_spaces import Task, check_metric
 from tuner_trainers import artifacts, data, golden, metrics, rows
 from tuner_trainers.artifacts import TrialRecord
 from tuner_trainers.context import Result, TrialContext, TrialTask
-from tuner_trainers.feed import HeldFeed, StreamedFeed
+from tuner_trainers.feed import RowsFeed
 from tuner_trainers.golden import Golden
 from tuner_trainers.heads import loss_of
 from tuner_trainers.loop import Loop
@@ -149,13 +149,12 @@ def _load(
 def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute.Strategy) -> Loop:
     with strategy.scope():
         optimizer = build_optimizer(model.parameters, model.network)
-    kind = StreamedFeed if training.held is None else HeldFeed
     return Loop(
         strategy,
         model.network,
         optimizer,
         loss_of(model.target.task),
-        kind(training, trial_seed(task)),
+        RowsFeed(training, trial_seed(task)),
         batch_size=int(model.parameters["batch_size"]),
     )
 
