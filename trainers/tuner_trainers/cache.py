@@ -84,33 +84,32 @@ class Cache:
             for size in make(partial):
                 written += size
                 if written > room:
-                    # Ahead of what is needed, so that the folder is not looked through each time.
-                    room = self._make_room(key, written + max(written // 4, 1 << 26), written)
+                    room = self._make_room(key, written)
             partial.rename(self.storage.folder / key)
             _sync(self.storage.folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _make_room(self, key: str, wanted: int, needed: int) -> int:
-        """Removes what was used longest ago, until an entry of `wanted` bytes would have room.
+    def _make_room(self, key: str, needed: int) -> int:
+        """Removes what was used longest ago, until an entry of so many bytes has room.
 
         Returns:
-            For how much there is room: `needed` at least, or it raises DataError.
+            For how many bytes there is room.
         """
-        entries = sorted(self._entries(key), key=lambda entry: entry[0])
+        entries = sorted(self._entries(key))
         others = sum(size for _, size, _ in entries)
         most = self.storage.most_cache_bytes(others + needed)
         for _, size, name in entries:
-            if others + wanted <= most:
+            if others + needed <= most:
                 break
             if self._remove(name):
                 others -= size
         if others + needed > most:
+            in_use = f", of which {_mib(others)} are in use" if others else ""
             raise DataError(
-                f"the rows take more than {needed >> 20} MiB on disk, but the cache in "
-                f"{self.storage.folder} may hold {most >> 20} MiB"
-                + (f", {others >> 20} MiB of which are in use" if others else "")
-                + "; raise TUNER_CACHE_GIB, or let TUNER_CACHE_DIR name a larger disk."
+                f"the rows take more than {_mib(needed)} on disk, but the cache in "
+                f"{self.storage.folder} may hold {_mib(most)}{in_use}; raise TUNER_CACHE_GIB, or "
+                "let TUNER_CACHE_DIR name a larger disk."
             )
         return most - others
 
@@ -179,6 +178,10 @@ def _try_lock(path: Path) -> int | None:
         pass
     os.close(descriptor)
     return None
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
 
 
 def _sync(folder: Path) -> None:
