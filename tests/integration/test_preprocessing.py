@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tuner.errors import DataError
 from tuner.space import Value
@@ -105,6 +107,41 @@ def test_quantile_scaling_gives_ranks(tmp_path: Path) -> None:
 def test_a_constant_column_gives_finite_numbers(tmp_path: Path, scaling: str) -> None:
     encoder = _encoder(tmp_path, {"a": [5, 5]}, _feature("numeric", "a", scaling=scaling))
     assert np.isfinite(_numbers(encoder, a=[5.0, 6.0, NAN, -1e308])).all()
+
+
+@given(
+    values=st.lists(st.integers(-(10**6), 10**6).map(lambda n: n / 8), min_size=3, max_size=40),
+    clip=st.sampled_from([0.05, 0.2, 0.4]),
+    scaling=st.sampled_from(["zscore", "log", "none"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_clipped_numbers_are_scaled_as_the_numbers_at_the_quantiles(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float], clip: float, scaling: str
+) -> None:
+    feature = _feature("numeric", "a", scaling=scaling, clip=clip)
+    encoder = _encoder(tmp_path_factory.mktemp("clip"), {"a": values}, feature)
+    low, high = np.quantile(values, [clip, 1 - clip], method="inverted_cdf")
+    clipped = np.clip(values, low, high)
+    if scaling == "log":
+        clipped = np.sign(clipped) * np.log1p(np.abs(clipped))
+    if scaling != "none":
+        spread = clipped.std() if np.ptp(clipped) else 1.0
+        clipped = (clipped - clipped.mean()) / spread
+    found = np.ravel(_numbers(encoder, a=values))
+    np.testing.assert_allclose(found, clipped, rtol=1e-5, atol=1e-6)
+    extremes = _numbers(encoder, a=[-1e300, 1e300, NAN])
+    assert extremes[0] == [found.min()] and extremes[1] == [found.max()]
+    np.testing.assert_allclose(
+        extremes[2], clipped.mean() if scaling == "none" else 0.0, 1e-5, 1e-6
+    )
+
+
+def test_clipping_leaves_ranks_between_the_quantiles(tmp_path: Path) -> None:
+    feature = _feature("numeric", "a", scaling="quantile", clip=0.25)
+    encoder = _encoder(tmp_path, {"a": range(100)}, feature)
+    found = np.ravel(_numbers(encoder, a=[0.0, 10.0, 50.0, 90.0, 99.0]))
+    assert found[0] == found[1] and found[3] == found[4]
+    np.testing.assert_allclose(found, [0.125, 0.125, 0.5, 0.875, 0.875], atol=0.02)
 
 
 def test_unscaled_numbers_stay_and_missing_ones_take_the_mean(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 from tuner.cli.lazy import COMMANDS
 from tuner.client import Client, Study
 from tuner.config import VARIABLES
-from tuner.features import KINDS
+from tuner.feature_kinds import KINDS
 from tuner.trainer_spaces import METRICS, TRAINERS
 
 DOCS = REPOSITORY / "docs"

@@ -44,13 +44,14 @@ class TestSettings:
             ("numeric", "buckets", 0),
             ("numeric", "buckets", 16.0),
             ("numeric", "scaling", "log"),
+            ("numeric", "clip", 0.05),
             ("categorical", "embedding", 0),
             ("cross", "buckets", 1000),
         ],
     )
     def test_allowed(self, kind: str, setting: str, value: Value) -> None:
-        found = kinds.setting_of(kind, setting).check(value)
-        assert found == value and not isinstance(found, float)
+        known = kinds.setting_of(kind, setting)
+        assert known.check(value) == value and isinstance(known.check(value), known.type)
 
     @pytest.mark.parametrize(
         ("kind", "setting", "value", "message"),
@@ -59,6 +60,7 @@ class TestSettings:
             ("numeric", "buckets", 2.5, "whole number"),
             ("numeric", "buckets", True, "whole number"),
             ("numeric", "buckets", float("nan"), "whole number"),
+            ("numeric", "clip", 0.5, "number from 0 to 0.4"),
             ("numeric", "scaling", "max", "one of zscore, quantile, log, none"),
             ("categorical", "vocabulary", 0, "from 1 to"),
             ("categorical", "buckets", 4, "has no setting 'buckets'; it has vocabulary"),
@@ -103,8 +105,9 @@ class TestSettings:
             name="a.b", kind="numeric", columns=("a.b",), settings={"buckets": 4, "scaling": "log"}
         )
         assert kinds.effective_settings(number, {"a.b.buckets": 8.0, "buckets": 5}) == {
-            "buckets": 8,
             "scaling": "log",
+            "clip": 0.0,
+            "buckets": 8,
         }
         category = Feature(name="c", kind="categorical", columns=("c",))
         assert kinds.effective_settings(category, {})["oov_buckets"] == 1
@@ -173,6 +176,7 @@ class TestProposal:
         parameters = {parameter.name: parameter for parameter in found.parameters}
         assert parameters["real.buckets"].domain == Int(2, 64, log=True)
         assert parameters["tail.scaling"].domain.contains("log")
+        assert parameters["tail.clip"].domain == Float(0.0, 0.05)
         assert {parameter.group for parameter in found.parameters} == {Group.PREPROCESSING}
 
     def test_strings(self, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from tuner.features import DEFAULT_VOCABULARY, ONE_HOT_LIMIT, default_embedding, parameter_name
-from tuner.space import Categorical, Domain, Group, Int, Parameter, Value
+from tuner.feature_kinds import DEFAULT_VOCABULARY, ONE_HOT_LIMIT
+from tuner.features import default_embedding, parameter_name
+from tuner.space import Categorical, Domain, Float, Group, Int, Parameter, Value
 from tuner.study import Feature
 from tuner_trainers.columns import number_text
 from tuner_trainers.statistics import ColumnStatistics, Statistics
@@ -24,6 +25,8 @@ _LONG_TAIL = 8.0
 _TELLS_NOTHING, _TELLS_ALL = 0.002, 0.8
 _DEFAULT_BUCKETS = 16
 _SCALINGS = ("log", "zscore", "quantile")
+#: Rows clipped on each side, at most, of columns with a long tail.
+_MAX_CLIP = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +142,10 @@ def _number(column: ColumnStatistics, relevance: float | None) -> _Draft:
 
 def _tunable_number(column: ColumnStatistics, scaling: str) -> Mapping[str, Domain]:
     buckets = {"buckets": _log_range(2, min(64, column.distinct))}
-    # A logarithm tames a long tail, but hides what is in proportion to it.
-    return buckets if scaling == "zscore" else buckets | {"scaling": Categorical(_SCALINGS)}
+    if scaling == "zscore":
+        return buckets
+    # A logarithm tames a long tail, but hides what is in proportion to it; clipping does not.
+    return {**buckets, "scaling": Categorical(_SCALINGS), "clip": Float(0.0, _MAX_CLIP)}
 
 
 def _is_long_tailed(column: ColumnStatistics) -> bool:

@@ -21,7 +21,7 @@ SEPARATOR = "\x1f"
 LIMIT = 1e18
 
 
-class _RawLayer(keras.layers.Layer):  # type: ignore[misc]
+class RawLayer(keras.layers.Layer):  # type: ignore[misc]
     """A layer without variables that sees raw columns as they are.
 
     Its output is described by `output_dtype` and `output_width` (0 for a vector), so that Keras
@@ -51,7 +51,7 @@ class _RawLayer(keras.layers.Layer):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Scale(_RawLayer):
+class Scale(RawLayer):
     """Scales numbers; beside them, where asked for, whether they are missing.
 
     Call: float64 [batch] -> float32 [batch, 1], or [batch, 2] with `indicator`.
@@ -61,6 +61,7 @@ class Scale(_RawLayer):
         center: what is subtracted, after the log.
         spread: what is divided by, then.
         fill: what a missing number becomes, after all of that.
+        bounds: the smallest and the largest number, to which others are clipped first.
         points: for "quantile": strictly increasing numbers.
         ranks: for "quantile": the rank of each point, between 0 and 1.
         indicator: whether a second column says 1 where the number is missing.
@@ -74,6 +75,7 @@ class Scale(_RawLayer):
         center: float = 0.0,
         spread: float = 1.0,
         fill: float = 0.0,
+        bounds: Sequence[float] | None = None,
         points: Sequence[float] = (),
         ranks: Sequence[float] = (),
         indicator: bool = False,
@@ -84,12 +86,14 @@ class Scale(_RawLayer):
             center=center,
             spread=spread,
             fill=fill,
+            bounds=None if bounds is None else list(bounds),
             points=list(points),
             ranks=list(ranks),
             indicator=indicator,
             **base,
         )
         self.scaling, self.center, self.spread, self.fill = scaling, center, spread, fill
+        self.bounds = bounds
         self.points, self.ranks = np.asarray(points, float), np.asarray(ranks, float)
         self.indicator = indicator
         self.output_width = 2 if indicator else 1
@@ -105,6 +109,8 @@ class Scale(_RawLayer):
         return tf.stack(columns, axis=1)
 
     def _scaled(self, numbers: tf.Tensor) -> tf.Tensor:
+        if self.bounds is not None:
+            numbers = tf.clip_by_value(numbers, *self.bounds)
         if self.scaling == "quantile":
             return _interpolate(numbers, self.points, self.ranks)
         if self.scaling == "log":
@@ -113,7 +119,7 @@ class Scale(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Buckets(_RawLayer):
+class Buckets(RawLayer):
     """The bucket of a number: 1 below the first boundary, one more from each boundary on.
 
     Call: float64 [batch] -> int32 [batch], 0 where the number is missing.
@@ -130,7 +136,7 @@ class Buckets(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class TextToken(_RawLayer):
+class TextToken(RawLayer):
     """The token of a text: itself without the space around it, "" for words that mean missing.
 
     Call: string [batch] -> string [batch].
@@ -151,7 +157,7 @@ class TextToken(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Known(_RawLayer):
+class Known(RawLayer):
     """Numbers, with NaN for those that mean missing.
 
     Call: float64 [batch] -> float64 [batch].
@@ -172,7 +178,7 @@ class Known(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class NumberToken(_RawLayer):
+class NumberToken(RawLayer):
     """The token of a number: its bits, or its bucket where boundaries are given.
 
     Call: float64 [batch] -> string [batch], "" where the number is missing.
@@ -201,7 +207,7 @@ class NumberToken(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Vocabulary(_RawLayer):
+class Vocabulary(RawLayer):
     """The place of a token in a list; tokens outside of it share some buckets.
 
     Call: string [batch] -> int32 [batch]: 0 missing, then `oov_buckets`, then the tokens.
@@ -228,7 +234,7 @@ class Vocabulary(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Hash(_RawLayer):
+class Hash(RawLayer):
     """The bucket that a token falls into.
 
     Call: string [batch] -> int32 [batch]: 0 missing, then the buckets.
@@ -244,7 +250,7 @@ class Hash(_RawLayer):
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Cross(_RawLayer):
+class Cross(RawLayer):
     """The bucket that tokens of several columns, taken together, fall into.
 
     Call: list of string [batch] -> int32 [batch]: 0 where all are missing, then the buckets.

@@ -7,25 +7,17 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tuner.errors import DataError
-from tuner.features import (
-    CROSS_NUMBER_BUCKETS,
-    DEFAULT_VOCABULARY,
-    default_embedding,
-    effective_settings,
-)
+from tuner.feature_kinds import CROSS_NUMBER_BUCKETS, DEFAULT_VOCABULARY
+from tuner.features import default_embedding, effective_settings
 from tuner.space import Value
 from tuner.study import Feature
 from tuner_trainers import layers
+from tuner_trainers.scaling import scale_of
 from tuner_trainers.statistics import ColumnStatistics, Statistics
 
-#: The points through which "quantile" scaling draws its curve.
-QUANTILE_POINTS = 64
-
-Numbers = npt.NDArray[np.float64]
 Settings = Mapping[str, Value | None]
 
 
@@ -164,7 +156,8 @@ class _Builder:
                 f"{column.name!r} holds strings; give it `kind: categorical`."
             )
         raw = self._input(column)
-        self._numbers.append((column.name, _scale(column, str(settings["scaling"]))(raw)))
+        scale = scale_of(column, str(settings["scaling"]), float(settings["clip"] or 0.0))
+        self._numbers.append((column.name, scale(raw)))
         buckets = _whole(settings, "buckets")
         if buckets and buckets > 1:
             boundaries = column.quantiles(buckets).tolist()
@@ -246,40 +239,6 @@ def _column(statistics: Statistics, name: str) -> ColumnStatistics:
             f"the column {name!r} is not in the data; it has {', '.join(statistics.columns)}."
         )
     return statistics.columns[name]
-
-
-def _scale(column: ColumnStatistics, scaling: str) -> layers.Scale:
-    """The layer that scales a column; what is missing takes the place of the mean."""
-    indicator = column.missing + column.nonfinite > 0
-    mean, variance = column.mean or 0.0, column.variance or 0.0
-    if scaling == "none":
-        return layers.Scale(scaling, fill=mean, indicator=indicator)
-    if scaling == "zscore":
-        spread = float(np.sqrt(variance)) or 1.0
-        return layers.Scale(scaling, center=mean, spread=spread, indicator=indicator)
-    values, weights = _distribution(column)
-    if scaling == "quantile":
-        points, ranks = _curve(values, weights)
-        return layers.Scale(scaling, points=points, ranks=ranks, fill=0.5, indicator=indicator)
-    logs = np.sign(values) * np.log1p(np.abs(values))
-    center = float(weights @ logs)
-    spread = float(np.sqrt(weights @ np.square(logs - center))) or 1.0
-    return layers.Scale(scaling, center=center, spread=spread, indicator=indicator)
-
-
-def _distribution(column: ColumnStatistics) -> tuple[Numbers, Numbers]:
-    """The column's numbers, increasing, or a sample of them, and the part of the rows of each."""
-    values, counts = column.summary.spread()
-    return values, counts / max(counts.sum(), 1)
-
-
-def _curve(values: Numbers, weights: Numbers) -> tuple[list[float], list[float]]:
-    """Some of the numbers, increasing, and the rank of each: the middle of its rows, 0 to 1."""
-    ranks = np.cumsum(weights) - weights / 2
-    levels = np.linspace(0.0, 1.0, QUANTILE_POINTS)
-    chosen = np.unique(np.searchsorted(ranks, levels).clip(max=max(len(values) - 1, 0)))
-    chosen = chosen[: len(values)]
-    return values[chosen].tolist(), ranks[chosen].tolist()
 
 
 def _whole(settings: Settings, name: str) -> int | None:

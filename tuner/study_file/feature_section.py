@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from tuner.features import KINDS, FeatureKind
+from tuner.feature_kinds import KINDS, FeatureKind
 from tuner.space import Group
 from tuner.study import Feature
 from tuner.study_file import parameters

@@ -1,0 +1,139 @@
+"""The kinds of features and their settings: the one table that checks, trainers and docs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tuner.setting import Setting
+
+#: Values a vocabulary keeps where nothing says how many.
+DEFAULT_VOCABULARY = 1000
+#: Up to this many entries a category is one-hot where nothing says how to embed it.
+ONE_HOT_LIMIT = 32
+#: Quantile buckets by which a number column with more distinct values enters a cross.
+CROSS_NUMBER_BUCKETS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureKind:
+    """A kind of feature: how many columns of which kind it is made of, and its settings."""
+
+    name: str
+    meaning: str
+    min_columns: int
+    max_columns: int
+    column_kinds: tuple[str, ...]
+    settings: Mapping[str, Setting]
+
+
+def _kind(
+    name: str,
+    meaning: str,
+    *settings: Setting,
+    columns: tuple[int, int] = (1, 1),
+    column_kinds: tuple[str, ...] = ("number", "string"),
+) -> FeatureKind:
+    return FeatureKind(
+        name=name,
+        meaning=meaning,
+        min_columns=columns[0],
+        max_columns=columns[1],
+        column_kinds=column_kinds,
+        settings={setting.name: setting for setting in settings},
+    )
+
+
+_EMBEDDING = Setting(
+    name="embedding",
+    type=int,
+    default=None,
+    low=0,
+    high=512,
+    meaning=(
+        "dimensions of a learned vector for each value; 0 means one-hot. "
+        f"Left out: one-hot up to {ONE_HOT_LIMIT} entries, above them by their number."
+    ),
+)
+
+#: Every kind of feature by name.
+KINDS: Mapping[str, FeatureKind] = {
+    kind.name: kind
+    for kind in (
+        _kind(
+            "numeric",
+            "a number, scaled, and beside it one-hot quantile buckets where they are asked for",
+            Setting(
+                name="scaling",
+                type=str,
+                default="zscore",
+                choices=("zscore", "quantile", "log", "none"),
+                meaning="how the number is scaled: by mean and deviation, to its rank between 0 "
+                "and 1, by sign(x) log(1 + |x|) and then mean and deviation, or not at all.",
+            ),
+            Setting(
+                name="clip",
+                type=float,
+                default=0.0,
+                low=0.0,
+                high=0.4,
+                meaning="the part of the rows whose numbers are clipped on each side before they "
+                "are scaled: 0.01 clips at the quantiles 0.01 and 0.99.",
+            ),
+            Setting(
+                name="buckets",
+                type=int,
+                default=0,
+                low=0,
+                high=1024,
+                meaning="quantile buckets beside the scaled number; 0 means none.",
+            ),
+            column_kinds=("number",),
+        ),
+        _kind(
+            "categorical",
+            "a value of a list, by its place in a vocabulary or by a hash",
+            Setting(
+                name="vocabulary",
+                type=int,
+                default=None,
+                low=1,
+                high=1_000_000,
+                meaning="the most frequent values kept; the others share the out-of-vocabulary "
+                f"buckets. Left out: all, up to {DEFAULT_VOCABULARY}.",
+            ),
+            Setting(
+                name="hash_buckets",
+                type=int,
+                default=None,
+                low=2,
+                high=1_000_000,
+                meaning="buckets that values are hashed into, instead of a vocabulary.",
+            ),
+            Setting(
+                name="oov_buckets",
+                type=int,
+                default=1,
+                low=1,
+                high=1000,
+                meaning="buckets that values outside the vocabulary are hashed into.",
+            ),
+            _EMBEDDING,
+        ),
+        _kind(
+            "cross",
+            "the values of several columns taken together, by a hash",
+            Setting(
+                name="buckets",
+                type=int,
+                default=256,
+                low=2,
+                high=1_000_000,
+                meaning="buckets that the combinations are hashed into; a number column with more "
+                f"than {CROSS_NUMBER_BUCKETS} distinct values enters by so many quantile buckets.",
+            ),
+            _EMBEDDING,
+            columns=(2, 8),
+        ),
+    )
+}
