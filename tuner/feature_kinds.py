@@ -56,6 +56,19 @@ _EMBEDDING = Setting(
     ),
 )
 
+
+def _part(name: str) -> Setting:
+    rule = "none" if name == "minute" else "cyclic where the times span a round of it, else none"
+    return Setting(
+        name=name,
+        type=str,
+        default=None,
+        choices=("none", "cyclic", "one_hot"),
+        meaning=f"how the {name} is seen: as sine and cosine, one-hot or not at all. Left out: "
+        f"{rule}.",
+    )
+
+
 #: Every kind of feature by name.
 KINDS: Mapping[str, FeatureKind] = {
     kind.name: kind
@@ -119,6 +132,49 @@ KINDS: Mapping[str, FeatureKind] = {
                 meaning="buckets that values outside the vocabulary are hashed into.",
             ),
             _EMBEDDING,
+        ),
+        _kind(
+            "datetime",
+            "a date or a time: parts that come round, and how much time has passed",
+            *(_part(part) for part in ("month", "day", "weekday", "hour", "minute")),
+            Setting(
+                name="year", type=bool, default=False, meaning="whether the year is a number."
+            ),
+            Setting(
+                name="weekend",
+                type=bool,
+                default=False,
+                meaning="whether Saturdays and Sundays are told from other days.",
+            ),
+            Setting(
+                name="elapsed",
+                type=bool,
+                default=True,
+                meaning="whether the time itself is a number, scaled by mean and deviation.",
+            ),
+            Setting(
+                name="day_first",
+                type=bool,
+                default=False,
+                tunable=False,
+                meaning="whether 3/4/2013 is the third of April.",
+            ),
+            Setting(
+                name="unit",
+                type=str,
+                default=None,
+                tunable=False,
+                choices=(
+                    "seconds",
+                    "milliseconds",
+                    "microseconds",
+                    "nanoseconds",
+                    "days",
+                    "yyyymmdd",
+                ),
+                meaning="what numbers count since 1970, or `yyyymmdd` for such as 20130314. Left "
+                "out: seconds to nanoseconds, by their size.",
+            ),
         ),
         _kind(
             "cross",

@@ -14,7 +14,8 @@ class Setting:
     """One setting. It is fixed to a value, or tuned over a domain of such values.
 
     `type` is int, float, bool or str; numbers lie between `low` and `high`, words are among
-    `choices`. A `default` of None means a rule, which `meaning` tells.
+    `choices`, or are free text of up to `high` characters where there are none. A `default` of
+    None means a rule, which `meaning` tells.
     """
 
     name: str
@@ -24,6 +25,8 @@ class Setting:
     low: float = 0
     high: float = 0
     choices: tuple[str, ...] = ()
+    #: Whether it may be tuned.
+    tunable: bool = True
 
     @property
     def allowed(self) -> str:
@@ -31,7 +34,8 @@ class Setting:
         if self.type is bool:
             return "true or false"
         if self.type is str:
-            return "one of " + ", ".join(self.choices)
+            text = f"text of 1 to {self.high:g} characters"
+            return "one of " + ", ".join(self.choices) if self.choices else text
         noun = "a whole number" if self.type is int else "a number"
         return f"{noun} from {self.low:g} to {self.high:g}"
 
@@ -40,7 +44,7 @@ class Setting:
         if self.type is bool:
             return isinstance(value, bool)
         if self.type is str:
-            return isinstance(value, str) and value in self.choices
+            return isinstance(value, str) and self._accepts_text(value)
         if isinstance(value, (bool, str)) or not self.low <= value <= self.high:
             return False
         return self.type is float or value == int(value)
@@ -53,10 +57,15 @@ class Setting:
 
     def check_domain(self, domain: Domain) -> None:
         """Raises InvalidArgumentError unless every value of `domain` is allowed."""
+        if not self.tunable:
+            raise InvalidArgumentError(f"`{self.name}` cannot be tuned; give it one value.")
         if not all(self.accepts(value) for value in self._extremes(domain)):
             raise InvalidArgumentError(
                 f"`{self.name}` takes {self.allowed}, but is tuned over {domain.describe()}."
             )
+
+    def _accepts_text(self, text: str) -> bool:
+        return text in self.choices if self.choices else 0 < len(text) <= self.high
 
     def _extremes(self, domain: Domain) -> Sequence[Value]:
         """The values whose being allowed means that all are."""

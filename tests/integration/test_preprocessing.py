@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tuner.errors import DataError
 from tuner.space import Value
 from tuner.study import Feature
-from tuner_trainers import rows, statistics, tabular
+from tuner_trainers import derived, rows, statistics, tabular
 from tuner_trainers.preprocessing import Encoder, IdFeature, build_encoder
+from tuner_trainers.statistics import Statistics
 from tuner_trainers.tabular import Lookup
 
 NAN = math.nan
@@ -37,7 +38,10 @@ def _encoder(
     ]
     path = folder / "train.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    learned = statistics.scan(str(path), missing_values=missing)
+    learned = statistics.scan(
+        str(path), missing_values=missing, derived=derived.asked_for(features)
+    )
+    learned = Statistics.from_json(learned.to_json())
     return build_encoder(features, parameters or {}, learned, missing)
 
 
@@ -142,6 +146,54 @@ def test_clipping_leaves_ranks_between_the_quantiles(tmp_path: Path) -> None:
     found = np.ravel(_numbers(encoder, a=[0.0, 10.0, 50.0, 90.0, 99.0]))
     assert found[0] == found[1] and found[3] == found[4]
     np.testing.assert_allclose(found, [0.125, 0.125, 0.5, 0.875, 0.875], atol=0.02)
+
+
+def test_parts_of_a_time_and_the_time_itself(tmp_path: Path) -> None:
+    texts = [f"2013-{month:02d}-0{day} 06:00" for month in (1, 4, 12) for day in (1, 2)]
+    feature = _feature("datetime", "a", weekday="one_hot", month="cyclic", day="none", hour="none")
+    encoder = _encoder(tmp_path, {"a": texts, "b": [1] * 6}, feature)
+    assert encoder.ids == (IdFeature(name="a.weekday", size=8, reserved=1, embedding=0),)
+    assert _ids(encoder, a=["2013-04-01", "", "7.4.2013 23:59"]) == [[1, 0, 7]]
+    found = np.asarray(_numbers(encoder, a=[*texts, "2013-04-01T06:00+02:00"]))
+    np.testing.assert_allclose(found[2, :2], [1, 0], atol=1e-6)
+    np.testing.assert_allclose([found[:-1, 2].mean(), found[:-1, 2].std()], [0, 1], atol=1e-6)
+    assert found[-1, 2] < found[2, 2]  # two hours earlier, at the same hour
+
+
+def test_times_that_are_missing_in_training_are_told(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "a": ["2013-01-01", "?", "2014-01-01"],
+        "b": [1, 1, 1],
+    }
+    feature = _feature("datetime", "a", year=True, weekend=True)
+    encoder = _encoder(tmp_path, columns, feature, missing=("?",))
+    found = _numbers(encoder, a=["2013-01-05", "?", "", "later"])
+    assert len(found[0]) == 2 + 4  # the weekday, the year, weekend, time elapsed, missing
+    assert found[0][-3] == 1.0 and found[0][-1] == 0.0
+    assert found[1] == found[2] == found[3] == [0.0] * 5 + [1.0]
+
+
+def test_numbers_that_are_times(tmp_path: Path) -> None:
+    feature = _feature("datetime", "a", hour="one_hot", weekday="none", month="none", day="none")
+    encoder = _encoder(tmp_path, {"a": [1.3e12, 1.4e12]}, feature)
+    assert _ids(encoder, a=[1363262709000.0, NAN]) == [[13, 0]]
+    assert _numbers(encoder, a=[1.35e12, NAN, 1e300]) == [[0.0]] * 3
+    dates = _encoder(
+        tmp_path, {"a": [20130314, 20130316]}, _feature("datetime", "a", unit="yyyymmdd")
+    )
+    assert _numbers(dates, a=[20130315.0]) == [[0.0]]
+
+
+def test_a_trial_that_draws_no_part_sees_whether_there_is_a_time(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("month", "day", "weekday", "hour"), "none")
+    feature = _feature("datetime", "a", elapsed=False, **nothing)
+    encoder = _encoder(tmp_path, {"a": ["2013-01-01", "2013-01-02"]}, feature)
+    assert _numbers(encoder, a=["2013-01-05", ""]) == [[0.0], [1.0]]
+
+
+def test_a_column_without_times_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no date or time"):
+        _encoder(tmp_path, {"a": ["x", "y"]}, _feature("datetime", "a"))
 
 
 def test_unscaled_numbers_stay_and_missing_ones_take_the_mean(tmp_path: Path) -> None:

@@ -62,9 +62,11 @@ class TestSettings:
             ("numeric", "buckets", float("nan"), "whole number"),
             ("numeric", "clip", 0.5, "number from 0 to 0.4"),
             ("numeric", "scaling", "max", "one of zscore, quantile, log, none"),
+            ("datetime", "hour", "sine", "one of none, cyclic, one_hot"),
+            ("datetime", "elapsed", "yes", "true or false"),
             ("categorical", "vocabulary", 0, "from 1 to"),
             ("categorical", "buckets", 4, "has no setting 'buckets'; it has vocabulary"),
-            ("crossed", "buckets", 4, "kind is one of numeric, categorical, cross"),
+            ("crossed", "buckets", 4, "kind is one of numeric, categorical, datetime, "),
         ],
     )
     def test_refused(self, kind: str, setting: str, value: Value, message: str) -> None:
@@ -83,6 +85,10 @@ class TestSettings:
     def test_domains_refused(self, domain: Domain) -> None:
         with pytest.raises(InvalidArgumentError, match="whole number"):
             kinds.setting_of("numeric", "buckets").check_domain(domain)
+
+    def test_what_cannot_be_tuned(self) -> None:
+        with pytest.raises(InvalidArgumentError, match="cannot be tuned"):
+            kinds.setting_of("datetime", "day_first").check_domain(Categorical((True, False)))
 
     def test_truth_values(self) -> None:
         setting = Setting(name="wide", type=bool, default=True, meaning="")
@@ -198,6 +204,40 @@ class TestProposal:
         vocabulary, embedding = found.parameters
         assert (vocabulary.name, embedding.name) == ("many.vocabulary", "many.embedding")
         assert isinstance(vocabulary.domain, Int) and vocabulary.domain.high == 100
+
+    def test_dates_and_times(self, tmp_path: Path) -> None:
+        days = [f"2013-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(900)]
+        found = propose(
+            scanned(
+                tmp_path,
+                {
+                    "y": [i % 2 for i in range(900)],
+                    "text": [f"{day} {i % 24:02d}:00" for i, day in enumerate(days)],
+                    "german": [f"{1 + i % 28}.{1 + i % 2}.2013" for i in range(900)],
+                    "digits": [int(day.replace("-", "")) for day in days],
+                    "sent_at": [1_363_219_200_000 + 61_007 * i for i in range(900)],
+                    "size": [1_363_219_200_000 + 61_007 * i for i in range(900)],
+                    "mixed": [day if i % 2 else "soon" for i, day in enumerate(days)],
+                },
+            ),
+            "y",
+            tune=False,
+        )
+        chosen = {feature.name: feature for feature in found.features}
+        assert {name: feature.kind for name, feature in chosen.items()} == {
+            "text": "datetime",
+            "german": "datetime",
+            "digits": "datetime",
+            "sent_at": "datetime",
+            "size": "numeric",
+            "mixed": "categorical",
+        }
+        cyclic = dict.fromkeys(("day", "weekday", "hour"), "cyclic")
+        assert chosen["text"].settings == cyclic
+        assert "2013-01-01 to 2013-12-28, of which day and" in chosen["text"].reason
+        assert chosen["german"].settings == {"day": "cyclic", "weekday": "cyclic"}
+        assert chosen["digits"].settings["unit"] == "yyyymmdd"
+        assert chosen["sent_at"].settings == {"unit": "milliseconds"}
 
     def test_very_many_strings_are_hashed(self, tmp_path: Path) -> None:
         values = [f"user{i % 12_000}" for i in range(36_000)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.errors import DataError, InvalidArgumentError
-from tuner_trainers import data, statistics
+from tuner_trainers import data, derived, statistics
+from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.sketches import EXACT_LIMIT
-from tuner_trainers.statistics import ColumnStatistics, Statistics
+from tuner_trainers.statistics import Statistics
 
 Numbers = npt.NDArray[np.float64]
 
@@ -267,3 +269,61 @@ class TestScan:
         assert dict(found.columns["income"].top) == {"<=50K": 24_720, ">50K": 7_841}
         assert found.columns["workclass"].missing == 1836
         assert found.columns["age"].mean == pytest.approx(38.5816, abs=1e-4)
+
+
+class TestDerived:
+    @given(
+        st.lists(
+            st.sampled_from(["", "a", "2013-01-02", "3.4.2013 10:00", "2013-01-02T00:00+01:00"]),
+            min_size=1,
+            max_size=40,
+        ),
+        st.integers(0, 40),
+    )
+    @settings(max_examples=50, deadline=None)
+    def test_instants_add_up_over_parts(self, words: list[str], cut: int) -> None:
+        asked = derived.Times("x")
+
+        def learned(part: list[str]) -> list[ColumnStatistics]:
+            column = pa.array(part, pa.string()).dictionary_encode()
+            return list(asked.statistics({"x": column}))
+
+        cut = min(cut, len(words))
+        (whole,) = learned(words)
+        if 0 < cut < len(words):
+            merged = learned(words[:cut])[0].merge(learned(words[cut:])[0])
+            assert_same(whole, merged)
+        assert whole.present == sum("2013" in word for word in words)
+
+    def test_rows_in_which_none_was_noticed_have_none(self, tmp_path: Path) -> None:
+        for name, words in (("a", ["x", "y"]), ("b", ["2013-01-02", "2013-01-03", "z"])):
+            pq.write_table(pa.table({"t": words}), tmp_path / f"{name}.parquet")
+        key = derived.Times("t").keys[0]
+        a, b = (statistics.scan(str(tmp_path / f"{name}.parquet")) for name in ("a", "b"))
+        assert key not in a.derived and b.derived[key].missing == 1
+        for merged in (a.merge(b), b.merge(a)):
+            again = Statistics.from_json(merged.to_json()).derived[key]
+            assert (again.count, again.missing, again.distinct) == (5, 3, 2)
+
+    def test_what_was_asked_for_is_part_of_the_fingerprint(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"t": ["x", "y"]}), tmp_path / "a.parquet")
+        uri = str(tmp_path / "a.parquet")
+        plain, asked = statistics.scan(uri), statistics.scan(uri, derived=[derived.Times("t")])
+        assert plain.fingerprint != asked.fingerprint
+        assert asked.derived[derived.Times("t").keys[0]].missing == 2
+
+    def test_times_of_parquet(self, tmp_path: Path) -> None:
+        moments = [datetime(2013, 3, 14, 12, 5, 9, 250_000), None, datetime(2013, 1, 1)]
+        table = pa.table(
+            {
+                "plain": pa.array(moments, pa.timestamp("us")),
+                "utc": pa.array(moments, pa.timestamp("ms", tz="UTC")),
+                "date": pa.array([m and m.date() for m in moments], pa.date32()),
+            }
+        )
+        pq.write_table(table, tmp_path / "a.parquet")
+        found = statistics.scan(str(tmp_path / "a.parquet"))
+        noon = datetime(2013, 3, 14, 12, 5, 9, 250_000, tzinfo=UTC).timestamp()
+        for name, latest in (("plain", noon), ("utc", noon), ("date", noon // 86400 * 86400)):
+            column = found.derived[derived.Times(name).keys[0]]
+            assert (column.missing, column.maximum) == (1, latest)

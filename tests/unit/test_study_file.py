@@ -264,6 +264,13 @@ MISTAKES = [
     ("features: {a: {kind: cross}}", 5, 12, "takes 2 to 8 columns, but got 1"),
     ("features: {a x a: {kind: cross}}", 5, 12, "names a column twice"),
     ("features: {a: {kind: categorical, vocabulary: 9, hash_buckets: 9}}", 5, 50, "keep one"),
+    ("features: {a: {kind: datetime, hour: sine}}", 5, 38, "one of none, cyclic, one_hot"),
+    (
+        "features: {a: {kind: datetime, day_first: {categorical: [true, false]}}}",
+        5,
+        43,
+        "cannot be tuned",
+    ),
     ("features: {a: {kind: numeric, scaling: minmax}}", 5, 40, "one of zscore, quantile, log"),
     ("features: {a: {kind: numeric, buckets: {float: [2, 9]}}}", 5, 40, "whole number"),
     ("parameters: {}", 5, 13, "parameters is empty; leave it out"),

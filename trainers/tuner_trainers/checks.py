@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 
 from tuner.errors import DataError, InvalidArgumentError
-from tuner.features import check_feature, find_setting, kind_of
+from tuner.features import check_feature, effective_settings, find_setting, kind_of
 from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
 from tuner.trainer_spaces import TRAINERS, parameter_of
 from tuner_trainers import data
+from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.data import Layout
-from tuner_trainers.statistics import ColumnStatistics, Statistics
+from tuner_trainers.derived import instants_of, no_times
+from tuner_trainers.statistics import Statistics
 
 
 def check_request(spec: StudySpec) -> None:
@@ -116,6 +118,17 @@ def check_features(features: Iterable[Feature], statistics: Statistics, uri: str
                     f"holds text such as {column.top[0][0]!r}; say `kind: categorical`, or add "
                     "words that mean missing to `missing` under `data`."
                 )
+        if feature.kind == "datetime":
+            _check_times(feature, statistics, uri)
+
+
+def _check_times(feature: Feature, statistics: Statistics, uri: str) -> None:
+    column = statistics.columns[feature.columns[0]]
+    settings = effective_settings(feature, {})
+    unit = None if settings["unit"] is None else str(settings["unit"])
+    found = instants_of(column, statistics.derived, bool(settings["day_first"]), unit)
+    if not len(found.values):
+        raise DataError(f"{uri}: feature {feature.name!r} is a datetime, but {no_times(column)}")
 
 
 def feature_parameters(space: Space, features: Iterable[Feature]) -> Mapping[str, Feature]:

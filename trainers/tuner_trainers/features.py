@@ -10,8 +10,11 @@ from tuner.feature_kinds import DEFAULT_VOCABULARY, ONE_HOT_LIMIT
 from tuner.features import default_embedding, parameter_name
 from tuner.space import Categorical, Domain, Float, Group, Int, Parameter, Value
 from tuner.study import Feature
+from tuner_trainers import times
+from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.columns import number_text
-from tuner_trainers.statistics import ColumnStatistics, Statistics
+from tuner_trainers.derived import instants_of, unit_of
+from tuner_trainers.statistics import Statistics
 
 #: Preprocessing parameters proposed at most: what some twenty trials can tell apart.
 _MAX_TUNED = 5
@@ -24,6 +27,12 @@ _LONG_TAIL = 8.0
 #: Shares of the label's entropy: below, a column is not worth tuning; above, it may be a leak.
 _TELLS_NOTHING, _TELLS_ALL = 0.002, 0.8
 _DEFAULT_BUCKETS = 16
+#: The part of a column's values that are times, from which on it is taken to hold times.
+_TIMES = 0.95
+#: What the name of a column of numbers holds if they are times, and the years from which they
+#: are then: 1990 to 2100, in seconds.
+_TIME_WORDS = ("time", "date", "_at", "_ts", "epoch")
+_RECENT = (631_152_000.0, 4_102_444_800.0)
 _SCALINGS = ("log", "zscore", "quantile")
 #: Rows clipped on each side, at most, of columns with a long tail.
 _MAX_CLIP = 0.05
@@ -69,11 +78,16 @@ def propose(
     for name, column in statistics.columns.items():
         if name == label or name in without:
             continue
-        reason = _useless(column)
+        told = (relevance or {}).get(name)
+        draft = _datetime(column, statistics)
+        reason = _useless(column) if draft is None else ""
         if reason:
             skipped[name] = reason
-        else:
-            drafts.append(_draft(column, label, (relevance or {}).get(name)))
+            continue
+        if draft is None:
+            draft = _number(column, told) if column.kind == "number" else _string(column)
+        reason = f"{draft.feature.reason}{_missing(column)}{_tells(label, told)}"
+        drafts.append(replace(draft, feature=replace(draft.feature, reason=reason)))
     tuned = _most_relevant(drafts, relevance or {}) if tune else {}
     return Proposal(
         features=tuple(_untuned(draft, tuned) for draft in drafts),
@@ -105,10 +119,47 @@ def _counts_rows(column: ColumnStatistics) -> bool:
     return column.present >= 100 and column.distinct >= 0.95 * column.present >= 0.9 * span
 
 
-def _draft(column: ColumnStatistics, label: str, relevance: float | None) -> _Draft:
-    draft = _number(column, relevance) if column.kind == "number" else _string(column)
-    reason = f"{draft.feature.reason}{_missing(column)}{_tells(label, relevance)}"
-    return replace(draft, feature=replace(draft.feature, reason=reason))
+def _datetime(column: ColumnStatistics, statistics: Statistics) -> _Draft | None:
+    """A datetime feature, if the column holds dates or times."""
+    unit = _time_unit(column) if column.kind == "number" else None
+    if column.kind == "number" and unit is None:
+        return None
+    found = instants_of(column, statistics.derived, unit=unit)
+    if found.share < _TIMES or len(found.values) < 2:
+        return None
+    fixed: dict[str, Value] = {} if unit is None else {"unit": unit}
+    parts = [part for part in times.PARTS if part != "minute" and times.covers(found.values, part)]
+    first, last = (_date(found.values[place]) for place in (0, -1))
+    seen = f", of which {' and '.join(parts)} come round" if parts else ""
+    return _Draft(
+        feature=_feature(
+            column,
+            "datetime",
+            f"dates or times from {first} to {last}{seen}",
+            **fixed,
+            **dict.fromkeys(parts, "cyclic"),
+        ),
+        tunable={part: Categorical(("cyclic", "one_hot", "none")) for part in reversed(parts)},
+    )
+
+
+def _time_unit(column: ColumnStatistics) -> str | None:
+    """The unit of numbers that are times, as far as their size, form and name tell."""
+    if not column.is_integer or column.distinct < _FEW_NUMBERS:
+        return None
+    low, high = column.minimum or 0.0, column.maximum or 0.0
+    if 1900_01_01 <= low and high <= 2100_12_31:
+        return times.YYYYMMDD
+    if not any(word in column.name.lower() for word in _TIME_WORDS):
+        return None
+    unit = unit_of(column)
+    recent = _RECENT[0] <= low * times.UNITS[unit] and high * times.UNITS[unit] <= _RECENT[1]
+    return unit if recent else None
+
+
+def _date(instant: float) -> str:
+    year, month, day = times.date_of(int(instant // 86400))
+    return f"{year:04d}-{month:02d}-{day:02d}"
 
 
 def _number(column: ColumnStatistics, relevance: float | None) -> _Draft:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tuner.errors import DataError, InvalidArgumentError
 from tuner.study import DataSource
 from tuner.trainer_spaces import Task
+from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.columns import number_text
-from tuner_trainers.statistics import ColumnStatistics
 
 #: Whole numbers with no more values than this are classes, unless the user says otherwise.
 _FEW_CLASSES = 20

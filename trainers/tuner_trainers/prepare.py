@@ -11,6 +11,7 @@ from tuner.space import Space, Value
 from tuner.study import DataSource, Feature, StudySpec
 from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space
 from tuner_trainers import checks, relevance
+from tuner_trainers.derived import asked_for
 from tuner_trainers.features import Proposal, propose
 from tuner_trainers.labels import task_of
 from tuner_trainers.sources import Progress
@@ -59,6 +60,7 @@ def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
         source.train_uri,
         types=source.column_types,
         missing_values=source.missing_values,
+        derived=asked_for(spec.features),
         progress=progress,
     )
     label = statistics.columns[source.label]

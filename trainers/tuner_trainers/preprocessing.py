@@ -11,12 +11,15 @@ import tensorflow as tf
 
 from tuner.errors import DataError
 from tuner.feature_kinds import CROSS_NUMBER_BUCKETS, DEFAULT_VOCABULARY
-from tuner.features import default_embedding, effective_settings
+from tuner.features import default_embedding, effective_settings, parameter_name
 from tuner.space import Value
 from tuner.study import Feature
-from tuner_trainers import layers
+from tuner_trainers import layers, times
+from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.datetimes import time_layers
 from tuner_trainers.scaling import scale_of
-from tuner_trainers.statistics import ColumnStatistics, Statistics
+from tuner_trainers.statistics import Statistics
+from tuner_trainers.time_layers import TimePart
 
 Settings = Mapping[str, Value | None]
 
@@ -128,6 +131,8 @@ class _Builder:
             self._add_numeric(feature, settings)
         elif feature.kind == "categorical":
             self._add_categorical(feature, settings)
+        elif feature.kind == "datetime":
+            self._add_datetime(feature, settings)
         else:
             self._add_cross(feature, settings)
 
@@ -178,6 +183,17 @@ class _Builder:
             size = reserved + len(words)
         self._add_ids(feature, ids, size, reserved, _whole(settings, "embedding"))
 
+    def _add_datetime(self, feature: Feature, settings: Settings) -> None:
+        column = _column(self._statistics, feature.columns[0])
+        chosen = time_layers(column, self._statistics, settings)
+        text = column.kind == "string"
+        time = chosen.read(self._token(column) if text else self._input(column))
+        if chosen.numbers is not None:
+            self._numbers.append((column.name, chosen.numbers(time)))
+        for part in chosen.one_hot:
+            ids, size = TimePart(part)(time), 1 + times.PARTS[part][1]
+            self._add_ids(feature, ids, size, 1, 0, parameter_name(feature.name, part))
+
     def _add_cross(self, feature: Feature, settings: Settings) -> None:
         columns = [_column(self._statistics, name) for name in feature.columns]
         buckets = _whole(settings, "buckets") or 2
@@ -191,12 +207,14 @@ class _Builder:
         size: int,
         reserved: int,
         embedding: int | None,
+        name: str = "",
     ) -> None:
         dimensions = default_embedding(size) if embedding is None else embedding
         self._ids.append(ids)
         self._id_columns.append(feature.columns)
+        name = name or feature.name
         self._id_features.append(
-            IdFeature(name=feature.name, size=size, reserved=reserved, embedding=dimensions)
+            IdFeature(name=name, size=size, reserved=reserved, embedding=dimensions)
         )
 
     def _input(self, column: ColumnStatistics) -> keras.KerasTensor:

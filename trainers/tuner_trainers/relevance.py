@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tuner_trainers import data
-from tuner_trainers.statistics import ColumnStatistics, Statistics
+from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.statistics import Statistics
 
 #: Rows looked at: enough to rank columns, read in a moment.
 _ROWS = 50_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.layers import Scale
-from tuner_trainers.statistics import ColumnStatistics
 
 #: The points through which "quantile" scaling draws its curve.
 QUANTILE_POINTS = 64
@@ -29,7 +29,7 @@ def scale_of(column: ColumnStatistics, scaling: str, clip: float = 0.0) -> Scale
     bounds = quantile_bounds(values, weights, clip) if clip else None
     if bounds is not None:
         values = values.clip(*bounds)
-        mean, variance = _moments(values, weights)
+        mean, variance = moments(values, weights)
     if scaling == "none":
         return Scale(scaling, fill=mean, bounds=bounds, indicator=indicator)
     if scaling == "quantile":
@@ -38,7 +38,7 @@ def scale_of(column: ColumnStatistics, scaling: str, clip: float = 0.0) -> Scale
             scaling, points=points, ranks=ranks, fill=0.5, bounds=bounds, indicator=indicator
         )
     if scaling == "log":
-        mean, variance = _moments(np.sign(values) * np.log1p(np.abs(values)), weights)
+        mean, variance = moments(np.sign(values) * np.log1p(np.abs(values)), weights)
     spread = float(np.sqrt(variance)) or 1.0
     return Scale(scaling, center=mean, spread=spread, bounds=bounds, indicator=indicator)
 
@@ -49,7 +49,7 @@ def distribution(column: ColumnStatistics) -> tuple[Numbers, Numbers]:
     return values, counts / max(counts.sum(), 1)
 
 
-def _moments(values: Numbers, weights: Numbers) -> tuple[float, float]:
+def moments(values: Numbers, weights: Numbers) -> tuple[float, float]:
     """Mean and variance of increasing numbers; it is infinite where these are near the largest."""
     if values.size and values[0] == values[-1]:  # a rounded mean would differ from it
         return float(values[0]), 0.0

@@ -1,200 +1,41 @@
-"""What one pass over a data set learns of each column: additive, mergeable, and saved as JSON."""
+"""What one pass over a data set learns of it: additive, mergeable, and saved as JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tuner.errors import DataError, InvalidArgumentError
-from tuner_trainers import data, sketches
-from tuner_trainers.columns import Kind, number_text
-from tuner_trainers.sketches import Numbers, ValueCounts
+from tuner_trainers import data
+from tuner_trainers.column_statistics import (
+    ColumnStatistics,
+    column_from_json,
+    column_to_json,
+)
+from tuner_trainers.columns import Kind
+from tuner_trainers.derived import Derived, noticed
 from tuner_trainers.sources import Progress
-from tuner_trainers.summary import Summary, summary_from_json, summary_to_json
 
 _VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
-    """Number, mean and sum of squared deviations; two of them add up (Chan, Golub, LeVeque)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    @staticmethod
-    def of(values: Numbers) -> Moments:
-        """The moments of finite numbers."""
-        if not len(values):
-            return Moments()
-        # Of numbers near the largest there is, sums are infinite; so is the variance then.
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = float(values.mean())
-            squares = float(np.square(values - mean).sum())
-        return Moments(count=len(values), mean=mean, squares=squares)
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of the numbers of both."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        count = self.count + other.count
-        apart = other.mean - self.mean
-        between = apart * apart * (self.count / count) * other.count
-        mean = self.mean + apart * (other.count / count)
-        return Moments(count=count, mean=mean, squares=self.squares + other.squares + between)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ColumnStatistics:
-    """What is known of one column.
-
-    Infinite numbers are counted in `nonfinite` and nowhere else, missing values in `missing`.
-    """
-
-    name: str
-    kind: Kind
-    #: Rows seen.
-    count: int
-    missing: int
-    nonfinite: int = 0
-    #: The smallest and largest finite number; None where there is none, as of strings.
-    minimum: float | None = None
-    maximum: float | None = None
-    #: Whether there are finite numbers and all are whole.
-    is_integer: bool = False
-    moments: Moments = Moments()
-    summary: Summary = field(repr=False)
-
-    @staticmethod
-    def of_numbers(name: str, column: Numbers) -> ColumnStatistics:
-        """The statistics of numbers, NaN for missing."""
-        missing = int(np.isnan(column).sum())
-        # Adding zero makes -0.0 the same as 0.0.
-        ordered = np.sort(column)[: len(column) - missing] + 0.0
-        start = int(np.searchsorted(ordered, -np.inf, side="right"))
-        stop = int(np.searchsorted(ordered, np.inf, side="left"))
-        finite = ordered[start:stop]
-        counts = ValueCounts.of_numbers(finite)
-        return ColumnStatistics(
-            name=name,
-            kind="number",
-            count=len(column),
-            missing=missing,
-            nonfinite=len(ordered) - len(finite),
-            minimum=float(finite[0]) if len(finite) else None,
-            maximum=float(finite[-1]) if len(finite) else None,
-            is_integer=len(finite) > 0 and bool((counts.values == np.rint(counts.values)).all()),
-            moments=Moments.of(finite),
-            summary=Summary.of(counts),
-        )
-
-    @staticmethod
-    def of_strings(name: str, column: Any) -> ColumnStatistics:
-        """The statistics of a dictionary array of strings, "" for missing."""
-        counts = ValueCounts.of_strings(column)
-        return ColumnStatistics(
-            name=name,
-            kind="string",
-            count=len(column),
-            missing=len(column) - int(counts.counts.sum()),
-            summary=Summary.of(counts),
-        )
-
-    @property
-    def present(self) -> int:
-        """Rows with a value that is neither missing nor infinite."""
-        return self.count - self.missing - self.nonfinite
-
-    @property
-    def mean(self) -> float | None:
-        """The mean of the finite numbers; None if there is none."""
-        return self.moments.mean if self.moments.count else None
-
-    @property
-    def variance(self) -> float | None:
-        """The population variance of the finite numbers; None if there is none."""
-        return self.moments.squares / self.moments.count if self.moments.count else None
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether `distinct`, `top` and `quantiles` are exact."""
-        return self.summary.is_exact
-
-    @property
-    def distinct(self) -> int:
-        """How many different values there are; missing and infinite ones are not counted."""
-        return self.summary.distinct
-
-    @cached_property
-    def top(self) -> tuple[tuple[str, int], ...]:
-        """Values as text with their counts, the most frequent first, then by value.
-
-        All values while `is_exact`; else those frequent enough to stand out, and their counts may
-        be too low by up to `summary.counts.error`.
-        """
-        values, counts = self.summary.counts.by_frequency()
-        numeric = self.kind == "number"
-        texts = map(number_text, values.tolist()) if numeric else values.to_pylist()
-        return tuple(zip(texts, counts.tolist(), strict=True))
-
-    def quantiles(self, buckets: int) -> Numbers:
-        """Boundaries that cut the finite numbers into buckets of about equal weight.
-
-        A value more frequent than a bucket should be gets one of its own, and the others share
-        the rest; of few different values, each gets its own.
-
-        Returns:
-            At most `buckets` - 1 numbers, strictly increasing; none for strings. A number belongs
-            to the bucket after the last boundary that is not above it.
-        """
-        if self.kind != "number":
-            return np.empty(0)
-        return sketches.boundaries(*self.summary.spread(), buckets)
-
-    def merge(self, other: ColumnStatistics) -> ColumnStatistics:
-        """The statistics of the rows of both; raises InvalidArgumentError unless of one kind."""
-        if self.kind != other.kind:
-            raise InvalidArgumentError(
-                f"the column {self.name!r} is a {self.kind} in one part of the data and a "
-                f"{other.kind} in another; declare its type."
-            )
-        known = [part for part in (self, other) if part.minimum is not None]
-        return ColumnStatistics(
-            name=self.name,
-            kind=self.kind,
-            count=self.count + other.count,
-            missing=self.missing + other.missing,
-            nonfinite=self.nonfinite + other.nonfinite,
-            minimum=min(
-                (part.minimum for part in known if part.minimum is not None), default=None
-            ),
-            maximum=max(
-                (part.maximum for part in known if part.maximum is not None), default=None
-            ),
-            is_integer=bool(known) and all(part.is_integer for part in known),
-            moments=self.moments.merge(other.moments),
-            summary=self.summary.merge(other.summary),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
     """What is known of a data set, by column in the order of the file.
 
-    `fingerprint` names the data and how it was read; `unsupported` maps columns that cannot be
-    used to their types.
+    `derived` has what is computed from columns, by its key. `fingerprint` names the data and how
+    it was read; `unsupported` maps columns that cannot be used to their types.
     """
 
     rows: int
     columns: Mapping[str, ColumnStatistics]
+    derived: Mapping[str, ColumnStatistics] = field(default_factory=dict)
     fingerprint: str = ""
     unsupported: Mapping[str, str] = field(default_factory=dict)
 
@@ -211,6 +52,7 @@ class Statistics:
         return Statistics(
             rows=self.rows + other.rows,
             columns={name: c.merge(other.columns[name]) for name, c in self.columns.items()},
+            derived=_merged(self.derived, self.rows, other.derived, other.rows),
             fingerprint=hashlib.sha256(both.encode()).hexdigest(),
             unsupported=self.unsupported,
         )
@@ -222,7 +64,8 @@ class Statistics:
             "rows": self.rows,
             "fingerprint": self.fingerprint,
             "unsupported": dict(self.unsupported),
-            "columns": [_column_to_json(column) for column in self.columns.values()],
+            "columns": [column_to_json(column) for column in self.columns.values()],
+            "derived": [column_to_json(column) for column in self.derived.values()],
         }
         return json.dumps(stored, ensure_ascii=False)
 
@@ -236,12 +79,14 @@ class Statistics:
                     f"the statistics have version {stored['version']}, but this release reads "
                     f"{_VERSION}; make them again."
                 )
-            columns = [_column_from_json(column) for column in stored["columns"]]
+            columns = [column_from_json(column) for column in stored["columns"]]
+            derived = [column_from_json(column) for column in stored.get("derived", [])]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"these are no statistics ({error!r}); make them again.") from error
         return Statistics(
             rows=stored["rows"],
             columns={column.name: column for column in columns},
+            derived={column.name: column for column in derived},
             fingerprint=stored["fingerprint"],
             unsupported=stored["unsupported"],
         )
@@ -264,6 +109,7 @@ def scan(
     *,
     types: Mapping[str, str] | None = None,
     missing_values: Sequence[str] = (),
+    derived: Sequence[Derived] = (),
     progress: Progress | None = None,
 ) -> Statistics:
     """Makes the statistics of all columns in one pass over the data.
@@ -271,71 +117,79 @@ def scan(
     Types that are not given are inferred; the data is read again only where a column that began
     with numbers goes on with text.
 
+    Args:
+        uri: where the data lies.
+        types: `number` or `string` by column.
+        missing_values: words that mean missing besides the empty one.
+        derived: what else to learn of; what else is noticed in a batch is learned of as well.
+        progress: called now and then with rows read, bytes read and bytes in all.
+
     Raises:
         DataError: the data cannot be used.
     """
-    columns = data.retyped(
-        uri, types, missing_values, lambda given: _scanned(uri, given, missing_values, progress)
-    )
-    return Statistics(
-        rows=next(iter(columns.values())).count,
-        columns=columns,
-        fingerprint=_fingerprint(uri, types or {}, missing_values),
+
+    def scanned(given: Mapping[str, str]) -> Statistics:
+        total: Statistics | None = None
+        for batch, rows in data.encoded(
+            uri, types=given, missing_values=missing_values, progress=progress
+        ):
+            found = _of(batch, rows, derived)
+            total = found if total is None else total.merge(found)
+        if total is None or not total.columns:
+            raise DataError(f"{uri} has no column of numbers or text; add one.")
+        return total
+
+    return replace(
+        data.retyped(uri, types, missing_values, scanned),
+        fingerprint=_fingerprint(uri, types or {}, missing_values, derived),
         unsupported=data.layout(uri).unsupported,
     )
 
 
-def _scanned(
-    uri: str, types: Mapping[str, str], missing_values: Sequence[str], progress: Progress | None
+def _of(batch: data.EncodedColumns, rows: int, derived: Sequence[Derived]) -> Statistics:
+    computed = dict.fromkeys([*derived, *noticed(batch)])
+    learned = (column for found in computed for column in found.statistics(batch))
+    return Statistics(
+        rows=rows,
+        columns={name: _column(name, values) for name, values in batch.items()},
+        derived={column.name: column for column in learned},
+    )
+
+
+def _merged(
+    mine: Mapping[str, ColumnStatistics],
+    my_rows: int,
+    others: Mapping[str, ColumnStatistics],
+    other_rows: int,
 ) -> dict[str, ColumnStatistics]:
-    total: dict[str, ColumnStatistics] = {}
-    for batch, _ in data.encoded(
-        uri, types=types, missing_values=missing_values, progress=progress
-    ):
-        for name, values in batch.items():
-            found = _of(name, values)
-            total[name] = total[name].merge(found) if name in total else found
-    if not total:
-        raise DataError(f"{uri} has no column of numbers or text; add one.")
-    return total
+    """What is known of derived columns: rows in which none was noticed are rows without one."""
+    merged = {}
+    for key in dict.fromkeys([*mine, *others]):
+        kind = (mine.get(key) or others[key]).kind
+        left = mine.get(key) or ColumnStatistics.nothing(key, kind, my_rows)
+        right = others.get(key) or ColumnStatistics.nothing(key, kind, other_rows)
+        merged[key] = left.merge(right)
+    return merged
 
 
-def _of(name: str, values: Any) -> ColumnStatistics:
+def _column(name: str, values: Any) -> ColumnStatistics:
     if isinstance(values, np.ndarray):
         return ColumnStatistics.of_numbers(name, values)
     return ColumnStatistics.of_strings(name, values)
 
 
-def _fingerprint(uri: str, types: Mapping[str, str], missing_values: Sequence[str]) -> str:
+def _fingerprint(
+    uri: str,
+    types: Mapping[str, str],
+    missing_values: Sequence[str],
+    derived: Sequence[Derived],
+) -> str:
     """Names the data, and how it was read where that was said."""
     content = data.fingerprint(uri)
-    if not types and not missing_values:
+    if not types and not missing_values and not derived:
         return content
-    reading = json.dumps([content, sorted(types.items()), sorted(missing_values)])
+    told: list[Any] = [content, sorted(types.items()), sorted(missing_values)]
+    if derived:
+        told.append(sorted(key for asked in derived for key in asked.keys))
+    reading = json.dumps(told)
     return hashlib.sha256(reading.encode()).hexdigest()
-
-
-def _column_to_json(column: ColumnStatistics) -> dict[str, Any]:
-    moments = column.moments
-    return {
-        "name": column.name,
-        "kind": column.kind,
-        "count": column.count,
-        "missing": column.missing,
-        "nonfinite": column.nonfinite,
-        "minimum": column.minimum,
-        "maximum": column.maximum,
-        "is_integer": column.is_integer,
-        "moments": [moments.count, moments.mean, moments.squares],
-        "summary": summary_to_json(column.summary),
-    }
-
-
-def _column_from_json(stored: Mapping[str, Any]) -> ColumnStatistics:
-    count, mean, squares = stored["moments"]
-    plain = {name: value for name, value in stored.items() if name not in ("moments", "summary")}
-    return ColumnStatistics(
-        **plain,
-        moments=Moments(count=count, mean=mean, squares=squares),
-        summary=summary_from_json(stored["summary"]),
-    )

@@ -13,7 +13,8 @@ from rich.text import Text
 from tuner.cli.session import Session, json_option
 from tuner.client import tables
 from tuner.errors import InvalidArgumentError
-from tuner_trainers.statistics import ColumnStatistics, Statistics, scan
+from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.statistics import Statistics, scan
 
 _TOP = 4
 

@@ -1,0 +1,144 @@
+"""Columns that are computed from those of the data, for their statistics in the same pass.
+
+What the model's graph makes of raw columns before it learns, such as a time of a text, is made
+here of batches of the data. Each has a key, under which its statistics are found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tuner.study import Feature
+from tuner_trainers import times
+from tuner_trainers.column_statistics import ColumnStatistics
+
+#: Texts of a batch that are looked at to see what it holds.
+_LOOKED_AT = 256
+
+#: Encoded columns by name: float64 [rows], or a dictionary array of strings.
+Numbers = npt.NDArray[np.float64]
+Batch = Mapping[str, Any]
+
+
+class Derived(Protocol):
+    """Something computed from a batch."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names what is computed, and how."""
+        ...
+
+    def statistics(self, batch: Batch) -> Iterable[ColumnStatistics]:
+        """The statistics over a batch, one for each key."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The instants that the texts of a column tell; missing where one tells none."""
+
+    column: str
+    day_first: bool = False
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """See Derived."""
+        return (_key("time", self.column, self.day_first),)
+
+    def statistics(self, batch: Batch) -> Iterable[ColumnStatistics]:
+        """See Derived."""
+        texts = batch[self.column]
+        if isinstance(texts, np.ndarray):  # numbers tell times by their own statistics
+            return (ColumnStatistics.nothing(self.keys[0], "number", len(texts)),)
+        of_words = times.of_texts(texts.dictionary, self.day_first)
+        seconds = of_words[texts.indices.to_numpy()]
+        return (ColumnStatistics.of_numbers(self.keys[0], seconds),)
+
+    def are_in(self, batch: Batch) -> bool:
+        """Whether some of the texts tell one."""
+        found = times.of_texts(batch[self.column].dictionary[:_LOOKED_AT])
+        return bool(np.isfinite(found).any())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instants:
+    """The times of a column: some or all, increasing, and the part of the rows of each."""
+
+    values: Numbers
+    weights: Numbers
+    #: Whether there are rows without one.
+    missing: bool
+    #: The part of the column's values that tell one.
+    share: float
+
+
+def instants_of(
+    column: ColumnStatistics,
+    derived: Mapping[str, ColumnStatistics],
+    day_first: bool = False,
+    unit: str | None = None,
+) -> Instants:
+    """The times that a column tells, in seconds since 1970.
+
+    Args:
+        column: its statistics.
+        derived: those of what is computed from columns.
+        day_first: how its texts are read.
+        unit: how its numbers are read; by their size if none is given.
+    """
+    if column.kind == "number":
+        values, counts = column.summary.spread()
+        values = times.of_numbers(values, unit or unit_of(column))
+        lacking, present = column.missing + column.nonfinite, counts.sum()
+    else:
+        key = Times(column.name, day_first).keys[0]
+        source = derived.get(key) or ColumnStatistics.nothing(key, "number", column.count)
+        values, counts = source.summary.spread()
+        lacking, present = source.missing, column.present
+    known = np.isfinite(values)
+    total = counts[known].sum()
+    return Instants(
+        values=values[known],
+        weights=counts[known] / max(total, 1),
+        missing=bool(lacking > 0 or not known.all()),
+        share=float(total / max(present, 1)),
+    )
+
+
+def unit_of(column: ColumnStatistics) -> str:
+    """The unit that the size of a column's numbers tells."""
+    return times.unit_of(max(abs(column.minimum or 0.0), abs(column.maximum or 0.0)))
+
+
+def no_times(column: ColumnStatistics) -> str:
+    """Says that a column tells no time."""
+    return (
+        f"the column {column.name!r} holds {column.top[0][0]!r} and no date or time that is "
+        "understood; give it another kind, or leave it out."
+    )
+
+
+def asked_for(features: Iterable[Feature]) -> tuple[Derived, ...]:
+    """What features are made of besides columns."""
+    return tuple(
+        Times(feature.columns[0], bool(feature.settings.get("day_first")))
+        for feature in features
+        if feature.kind == "datetime"
+    )
+
+
+def noticed(batch: Batch) -> Iterator[Derived]:
+    """What a batch holds without having been asked for, so that it can be proposed."""
+    for name, values in batch.items():
+        if not isinstance(values, np.ndarray) and (found := Times(name)).are_in(batch):
+            yield found
+
+
+def _key(*of: str | int | bool) -> str:
+    return json.dumps(of, ensure_ascii=False)
