@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tuner.setting import Setting
 
+#: Settings of a categorical feature that shape its table, which features may share.
+TABLE_SETTINGS = ("vocabulary", "hash_buckets", "oov_buckets", "embedding")
 #: Values a vocabulary keeps where nothing says how many.
 DEFAULT_VOCABULARY = 1000
 #: Up to this many entries a category is one-hot where nothing says how to embed it.
@@ -132,6 +134,16 @@ KINDS: Mapping[str, FeatureKind] = {
                 meaning="buckets that values outside the vocabulary are hashed into.",
             ),
             _EMBEDDING,
+            Setting(
+                name="share",
+                type=str,
+                default=None,
+                high=63,
+                tunable=False,
+                meaning="a name of your own for a table that several features share: one "
+                "vocabulary, made of all their columns, and one learned vector for each value. "
+                "One of the features has the settings of the table.",
+            ),
         ),
         _kind(
             "datetime",

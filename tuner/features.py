@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tuner.errors import InvalidArgumentError
-from tuner.feature_kinds import KINDS, ONE_HOT_LIMIT, FeatureKind
+from tuner.feature_kinds import KINDS, ONE_HOT_LIMIT, TABLE_SETTINGS, FeatureKind
 from tuner.setting import Setting
 from tuner.space import Domain, Value
 from tuner.study import Feature
@@ -87,9 +87,73 @@ def effective_settings(
     return settings
 
 
-def default_embedding(entries: int) -> int:
-    """The dimensions for a category of so many entries where none were given; 0 means one-hot."""
-    return 0 if entries <= ONE_HOT_LIMIT else min(64, round(2.0 * float(entries) ** 0.4))
+def all_settings(
+    features: Iterable[Feature], parameters: Mapping[str, Value]
+) -> Mapping[str, Mapping[str, Value | None]]:
+    """The effective settings of each feature by its name; those of a shared table are one's."""
+    settings = {feature.name: effective_settings(feature, parameters) for feature in features}
+    for members in shared_tables(features).values():
+        given = {
+            name: settings[feature.name][name]
+            for feature in members
+            for name in TABLE_SETTINGS
+            if name in feature.settings or parameter_name(feature.name, name) in parameters
+        }
+        for feature in members:
+            settings[feature.name] = {**settings[feature.name], **given}
+    return settings
+
+
+def shared_tables(features: Iterable[Feature]) -> Mapping[str, Sequence[Feature]]:
+    """The features that share a table, by its name."""
+    tables: dict[str, list[Feature]] = {}
+    for feature in features:
+        if feature.kind == "categorical" and "share" in feature.settings:
+            tables.setdefault(str(feature.settings["share"]), []).append(feature)
+    return tables
+
+
+def share_problems(
+    features: Iterable[Feature], tuned: Mapping[str, Mapping[str, Domain]]
+) -> Iterator[tuple[Feature, str, str]]:
+    """What is wrong with shared tables: the feature, its setting that is at fault, and why.
+
+    Args:
+        features: all that the user wrote.
+        tuned: the domains of tuned settings, by feature and setting.
+    """
+    for table, members in shared_tables(features).items():
+        if len(members) == 1:
+            yield members[0], "share", f"nothing else shares the table {table!r}; name it twice"
+        owners: dict[str, Feature] = {}
+        for feature in members:
+            domains = tuned.get(feature.name, {})
+            for name in TABLE_SETTINGS:
+                if name not in feature.settings and name not in domains:
+                    continue
+                owner = owners.setdefault(name, feature)
+                if owner is not feature:
+                    why = (
+                        f"shares the table {table!r}, whose {name} {owner.name!r} gives; keep one"
+                    )
+                    yield feature, name, why
+            may_be_0 = "embedding" in domains and domains["embedding"].contains(0)
+            if feature.settings.get("embedding") == 0 or may_be_0:
+                yield feature, "embedding", "a shared table has vectors: embedding starts at 1"
+        if {"vocabulary", "hash_buckets"} <= owners.keys():
+            owner = owners["hash_buckets"]
+            yield owner, "hash_buckets", f"the table {table!r} has a vocabulary, too; keep one"
+
+
+def default_embedding(entries: int, *, one_hot: bool = True) -> int:
+    """The dimensions for a category of so many entries where none were given; 0 means one-hot.
+
+    Args:
+        entries: how many.
+        one_hot: whether few entries are one-hot.
+    """
+    few = one_hot and entries <= ONE_HOT_LIMIT
+    return 0 if few else min(64, round(2.0 * float(entries) ** 0.4))
 
 
 def _columns(kind: FeatureKind) -> str:

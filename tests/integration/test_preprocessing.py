@@ -290,6 +290,57 @@ def test_embeddings_default_to_one_hot_while_values_are_few(tmp_path: Path) -> N
     assert encoder.ids[1].embedding > 0
 
 
+def test_shared_tables_have_one_vocabulary_of_all_columns(tmp_path: Path) -> None:
+    columns = {"a": ["x", "x", "y", "y"], "b": ["y", "z", "z", ""], "c": ["x"] * 4}
+    features = (
+        _feature("categorical", "a", share="t", vocabulary=2, embedding=3),
+        _feature("categorical", "b", share="t"),
+        _feature("categorical", "c"),
+    )
+    encoder = _encoder(tmp_path, columns, *features)
+    assert _ids(encoder, a=["x", "y", "z", ""], b=["x", "y", "z", ""], c=["x"] * 4)[:2] == [
+        [3, 2, 1, 0],  # y is the most frequent of all; of x and z, both twice, x comes first
+        [3, 2, 1, 0],
+    ]
+    assert [(f.size, f.embedding, f.table) for f in encoder.ids] == [
+        (4, 3, "t"),
+        (4, 3, "t"),
+        (3, 0, ""),
+    ]
+
+
+def test_shared_tables_are_not_one_hot(tmp_path: Path) -> None:
+    features = (
+        _feature("categorical", "a", share="t"),
+        _feature("categorical", "b", share="t", hash_buckets=10),
+    )
+    encoder = _encoder(tmp_path, {"a": ["x", "y"], "b": ["y", "x"]}, *features)
+    assert [(f.size, f.embedding > 0) for f in encoder.ids] == [(11, True)] * 2
+    found = _ids(encoder, a=["x", "new"], b=["x", "new"])
+    assert found[0] == found[1]
+
+
+def test_columns_that_share_learn_the_same_vectors_but_their_own_sums() -> None:
+    features = [
+        IdFeature(name="a", size=4, reserved=1, embedding=3, table="t"),
+        IdFeature(name="b", size=3, reserved=1, embedding=3),
+        IdFeature(name="c", size=4, reserved=1, embedding=3, table="t"),
+    ]
+    ids = tf.constant([[2, 1, 2], [0, 0, 3]])
+    vectors = Lookup.over(features, features, 3, "concatenate")
+    found = vectors(ids).numpy().reshape(2, 3, 3)
+    assert vectors.table.shape == (7, 3)
+    np.testing.assert_array_equal(found[0, 0], found[0, 2])
+    assert not found[1, :2].any() and found[1, 2].any()
+    again = Lookup.from_config(vectors.get_config())
+    again(ids)
+    again.set_weights(vectors.get_weights())
+    np.testing.assert_array_equal(again(ids), vectors(ids))
+    sums = Lookup.over(features, features, 2, "sum")
+    sums(ids)
+    assert sums.table.shape == (11, 2)
+
+
 def test_rows_encode_the_same_alone_and_together(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     numbers = rng.lognormal(3, 2, 1000)

@@ -119,6 +119,18 @@ class TestSettings:
         assert kinds.effective_settings(category, {})["oov_buckets"] == 1
         assert kinds.effective_settings(category, {})["vocabulary"] is None
 
+    def test_a_shared_table_has_the_settings_of_the_one_that_gives_them(self) -> None:
+        def of(name: str, **settings: Value) -> Feature:
+            shared = {"share": "t", **settings}
+            return Feature(name=name, kind="categorical", columns=(name,), settings=shared)
+
+        features = [of("a"), of("b", vocabulary=7), of("c", oov_buckets=3)]
+        found = kinds.all_settings(features, {"c.embedding": 5.0})
+        for settings in found.values():
+            assert (settings["vocabulary"], settings["oov_buckets"]) == (7, 3)
+            assert settings["embedding"] == 5
+        assert list(kinds.share_problems(features, {"c": {"embedding": Int(1, 5)}})) == []
+
     def test_the_longest_feature_owns_a_parameter(self) -> None:
         short = Feature(name="a", kind="numeric", columns=("a",))
         long = Feature(name="a.b", kind="numeric", columns=("a.b",))

@@ -58,6 +58,29 @@ def space(**domains: Domain) -> Space:
     return Space.of({name.replace("__", "."): domain for name, domain in domains.items()})
 
 
+class TestSharedTables:
+    def test_columns_of_two_kinds_share_none(self, write: Write) -> None:
+        features = tuple(
+            Feature(name=name, kind="categorical", columns=(name,), settings={"share": "t"})
+            for name in ("x", "city")
+        )
+        with pytest.raises(DataError, match="hold numbers and text"):
+            prepared(write(), features=features)
+
+    def test_settings_are_given_once(self, write: Write) -> None:
+        features = tuple(
+            Feature(
+                name=name,
+                kind="categorical",
+                columns=(name,),
+                settings={"share": "t", "embedding": 2},
+            )
+            for name in ("a", "b")
+        )
+        with pytest.raises(InvalidArgumentError, match="'b': shares the table 't', whose emb"):
+            prepared(write(), features=features)
+
+
 class TestComplete:
     def test_features_and_space_are_proposed(self, write: Write) -> None:
         found = prepared(write())

@@ -271,6 +271,34 @@ MISTAKES = [
         43,
         "cannot be tuned",
     ),
+    ("features: {a: {kind: categorical, share: t}}", 5, 35, "nothing else shares the table 't'"),
+    (
+        "features:\n  a: {kind: categorical, share: t, embedding: {int: [2, 8]}}\n"
+        "  b: {kind: categorical, share: t, embedding: 4}",
+        7,
+        36,
+        "whose embedding 'a' gives",
+    ),
+    (
+        "features:\n  a: {kind: categorical, share: t, embedding: {int: [0, 8]}}\n"
+        "  b: {kind: categorical, share: t}",
+        6,
+        36,
+        "embedding starts at 1",
+    ),
+    (
+        "features:\n  a: {kind: categorical, share: t, vocabulary: 9}\n"
+        "  b: {kind: categorical, share: t, hash_buckets: 9}",
+        7,
+        36,
+        "has a vocabulary, too",
+    ),
+    (
+        "features:\n  a: {kind: categorical, share: {categorical: [t, u]}}",
+        6,
+        33,
+        "cannot be tuned",
+    ),
     ("features: {a: {kind: numeric, scaling: minmax}}", 5, 40, "one of zscore, quantile, log"),
     ("features: {a: {kind: numeric, buckets: {float: [2, 9]}}}", 5, 40, "whole number"),
     ("parameters: {}", 5, 13, "parameters is empty; leave it out"),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 
 from tuner.errors import DataError, InvalidArgumentError
-from tuner.features import check_feature, effective_settings, find_setting, kind_of
+from tuner.features import (
+    check_feature,
+    effective_settings,
+    find_setting,
+    kind_of,
+    share_problems,
+    shared_tables,
+)
 from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
 from tuner.trainer_spaces import TRAINERS, parameter_of
@@ -37,6 +44,8 @@ def check_request(spec: StudySpec) -> None:
     for name, value in spec.settings.items():
         if table is not None:
             parameter_of(spec.trainer or "", name).setting.check(value)
+    for feature, _, why in share_problems(spec.features, tuned):
+        raise InvalidArgumentError(f"feature {feature.name!r}: {why}.")
     for feature in spec.features:
         check_feature(feature, tuned[feature.name])
         if spec.data is not None and spec.data.label in feature.columns:
@@ -101,7 +110,7 @@ def check_rows(source: DataSource, label: ColumnStatistics) -> None:
         )
 
 
-def check_features(features: Iterable[Feature], statistics: Statistics, uri: str) -> None:
+def check_features(features: Sequence[Feature], statistics: Statistics, uri: str) -> None:
     """Checks that each feature's columns hold what it needs; raises DataError."""
     for feature in features:
         kinds = kind_of(feature.kind).column_kinds
@@ -120,6 +129,13 @@ def check_features(features: Iterable[Feature], statistics: Statistics, uri: str
                 )
         if feature.kind == "datetime":
             _check_times(feature, statistics, uri)
+    for table, members in shared_tables(features).items():
+        columns = {statistics.columns[feature.columns[0]].kind for feature in members}
+        if len(columns) > 1:
+            raise DataError(
+                f"{uri}: the features that share the table {table!r} hold numbers and text; give "
+                "their columns one type by `types` under `data`."
+            )
 
 
 def _check_times(feature: Feature, statistics: Statistics, uri: str) -> None:

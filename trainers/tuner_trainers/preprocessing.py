@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from tuner.errors import DataError
 from tuner.feature_kinds import CROSS_NUMBER_BUCKETS, DEFAULT_VOCABULARY
-from tuner.features import default_embedding, effective_settings, parameter_name
+from tuner.features import all_settings, default_embedding, parameter_name, shared_tables
 from tuner.space import Value
 from tuner.study import Feature
 from tuner_trainers import layers, times
@@ -29,13 +30,15 @@ class IdFeature:
     """A feature that reaches the network as an id below `size`.
 
     The first `reserved` ids stand for missing and unseen values; `embedding` is the dimensions of
-    its learned vector, 0 for one-hot.
+    its learned vector, 0 for one-hot. Features of one `table` share their vectors; it is empty for
+    one that has its own.
     """
 
     name: str
     size: int
     reserved: int
     embedding: int
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +101,10 @@ def build_encoder(
         statistics: of the training data.
         missing_values: the words that mean missing, besides the empty one.
     """
-    builder = _Builder(statistics, missing_values)
+    builder = _Builder(statistics, missing_values, shared_tables(features))
+    settings = all_settings(features, parameters)
     for feature in features:
-        builder.add(feature, effective_settings(feature, parameters))
+        builder.add(feature, settings[feature.name])
     return builder.build()
 
 
@@ -113,8 +117,17 @@ def input_kinds(features: Sequence[Feature], statistics: Statistics) -> dict[str
 class _Builder:
     """Collects the encoded parts of each feature."""
 
-    def __init__(self, statistics: Statistics, missing_values: Sequence[str]) -> None:
+    def __init__(
+        self,
+        statistics: Statistics,
+        missing_values: Sequence[str],
+        shared: Mapping[str, Sequence[Feature]],
+    ) -> None:
         self._statistics = statistics
+        self._shared = {
+            table: reduce(ColumnStatistics.merge, (self._column(f.columns[0]) for f in features))
+            for table, features in shared.items()
+        }
         words = [word.strip() for word in missing_values]
         self._missing_words = tuple(word for word in dict.fromkeys(words) if word)
         self._missing_numbers = _numbers(self._missing_words)
@@ -154,7 +167,7 @@ class _Builder:
         )
 
     def _add_numeric(self, feature: Feature, settings: Settings) -> None:
-        column = _column(self._statistics, feature.columns[0])
+        column = self._column(feature.columns[0])
         if column.kind != "number":
             raise DataError(
                 f"the numeric feature {feature.name!r} needs numbers, but the column "
@@ -170,8 +183,10 @@ class _Builder:
             self._add_ids(feature, ids, size=len(boundaries) + 2, reserved=1, embedding=0)
 
     def _add_categorical(self, feature: Feature, settings: Settings) -> None:
-        column = _column(self._statistics, feature.columns[0])
+        column = self._column(feature.columns[0])
         tokens = self._token(column)
+        table = str(settings["share"] or "")
+        column = self._shared.get(table, column)
         buckets = _whole(settings, "hash_buckets")
         if buckets:
             ids, size, reserved = layers.Hash(buckets)(tokens), 1 + buckets, 1
@@ -181,10 +196,13 @@ class _Builder:
             ids = layers.Vocabulary(words, oov_buckets)(tokens)
             reserved = 1 + oov_buckets
             size = reserved + len(words)
-        self._add_ids(feature, ids, size, reserved, _whole(settings, "embedding"))
+        embedding = _whole(settings, "embedding")
+        if embedding is None:
+            embedding = default_embedding(size, one_hot=not table)
+        self._add_ids(feature, ids, size, reserved, embedding, table=table)
 
     def _add_datetime(self, feature: Feature, settings: Settings) -> None:
-        column = _column(self._statistics, feature.columns[0])
+        column = self._column(feature.columns[0])
         chosen = time_layers(column, self._statistics, settings)
         text = column.kind == "string"
         time = chosen.read(self._token(column) if text else self._input(column))
@@ -192,10 +210,10 @@ class _Builder:
             self._numbers.append((column.name, chosen.numbers(time)))
         for part in chosen.one_hot:
             ids, size = TimePart(part)(time), 1 + times.PARTS[part][1]
-            self._add_ids(feature, ids, size, 1, 0, parameter_name(feature.name, part))
+            self._add_ids(feature, ids, size, 1, 0, name=parameter_name(feature.name, part))
 
     def _add_cross(self, feature: Feature, settings: Settings) -> None:
-        columns = [_column(self._statistics, name) for name in feature.columns]
+        columns = [self._column(name) for name in feature.columns]
         buckets = _whole(settings, "buckets") or 2
         ids = layers.Cross(buckets)([self._token(column, coarse=True) for column in columns])
         self._add_ids(feature, ids, 1 + buckets, 1, _whole(settings, "embedding"))
@@ -207,15 +225,25 @@ class _Builder:
         size: int,
         reserved: int,
         embedding: int | None,
+        *,
         name: str = "",
+        table: str = "",
     ) -> None:
         dimensions = default_embedding(size) if embedding is None else embedding
         self._ids.append(ids)
         self._id_columns.append(feature.columns)
-        name = name or feature.name
         self._id_features.append(
-            IdFeature(name=name, size=size, reserved=reserved, embedding=dimensions)
+            IdFeature(
+                name=name or feature.name,
+                size=size,
+                reserved=reserved,
+                embedding=dimensions,
+                table=table,
+            )
         )
+
+    def _column(self, name: str) -> ColumnStatistics:
+        return _column(self._statistics, name)
 
     def _input(self, column: ColumnStatistics) -> keras.KerasTensor:
         """The raw column, but for numbers that mean missing."""

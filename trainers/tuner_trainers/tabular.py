@@ -102,8 +102,9 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         positions: the columns of the ids that are looked up.
-        sizes: how many ids each of these columns has.
-        reserved: how many of the first ids of each column start at zero.
+        sizes: how many rows of the table each column has, or those that share them.
+        reserved: how many of these rows, the first, start at zero.
+        tables: which of the sizes each position has; each its own if none are given.
         units: the width of the table.
         combine: "concatenate" or "sum".
         initial: the initializer of the other rows.
@@ -119,12 +120,15 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
         combine: str,
         initial: str = "glorot_uniform",
         bias: bool = False,
+        tables: Sequence[int] | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        self.tables = list(range(len(sizes)) if tables is None else tables)
         self.positions, self.sizes, self.reserved = list(positions), list(sizes), list(reserved)
         self.units, self.combine, self.initial, self.bias = units, combine, initial, bias
-        self._offsets = np.cumsum([0, *self.sizes[:-1]]).astype(np.int32)
+        self._starts = np.cumsum([0, *self.sizes[:-1]]).astype(np.int32)
+        self._offsets = self._starts[self.tables]
 
     @classmethod
     def over(
@@ -137,12 +141,20 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
     ) -> Lookup:
         """The layer for `features`, a part `of` the encoder's."""
         places = {feature.name: index for index, feature in enumerate(of)}
+        # Vectors of values are shared, but what a value means in a sum depends on its column.
+        shared = combine == "concatenate"
+        names = [
+            feature.table if shared and feature.table else feature.name for feature in features
+        ]
+        owners = dict(zip(reversed(names), reversed(features), strict=True))
+        tables = {name: index for index, name in enumerate(dict.fromkeys(names))}
         return cls(
             [places[feature.name] for feature in features],
-            [feature.size for feature in features],
-            [feature.reserved for feature in features],
+            [owners[name].size for name in tables],
+            [owners[name].reserved for name in tables],
             units,
             combine,
+            tables=[tables[name] for name in names],
             **base,
         )
 
@@ -158,7 +170,7 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
         places = tf.gather(ids, self.positions, axis=1) + self._offsets
         if self.combine == "concatenate":
             rows = tf.gather(self.table, places)
-            return tf.reshape(rows, (-1, len(self.sizes) * self.units))
+            return tf.reshape(rows, (-1, len(self.positions) * self.units))
         total = self._summed(places)
         return total + self.offset if self.bias else total
 
@@ -173,12 +185,12 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_spec(self, ids: keras.KerasTensor, **_: Any) -> keras.KerasTensor:
         """The shape and dtype of the output."""
-        columns = len(self.sizes) if self.combine == "concatenate" else 1
+        columns = len(self.positions) if self.combine == "concatenate" else 1
         return keras.KerasTensor((ids.shape[0], columns * self.units), dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         """The layer's state, from which it can be built again."""
-        names = ("positions", "sizes", "reserved", "units", "combine", "initial", "bias")
+        names = ("positions", "sizes", "reserved", "tables", "units", "combine", "initial", "bias")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def _initial(self, shape: tuple[int, ...], dtype: str) -> tf.Tensor:
@@ -188,6 +200,6 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
     def _learned_rows(self) -> npt.NDArray[np.float32]:
         """0 for the rows that start at zero, 1 for the others."""
         rows = np.ones(sum(self.sizes), np.float32)
-        for offset, reserved in zip(self._offsets.tolist(), self.reserved, strict=True):
+        for offset, reserved in zip(self._starts.tolist(), self.reserved, strict=True):
             rows[offset : offset + reserved] = 0.0
         return rows

@@ -5,7 +5,8 @@ from __future__ import annotations
 import yaml
 
 from tuner.feature_kinds import KINDS, FeatureKind
-from tuner.space import Group
+from tuner.features import find_setting, share_problems
+from tuner.space import Domain, Group
 from tuner.study import Feature
 from tuner.study_file import parameters
 from tuner.study_file.nodes import Section, listed
@@ -21,8 +22,18 @@ def features(top: Section, label: str | None, found: Found) -> tuple[Feature, ..
         return ()
     if not section.entries:
         top.reject("features", "features is empty; leave it out to have features proposed")
+    known = len(found.parameters)
     read = [_feature(section, name, label, found) for name in section.entries]
-    return tuple(feature for feature in read if feature is not None)
+    features = tuple(feature for feature in read if feature is not None)
+    tuned: dict[str, dict[str, Domain]] = {feature.name: {} for feature in features}
+    for parameter in found.parameters[known:]:
+        owner = find_setting(parameter.name, features)
+        if owner is not None:
+            tuned[owner[0].name][owner[1]] = parameter.domain
+    for feature, setting, why in share_problems(features, tuned):
+        key = _key(section.entries[feature.name][1], setting)
+        section.problems.add(key, f"{section.name(feature.name)}: {why}")
+    return features
 
 
 def _feature(parent: Section, name: str, label: str | None, found: Found) -> Feature | None:
@@ -52,6 +63,12 @@ def _feature(parent: Section, name: str, label: str | None, found: Found) -> Fea
         )
     settings = {key.removeprefix(f"{name}."): value for key, value in own.settings.items()}
     return Feature(name=name, kind=kind.name, columns=columns, settings=settings)
+
+
+def _key(feature: yaml.Node, setting: str) -> yaml.Node:
+    """The node of a setting in that of its feature."""
+    keys: list[yaml.Node] = [key for key, _ in feature.value if key.value == setting]
+    return keys[0]
 
 
 def _kind(section: Section) -> FeatureKind | None:
