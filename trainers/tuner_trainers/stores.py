@@ -184,7 +184,7 @@ class ObjectStore:
 
         selector = fs.FileSelector(path, recursive=recursive)
         found = [info for info in self._files.get_file_info(selector) if info.is_file]
-        return sorted((self._file(info) for info in found), key=lambda file: file.path)
+        return sorted(map(self._file, found), key=lambda file: file.path.split("/"))
 
     def _check_bucket(self) -> None:
         from pyarrow import fs  # loads the SDKs of the clouds
