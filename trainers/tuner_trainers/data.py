@@ -197,8 +197,9 @@ def split(
         least one, and never all.
     """
     count = min(max(round(rows * fraction), 1), rows - 1)
-    order = np.random.default_rng(seed).permutation(rows)
-    return np.sort(order[count:]), np.sort(order[:count])
+    validates = np.zeros(rows, np.bool_)
+    validates[np.random.default_rng(seed).permutation(rows)[:count]] = True
+    return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
 class _Encoder:

@@ -27,7 +27,7 @@ WINDOW_ROWS = 1 << 20
 BLOCK_ROWS = 1 << 12
 #: Steps that run in one call of the graph, at least, and the rows that they take together.
 STEPS_PER_CALL = 64
-CALL_ROWS = 1 << 15
+CALL_ROWS = 1 << 16
 #: Calls that are made ready while another one runs.
 _AHEAD = 2
 _POLL_SECONDS = 1.0
@@ -105,6 +105,7 @@ class RowsFeed:
     def _steps(self, epoch: int, shape: Shape) -> Iterator[Steps]:
         # An operation on few rows costs as much as one on many.
         steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
+        mapped = 0
         for rows in _calls(self.rows, self._seed, epoch, steps * shape.batch_size):
             index, counts = _local(rows, shape)
             inputs = self._rows.encoded(index.ravel())
@@ -117,6 +118,10 @@ class RowsFeed:
                 labels=tf.constant(labels.reshape(index.shape)),
                 counts=tf.constant(counts),
             )
+            mapped += len(rows)
+            if mapped >= WINDOW_ROWS:  # by then, other pages are needed
+                self._rows.raw.table.release()
+                mapped = 0
 
 
 def order(rows: int, seed: int, epoch: int) -> Iterator[Order]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -24,8 +25,11 @@ from tuner_trainers.target import Target
 
 #: Rows that are encoded at once.
 CHUNK_ROWS = 65_536
+#: From here on a graph saves more time than it takes to make: 0.1 s, and 0.2 us for each row.
+GRAPH_ROWS = 1 << 19
 #: Data sets that a process keeps open: a study has up to three, and another may take turns.
 KEPT = 4
+_INT32 = np.iinfo(np.int32).max
 #: Of what the cache holds: a change makes all of it anew.
 _CACHE_VERSION = 1
 
@@ -86,16 +90,21 @@ class TableEncoder:
             for place, name in by_word.items()
         }
         self._by_row = [place for place in range(len(encoder.ids)) if place not in by_word]
-        self._left: Encoder | None = encoder
+        left: Encoder | None = encoder
         if by_word:
             has_more = self._by_row or encoder.numbers
-            self._left = encoder.part(self._by_row, numbers=True) if has_more else None
+            left = encoder.part(self._by_row, numbers=True) if has_more else None
+        self._columns = () if left is None else left.columns
+        self._left = None if left is None else left.model
+        if left is not None and raw.count >= GRAPH_ROWS:
+            self._left = _graph(left.model)
 
     def encode(self, places: Indices) -> Tensors:
         """Encodes some rows, tensors [places, ...] by the encoder's output."""
         encoded: dict[str, tf.Tensor] = {}
         if self._left is not None:
-            encoded |= self._left.encode(self._raw.tensors(places, self._left.columns))
+            columns = self._raw.tensors(places, self._columns)
+            encoded |= self._left([columns[name] for name in self._columns])
         if self._ids:
             ids = np.empty((len(places), len(self._ids) + len(self._by_row)), np.int32)
             if self._by_row:
@@ -127,7 +136,7 @@ class Rows:
     """
 
     raw: RawRows
-    places: npt.NDArray[np.int64]
+    places: Indices
     encoder: TableEncoder
     target: Target
     held: Held | None = None
@@ -155,14 +164,14 @@ class Rows:
     def encoded(self, index: Indices | slice) -> Tensors:
         """Some of the rows, tensors [index, ...] by the encoder's output."""
         if self.held is None:
-            encoded = self.encoder.encode(self.places[index])
-            self.raw.table.release()
-            return encoded
+            return self.encoder.encode(self.places[index])
         return {name: _taken(tensor, index) for name, tensor in self.held.inputs.items()}
 
     def chunks(self) -> Iterator[Tensors]:
         """All rows in order, some at a time, tensors by the encoder's output."""
-        return map(self.encoded, _parts(self.count))
+        for part in _parts(self.count):
+            yield self.encoded(part)
+            self.raw.table.release()
 
     def labels(self, index: Indices | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The labels of some rows as the target encodes them, NaN where there is none."""
@@ -207,7 +216,9 @@ def load(
 
 def encode(raw: RawRows, encoder: Encoder, target: Target) -> Rows:
     """All rows, for a trial."""
-    places = np.arange(raw.count)
+    places: Indices = np.arange(raw.count)
+    if raw.count <= _INT32:
+        places = places.astype(np.int32)
     return Rows(raw=raw, places=places, encoder=TableEncoder(encoder, raw), target=target)
 
 
@@ -250,6 +261,14 @@ def _load(
             if kind == "string"
         },
     )
+
+
+def _graph(layers: keras.Model) -> Callable[[Sequence[tf.Tensor]], Tensors]:
+    """The model as one graph, for any number of rows."""
+    specs = [tf.TensorSpec((None,), tensor.dtype) for tensor in layers.inputs]
+    graph: Callable[[Sequence[tf.Tensor]], Tensors]
+    graph = tf.function(lambda raw: layers(raw), input_signature=[specs], autograph=False)
+    return graph
 
 
 def _taken(tensor: tf.Tensor, index: Indices | slice) -> tf.Tensor:
