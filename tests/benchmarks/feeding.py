@@ -272,7 +272,6 @@ def _products(network: Any, count: int) -> None:
     shapes = [tuple(w.shape) for w in network.trainable_weights if len(w.shape) == 2]
     shapes = [(rows, width) for rows, width in shapes if rows <= MATMUL_LIMIT]
 
-    @tf.function(autograph=False)
     def run(steps: Any) -> Any:
         values = [
             (tf.ones((BATCH_ROWS, i)), tf.ones((i, o)), tf.ones((BATCH_ROWS, o)))
@@ -290,7 +289,7 @@ def _products(network: Any, count: int) -> None:
         start = (tf.constant(0), tf.constant(0.0))
         return tf.while_loop(lambda n, _: n < steps, step, start)
 
-    run(tf.constant(count // BATCH_ROWS))
+    tf.function(run, autograph=False)(tf.constant(count // BATCH_ROWS))
 
 
 class _Peak:

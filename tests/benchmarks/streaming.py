@@ -28,6 +28,7 @@ def measure(folder: Path, quick: bool) -> Report:
     allowed = rows * _ENCODED_BYTES // TIMES
     found = compare(folder, [BY_HAND, HELD, STREAMED, PASS], allowed, rounds=3)
     streamed = found[STREAMED]
+    private = streamed["private MiB"] - streamed["before"]
     return Report(
         title=f"{rows:,} rows of 10 columns in {size >> 20} MiB of Parquet, "
         f"batches of {BATCH_ROWS}, one worker",
@@ -37,9 +38,9 @@ def measure(folder: Path, quick: bool) -> Report:
             "held": streamed["examples/s"] / found[HELD]["examples/s"],
         },
         notes=[
-            f"{allowed / (1 << 20):.1f} MiB are allowed for encoded rows, a {TIMES}th of what they "
-            f"take. Streaming took {streamed['private MiB'] - streamed['before']:.0f} MiB of private "
-            "memory, with what training takes; the rest of its RSS is mapped files, whose pages "
-            "all workers share and the system takes back when it needs them."
+            f"{allowed / (1 << 20):.1f} MiB are allowed for encoded rows, a {TIMES}th of what all "
+            f"of them take. Streaming took {private:.0f} MiB of private memory, training itself "
+            "included. The rest of its RSS is mapped files: all workers of a machine share their "
+            "pages, and the system takes them back when it needs them.",
         ],
     )
