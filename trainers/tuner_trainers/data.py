@@ -1,4 +1,4 @@
-"""Reads rows from CSV and Parquet as columns of numbers and strings, in whole or in batches."""
+"""Reads rows from files as columns of numbers and strings, in whole or in batches."""
 
 from __future__ import annotations
 

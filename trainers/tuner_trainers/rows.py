@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ class RawRows:
         table: the `columns` and the `label`.
         columns: which of them a model may see.
         label: the one that it predicts.
-        words: those of the text among the columns, as tensors.
     """
 
     table: Table
     columns: tuple[str, ...]
     label: str
-    words: Tensors
+    #: The words of text columns whose tensors were asked for.
+    _words: dict[str, tf.Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -61,8 +61,12 @@ class RawRows:
         """Some rows of some columns as the model takes them, float64 or string [places]."""
         columns = {}
         for name in names:
-            values = tf.constant(self.table.columns[name].values[places])
-            columns[name] = tf.gather(self.words[name], values) if name in self.words else values
+            column = self.table.columns[name]
+            columns[name] = tf.constant(column.values[places])
+            if column.words is not None:
+                if name not in self._words:
+                    self._words[name] = _text(column.words)
+                columns[name] = tf.gather(self._words[name], columns[name])
         return columns
 
     def take(self, places: Indices, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
@@ -83,10 +87,10 @@ class TableEncoder:
         by_word = {
             place: columns[0]
             for place, columns in enumerate(encoder.id_columns)
-            if len(columns) == 1 and columns[0] in raw.words
+            if len(columns) == 1 and raw.table.columns[columns[0]].words is not None
         }
         self._ids = {
-            place: (name, encoder.part([place]).encode(raw.words)["ids"].numpy()[:, 0])
+            place: (name, _ids_of_words(encoder.part([place]), raw.table.columns[name].words))
             for place, name in by_word.items()
         }
         self._by_row = [place for place in range(len(encoder.ids)) if place not in by_word]
@@ -250,17 +254,23 @@ def _load(
 
     read_from = [_CACHE_VERSION, version, sorted(wanted.items()), sorted(missing_values)]
     key = hashlib.sha256(json.dumps(read_from).encode()).hexdigest()
-    mapped = Cache(storage).get(key, make, Table)
     return RawRows(
-        table=mapped,
+        table=Cache(storage).get(key, make, Table),
         columns=tuple(name for name, _ in kinds),
         label=label[0],
-        words={
-            name: tf.constant(mapped.columns[name].words.to_pylist(), tf.string)
-            for name, kind in kinds
-            if kind == "string"
-        },
     )
+
+
+def _text(words: Any) -> tf.Tensor:
+    return tf.constant(words.to_pylist(), tf.string)
+
+
+def _ids_of_words(encoder: Encoder, words: Any) -> npt.NDArray[np.int32]:
+    """The id of each word of the only column that an encoder of one id takes."""
+    (column,) = encoder.columns
+    ids = [encoder.encode({column: _text(words[part])})["ids"] for part in _parts(len(words))]
+    joined: npt.NDArray[np.int32] = tf.concat(ids, axis=0).numpy()[:, 0]
+    return joined
 
 
 def _graph(layers: keras.Model) -> Callable[[Sequence[tf.Tensor]], Tensors]:
