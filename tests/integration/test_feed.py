@@ -168,13 +168,14 @@ def test_an_error_of_the_thread_is_raised(numbered: Rows) -> None:
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[statistics.Statistics, RawRows]:
     """Rows with columns of every kind, some missing, some never seen by the statistics."""
     folder = tmp_path_factory.mktemp("mixed")
-    trials.make_task(folder)
-    learned = statistics.Statistics.load(folder / "statistics.json")
-    text = (folder / "train.csv").read_text()
-    first = text.splitlines()[1].split(",")
+    header, *lines = trials.write_rows(folder / "plain.csv").read_text().splitlines()
+    lines = [f"{line},{['A', 'B ', 'C', ''][row % 4]}" for row, line in enumerate(lines)]
+    first = lines[0].split(",")
     strange = [",".join([*first[:2], city, *first[3:]]) for city in ("", " ?", "Wien", "Zürich ")]
-    (folder / "strange.csv").write_text(text + "\n".join(strange) + "\n")
-    kinds = input_kinds(trials.FEATURES, learned)
+    for name, some in (("known.csv", lines), ("strange.csv", lines + strange)):
+        (folder / name).write_text("\n".join([f"{header},flat", *some]) + "\n")
+    learned = statistics.scan(str(folder / "known.csv"), missing_values=("?",))
+    kinds = {**input_kinds(trials.FEATURES, learned), "flat": "string"}
     raw = rows.load(
         str(folder / "strange.csv"), kinds, ("answer", "string"), ("?",), trials.storage(folder)
     )
@@ -192,6 +193,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[statistics.Statisti
             Feature(name="v", kind="categorical", columns=("city",), settings={"oov_buckets": 3}),
             Feature(name="n", kind="categorical", columns=("gain",)),
             Feature(name="x", kind="cross", columns=("city", "rooms"), settings={"buckets": 9}),
+            Feature(name="y", kind="cross", columns=("city", "flat"), settings={"buckets": 9}),
+            Feature(name="z", kind="cross", columns=("flat", "city", "city"), settings={}),
         ),
     ],
 )

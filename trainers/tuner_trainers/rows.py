@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import tensorflow as tf
 
 from tuner.errors import DataError
@@ -20,7 +22,7 @@ from tuner_trainers import data, sources, table
 from tuner_trainers.cache import Cache
 from tuner_trainers.preprocessing import Encoder
 from tuner_trainers.storage import Storage
-from tuner_trainers.table import Indices, Table
+from tuner_trainers.table import Column, Indices, Table
 from tuner_trainers.target import Target
 
 #: Rows that are encoded at once.
@@ -77,25 +79,23 @@ class RawRows:
 class TableEncoder:
     """Encodes the rows of one table, just as the encoder that it is made from does.
 
-    What a text column alone decides is worked out once for each of its words. What is left takes
-    the encoder's own layers, row by row.
+    What words alone decide is worked out once for each word, or for each combination of words if
+    there are fewer than rows. What is left takes the encoder's own layers, row by row.
     """
 
     def __init__(self, encoder: Encoder, raw: RawRows) -> None:
         self.row_bytes = 4 * (encoder.numbers + len(encoder.ids))
         self._raw = raw
-        by_word = {
-            place: columns[0]
-            for place, columns in enumerate(encoder.id_columns)
-            if len(columns) == 1 and raw.table.columns[columns[0]].words is not None
-        }
-        self._ids = {
-            place: (name, _ids_of_words(encoder.part([place]), raw.table.columns[name].words))
-            for place, name in by_word.items()
-        }
-        self._by_row = [place for place in range(len(encoder.ids)) if place not in by_word]
+        self._by_word: dict[int, _IdsOfWords] = {}
+        self._by_row: list[int] = []
+        for place, names in enumerate(encoder.id_columns):
+            columns = {name: raw.table.columns[name] for name in names}
+            if _combinations(columns) <= raw.count:
+                self._by_word[place] = _IdsOfWords(encoder.part([place]), columns)
+            else:
+                self._by_row.append(place)
         left: Encoder | None = encoder
-        if by_word:
+        if self._by_word:
             has_more = self._by_row or encoder.numbers
             left = encoder.part(self._by_row, numbers=True) if has_more else None
         self._columns = () if left is None else left.columns
@@ -109,14 +109,41 @@ class TableEncoder:
         if self._left is not None:
             columns = self._raw.tensors(places, self._columns)
             encoded |= self._left([columns[name] for name in self._columns])
-        if self._ids:
-            ids = np.empty((len(places), len(self._ids) + len(self._by_row)), np.int32)
+        if self._by_word:
+            ids = np.empty((len(places), len(self._by_word) + len(self._by_row)), np.int32)
             if self._by_row:
                 ids[:, self._by_row] = encoded["ids"].numpy()
-            for place, (name, of_word) in self._ids.items():
-                ids[:, place] = of_word[self._raw.table.columns[name].values[places]]
+            for place, of_words in self._by_word.items():
+                ids[:, place] = of_words.take(places)
             encoded["ids"] = tf.constant(ids)
         return encoded
+
+
+class _IdsOfWords:
+    """The id of each combination of the words of some text columns, of mostly one."""
+
+    def __init__(self, encoder: Encoder, columns: Mapping[str, Column]) -> None:
+        """Takes an encoder of one id, and its columns."""
+        self._columns = tuple(columns.values())
+        words = [column.words for column in self._columns]
+        sizes = tuple(map(len, words))
+        parts = []
+        for part in _parts(math.prod(sizes)):
+            index = np.arange(math.prod(sizes))[part]
+            texts = [
+                _text(of_column.take(pa.array(codes)))
+                for of_column, codes in zip(words, np.unravel_index(index, sizes), strict=True)
+            ]
+            parts.append(encoder.encode(dict(zip(columns, texts, strict=True)))["ids"].numpy())
+        self._ids: npt.NDArray[np.int32] = np.concatenate(parts)[:, 0]
+
+    def take(self, places: Indices) -> npt.NDArray[np.int32]:
+        """The ids of some rows."""
+        codes = self._columns[0].values[places]
+        for column in self._columns[1:]:
+            codes = codes.astype(np.int64) * len(column.words) + column.values[places]
+        ids: npt.NDArray[np.int32] = self._ids[codes]
+        return ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,12 +292,11 @@ def _text(words: Any) -> tf.Tensor:
     return tf.constant(words.to_pylist(), tf.string)
 
 
-def _ids_of_words(encoder: Encoder, words: Any) -> npt.NDArray[np.int32]:
-    """The id of each word of the only column that an encoder of one id takes."""
-    (column,) = encoder.columns
-    ids = [encoder.encode({column: _text(words[part])})["ids"] for part in _parts(len(words))]
-    joined: npt.NDArray[np.int32] = tf.concat(ids, axis=0).numpy()[:, 0]
-    return joined
+def _combinations(columns: Mapping[str, Column]) -> float:
+    """How many combinations of words there may be; infinitely many with numbers."""
+    return math.prod(
+        math.inf if column.words is None else len(column.words) for column in columns.values()
+    )
 
 
 def _graph(layers: keras.Model) -> Callable[[Sequence[tf.Tensor]], Tensors]:
