@@ -177,7 +177,7 @@ def _epochs(contender: str, folder: Path, allowed_bytes: int) -> Iterator[Mappin
     import tensorflow as tf
 
     from tuner_trainers import model, rows
-    from tuner_trainers.feed import RowsFeed
+    from tuner_trainers.feed import Feed
     from tuner_trainers.heads import loss_of
     from tuner_trainers.loop import Loop
     from tuner_trainers.optimizers import build_optimizer
@@ -215,7 +215,7 @@ def _epochs(contender: str, folder: Path, allowed_bytes: int) -> Iterator[Mappin
         labels = tf.constant(target.learned(all_rows.labels()))
         for loss in _by_hand(built.network, inputs, labels):
             yield {**given, "loss": loss}
-    feed = RowsFeed(all_rows if contender == STREAMED else all_rows.hold(), _SEED)
+    feed = Feed(all_rows if contender == STREAMED else all_rows.hold(), _SEED)
     loop = Loop(
         tf.distribute.get_strategy(),
         built.network,

@@ -16,7 +16,7 @@ from tuner.errors import DataError
 from tuner.study import DataSource, Feature
 from tuner.trainer_spaces import Task
 from tuner_trainers import feed, golden, rows, statistics
-from tuner_trainers.feed import RowsFeed, Shape, Steps
+from tuner_trainers.feed import Feed, Shape, Steps
 from tuner_trainers.preprocessing import build_encoder, input_kinds
 from tuner_trainers.rows import RawRows, Rows
 from tuner_trainers.target import Target, target_of
@@ -61,9 +61,9 @@ def _shapes(workers: int, batch_size: int) -> list[Shape]:
     ]
 
 
-def _batches(given: Rows, epoch: int, shape: Shape, seed: int = 7) -> Batches:
+def _batches(given: Rows, epoch: int, shape: Shape, seed: int = 7, start: int = 0) -> Batches:
     """The numbers of the rows that a process takes in each step, without padding."""
-    with RowsFeed(given, seed).epoch(epoch, shape) as steps:
+    with Feed(given, seed).epoch(epoch, shape, start) as steps:
         return list(chain.from_iterable(_real(part, shape) for part in steps))
 
 
@@ -126,6 +126,13 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone(numbered: Rows) -> No
     assert _batches(numbered, 2, shape, seed=8) != first
 
 
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize("start", [1, 3, 9, 15, 16])
+def test_an_epoch_may_start_at_any_step(numbered: Rows, start: int) -> None:
+    for shape in _shapes(2, 64):
+        assert _batches(numbered, 2, shape, start=start) == _batches(numbered, 2, shape)[start:]
+
+
 def test_the_order_of_few_rows_is_a_permutation_of_all() -> None:
     (window,) = feed.order(COUNT, 7, 1)
     expected = np.random.default_rng([7, 1]).permutation(COUNT)
@@ -147,7 +154,7 @@ def test_windows_hold_rows_from_everywhere(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_thread_ends_with_the_epoch(numbered: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "CALL_ROWS", 64)
     (shape,) = _shapes(1, 1)
-    with RowsFeed(numbered, 7).epoch(1, shape) as steps:
+    with Feed(numbered, 7).epoch(1, shape) as steps:
         next(steps)
     assert not [thread for thread in threading.enumerate() if thread.name == "feed"]
 
@@ -160,7 +167,7 @@ def test_an_error_of_the_thread_is_raised(numbered: Rows) -> None:
         target=numbered.target,
     )
     (shape,) = _shapes(1, 50)
-    with pytest.raises(IndexError), RowsFeed(broken, 7).epoch(1, shape) as steps:
+    with pytest.raises(IndexError), Feed(broken, 7).epoch(1, shape) as steps:
         list(steps)
 
 
