@@ -57,6 +57,10 @@ class RunningTrial:
         self._connection = connection
         self._trial = trial
         self._metric = metric
+        #: Whether the attempt ends by asking for the next trial, in the same call.
+        self.exchanges = False
+        #: What was answered to that.
+        self.following: pb.SuggestTrialsResponse | None = None
         self._started = time.monotonic()
         self._next_step = 0 if trial.checkpoint is None else trial.checkpoint.step + 1
         self._reported = False
@@ -293,10 +297,18 @@ class RunningTrial:
         if not self._open:
             return
         try:
-            self._connection.call(lambda stub: stub.CompleteTrial, request)
+            if self.exchanges:
+                self._exchange(request)
+            else:
+                self._connection.call(lambda stub: stub.CompleteTrial, request)
         except (LeaseLostError, NotFoundError):
             self.lose()
         self._open = False
+
+    def _exchange(self, ended: pb.CompleteTrialRequest) -> None:
+        request = pb.ExchangeTrialRequest(ended=ended, worker_id=worker_id(), host=hostname())
+        answer = self._connection.call(lambda stub: stub.ExchangeTrial, request)
+        self.following = answer.next
 
 
 def _cause(error: Exception) -> Cause:

@@ -19,7 +19,16 @@ from tuner.errors import (
 )
 from tuner.service import outcome
 from tuner.service.events import Reported
-from tuner.service.exchange import Asking, Directive, NewTrial, Report, Result, Suggested, Wait
+from tuner.service.exchange import (
+    Asking,
+    Directive,
+    Exchanged,
+    NewTrial,
+    Report,
+    Result,
+    Suggested,
+    Wait,
+)
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply, silent
 from tuner.study import (
@@ -336,6 +345,17 @@ class LiveStudy:
                 self._end(trial, Result(failure=failure), now, final=True)
             raise
 
+    def exchange(
+        self, number: int, token: str, result: Result, asking: Asking, reply: Reply[Exchanged, M]
+    ) -> M:
+        """Ends an attempt as `complete` does, and leases as `suggest` does, in one change."""
+
+        def verb(now: datetime) -> Exchanged:
+            ended = self._complete(number, token, result, now)
+            return Exchanged(ended=ended, next=self._suggest(asking, now))
+
+        return self.record.run(reply, verb)
+
     def release(self, number: int, token: str, reason: str, reply: Reply[Trial, M]) -> M:
         """Gives a trial back: it is due again. Raises LeaseLostError as `complete` does."""
         reason = reason or "given back by its worker"
@@ -352,15 +372,19 @@ class LiveStudy:
         reported = self._reported.pop(number, {})
         record.board.put(ended)
         if ended.state.is_finished:
-            measurements = tuple(reported[step] for step in sorted(reported))
-            record.engine.finish(replace(ended, measurements=measurements))
+            if reported:
+                measurements = tuple(reported[step] for step in sorted(reported))
+                record.engine.finish(replace(ended, measurements=measurements))
+            else:
+                record.engine.finish(ended)
         record.tell(ended)
         record.tell_study()
         record.settle(now)
         return ended
 
     def _after(self, trial: Trial, result: Result, now: datetime, final: bool) -> Trial:
-        trial = replace(trial, artifact_uri=result.artifact_uri or trial.artifact_uri)
+        if result.artifact_uri:
+            trial = replace(trial, artifact_uri=result.artifact_uri)
         if result.failure is not None:
             earlier = self._causes.get(trial.number, ())
             return outcome.failed(trial, result.failure, earlier, now, final=final)

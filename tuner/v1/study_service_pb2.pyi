@@ -650,6 +650,66 @@ class CompleteTrialRequest(_message.Message):
 Global___CompleteTrialRequest: _TypeAlias = CompleteTrialRequest  # noqa: Y015
 
 @_typing.final
+class ExchangeTrialRequest(_message.Message):
+    """The request of ExchangeTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Who asks for the next trial; 1 to 128 characters."""
+    host: _builtins.str
+    """The machine the worker runs on, for people."""
+    @_builtins.property
+    def ended(self) -> Global___CompleteTrialRequest:
+        """How the attempt ended. Its request id is that of the exchange."""
+
+    def __init__(
+        self,
+        *,
+        ended: Global___CompleteTrialRequest | None = ...,
+        worker_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "host", b"host", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTrialRequest: _TypeAlias = ExchangeTrialRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeTrialResponse(_message.Message):
+    """The answer of ExchangeTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_STATE_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    ended_state: _trial_pb2.Trial.State.ValueType
+    """What became of the trial that ended; QUEUED if it is due again."""
+    @_builtins.property
+    def next(self) -> Global___SuggestTrialsResponse:
+        """The next trial, or why there is none."""
+
+    def __init__(
+        self,
+        *,
+        ended_state: _trial_pb2.Trial.State.ValueType = ...,
+        next: Global___SuggestTrialsResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next", b"next"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_state", b"ended_state", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTrialResponse: _TypeAlias = ExchangeTrialResponse  # noqa: Y015
+
+@_typing.final
 class ReleaseTrialRequest(_message.Message):
     """The request of ReleaseTrial."""
 
