@@ -28,6 +28,9 @@ _WAIT_SECONDS = 3.0
 _RECONNECT_SECONDS = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "application_name": "tuner",
+    # psycopg would prepare statements of its own, and after a rollback make PostgreSQL forget all,
+    # those of `pipeline` as well.
+    "prepare_threshold": None,
     # The statements are short; compiling them costs more than it saves.
     "options": "-c jit=off -c timezone=UTC -c client_min_messages=warning"
     " -c idle_in_transaction_session_timeout=5000",

@@ -159,12 +159,12 @@ class StudyServicer(StudyServiceServicer):
     def ExchangeTrial(
         self, request: pb.ExchangeTrialRequest, context: Context
     ) -> pb.ExchangeTrialResponse:
-        ended = request.ended
-        study_id, number = parse_trial_name(ended.name)
-        result, asking = _result(ended), _asking(request.worker_id, 1, request.host)
-        reply = _reply(_exchanged, pb.ExchangeTrialResponse, "ExchangeTrial", ended.request_id)
+        study_id, number = parse_trial_name(request.name)
+        result, asking = _result(request), _asking(request.worker_id, 1, request.host)
+        reply = _reply(_exchanged, pb.ExchangeTrialResponse, "ExchangeTrial", request.request_id)
         return self._studies.do(
-            study_id, lambda live: live.exchange(number, ended.lease_token, result, asking, reply)
+            study_id,
+            lambda live: live.exchange(number, request.lease_token, result, asking, reply),
         )
 
     def ReleaseTrial(self, request: pb.ReleaseTrialRequest, context: Context) -> trial_pb2.Trial:
@@ -396,7 +396,7 @@ def _words(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: labels[key] for key in sorted(labels)}
 
 
-def _result(request: pb.CompleteTrialRequest) -> Result:
+def _result(request: pb.CompleteTrialRequest | pb.ExchangeTrialRequest) -> Result:
     final = failure = None
     if request.HasField("final_measurement"):
         final = validate.measurement(convert.measurement_from_proto(request.final_measurement))
