@@ -28,46 +28,31 @@ _ADDED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Suggests and completes trials, as a script does."""
+    """Suggests and completes trials, as a script does: a loop in two calls, `optimize` in one.
+
+    A turn says how long suggesting and completing took, or the exchange that is both.
+    """
 
     address: str
     study: str
+    one_call: bool = True
 
     @contextmanager
     def open(self, client: int) -> Iterator[Turn]:
         """Connects."""
         with Client(self.address) as tuner, closing(_trials(tuner, self.study)) as trials:
 
-            def turn() -> tuple[float, float]:
+            def turn() -> tuple[float, ...]:
                 begun = time.perf_counter()
                 trial = next(trials)
-                suggested = time.perf_counter()
-                trial.complete(score(trial.parameters))
-                return suggested - begun, time.perf_counter() - suggested
-
-            yield turn
-
-
-@dataclass(frozen=True, slots=True)
-class Exchanges:
-    """Does the same in one call: `study.optimize` asks for the next trial as it ends one."""
-
-    address: str
-    study: str
-
-    @contextmanager
-    def open(self, client: int) -> Iterator[Turn]:
-        """Connects."""
-        with Client(self.address) as tuner, closing(_trials(tuner, self.study)) as trials:
-
-            def turn() -> tuple[float, float]:
-                begun = time.perf_counter()
                 # What `optimize` does around the objective.
-                trial = next(trials)
-                trial.exchanges = True
+                trial.exchanges = self.one_call
                 suggested = time.perf_counter()
                 trial.complete(score(trial.parameters))
-                return suggested - begun, time.perf_counter() - suggested
+                ended = time.perf_counter()
+                if self.one_call:
+                    return (ended - begun,)
+                return suggested - begun, ended - suggested
 
             yield turn
 
@@ -98,6 +83,14 @@ def contender(place: Place) -> Iterator[Bench]:
     with running(place) as (address, pid):
         study(address, STUDY, place.algorithm, place.history)
         yield Bench(work=Pairs(address, STUDY), server_pid=pid)
+
+
+@contextmanager
+def in_two_calls(place: Place) -> Iterator[Bench]:
+    """The same, worked on by loops."""
+    with running(place) as (address, pid):
+        study(address, STUDY, place.algorithm, place.history)
+        yield Bench(work=Pairs(address, STUDY, one_call=False), server_pid=pid)
 
 
 def study(address: str, name: str, algorithm: str, history: int) -> None:

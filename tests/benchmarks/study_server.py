@@ -45,8 +45,8 @@ from tuner_storage import EmbeddedPostgres
 
 _ALGORITHMS = ("random", "tpe")
 _PARTS = (*_ALGORITHMS, "growth", "floor")
-_OURS, _RDB, _PROXY = "study server", "RDBStorage", "gRPC proxy"
-_CONTENDERS = {"ours": _OURS, "rdb": _RDB, "proxy": _PROXY}
+_OURS, _TWO_CALLS, _RDB, _PROXY = "study server", "  in two calls", "RDBStorage", "gRPC proxy"
+_CONTENDERS = {"ours": _OURS, "two_calls": _TWO_CALLS, "rdb": _RDB, "proxy": _PROXY}
 
 #: Whatever is compared takes turns, so that a slow minute of the machine strikes all alike.
 _ROUNDS = 3
@@ -81,9 +81,10 @@ class Report:
     def ratios(self) -> dict[str, float]:
         """Our pairs per second over RDBStorage's, and how much dearer a large study is."""
         found = {
-            algorithm: measured[_OURS]["pairs_per_s"] / measured[_RDB]["pairs_per_s"]
+            algorithm + suffix: measured[ours_]["pairs_per_s"] / measured[_RDB]["pairs_per_s"]
             for algorithm, measured in self.algorithms.items()
-            if {_OURS, _RDB} <= set(measured)
+            for ours_, suffix in ((_OURS, ""), (_TWO_CALLS, "_two_calls"))
+            if {ours_, _RDB} <= set(measured)
         }
         if self.growth:
             found["growth"] = self.growth["ratio"]
@@ -120,16 +121,23 @@ class _Stand:
             "pairs_per_s": done.rate,
             "slowest_round_pairs_per_s": min(rates),
             "fastest_round_pairs_per_s": max(rates),
-            "suggest_p50_ms": done.quantile(0, 0.5),
-            "suggest_p99_ms": done.quantile(0, 0.99),
-            "complete_p50_ms": done.quantile(1, 0.5),
-            "complete_p99_ms": done.quantile(1, 0.99),
+            **_latencies(done),
             "server_cpu_s": server,
             "postgres_cpu_s": postgres,
             "clients_cpu_s": done.cpu_seconds,
             # What other programs took away, in CPUs.
             "others_cpus": max(0.0, machine - server - postgres - done.cpu_seconds) / done.seconds,
         }
+
+
+def _latencies(done: Done) -> dict[str, float]:
+    """Of suggesting and of completing, or of the exchange that is both."""
+    calls = ("exchange",) if len(done.turns[0]) == 1 else ("suggest", "complete")
+    return {
+        f"{call}_p{percent}_ms": done.quantile(part, percent / 100)
+        for part, call in enumerate(calls)
+        for percent in (50, 99)
+    }
 
 
 class Benchmark:
@@ -221,8 +229,8 @@ class Benchmark:
             name = f"small-{clients}-{number}"
             ours.study(address, name, "random", _GROWTH_FROM)
             self._settle()
-            small.append(_some(ours.Pairs(address, name), clients))
-            large.append(_some(ours.Pairs(address, "large"), clients))
+            small.append(_some(ours.Pairs(address, name, one_call=False), clients))
+            large.append(_some(ours.Pairs(address, "large", one_call=False), clients))
         return in_turn(small).quantile(0, 0.5), in_turn(large).quantile(0, 0.5)
 
     # --- the floor -------------------------------------------------------------------------
@@ -256,7 +264,7 @@ def _some(work: Work, clients: int) -> Done:
 
 
 def _contenders(keys: Sequence[str]) -> Mapping[str, Contender]:
-    found: dict[str, Contender] = {"ours": ours.contender}
+    found: dict[str, Contender] = {"ours": ours.contender, "two_calls": ours.in_two_calls}
     if {"rdb", "proxy"} & set(keys):
         # Optuna is heavy, and each client imports what this module does.
         from tests.benchmarks import rivals
@@ -322,10 +330,12 @@ def _pairs_table(algorithm: str, measured: Mapping[str, Mapping[str, float]]) ->
     for name, row in measured.items():
         each = 1000 / max(row["pairs"], 1)
         server = f"{row['server_cpu_s'] * each:.2f}" if name != _RDB else "-"
+        calls = ("exchange",) if "exchange_p50_ms" in row else ("suggest", "complete")
+        quantiles = [row[f"{call}_p{percent}_ms"] for call in calls for percent in (50, 99)]
+        # One call that is both stands between the two.
+        latencies = "".join(f"{value:>9.2f}" for value in quantiles).center(36)
         lines.append(
-            f"{name:<14}{row['pairs_per_s']:>9.1f}"
-            f"{row['suggest_p50_ms']:>9.2f}{row['suggest_p99_ms']:>9.2f}"
-            f"{row['complete_p50_ms']:>9.2f}{row['complete_p99_ms']:>9.2f}"
+            f"{name:<14}{row['pairs_per_s']:>9.1f}{latencies}"
             f"{server:>10}{row['postgres_cpu_s'] * each:>10.2f}{row['clients_cpu_s'] * each:>8.2f}"
         )
     return lines
