@@ -57,22 +57,36 @@ class Pairs:
             yield turn
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Every client on one of several studies, each at an address of its own."""
+
+    #: The address and the name of each study.
+    studies: tuple[tuple[str, str], ...]
+
+    @contextmanager
+    def open(self, client: int) -> Iterator[Turn]:
+        """Connects."""
+        with Pairs(*self.studies[client % len(self.studies)]).open(client) as turn:
+            yield turn
+
+
 def _trials(tuner: Client, study: str) -> Any:
     return iter(tuner.get_study(study))
 
 
 @contextmanager
-def running(place: Place) -> Iterator[tuple[str, int]]:
-    """A study server; gives its address and its process id."""
+def running(place: Place, name: str = "data") -> Iterator[tuple[str, int]]:
+    """A study server with a data directory of that name; gives its address and its process id."""
     settings = Settings(
-        data_dir=place.folder / "data",
+        data_dir=place.folder / name,
         database_url=place.url,
         server_port=0,
         log_level="warning",
     )
     environment = settings.environment()
     with server(
-        "study server", place.folder, "-m", "tuner.service", environment=environment
+        f"study server {name}", place.folder, "-m", "tuner.service", environment=environment
     ) as said:
         yield str(said["address"]), int(said["pid"])
 

@@ -1,6 +1,7 @@
 """The study server beside Optuna's RDBStorage and gRPC proxy, on one PostgreSQL, in one run.
 
-    python tests/benchmarks/study_server.py [--quick] [--only random tpe growth floor] [--json]
+    python tests/benchmarks/study_server.py [--quick] [--json]
+        [--only random tpe growth servers floor]
 
 Clients suggest and complete trials as fast as they can; what is in the study before is not timed.
 With --json, standard output is one JSON object with every figure, instead of a table.
@@ -44,7 +45,7 @@ from tests.benchmarks.crowd import Crowd, Done, Work, in_turn
 from tuner_storage import EmbeddedPostgres
 
 _ALGORITHMS = ("random", "tpe")
-_PARTS = (*_ALGORITHMS, "growth", "floor")
+_PARTS = (*_ALGORITHMS, "growth", "servers", "floor")
 _OURS, _TWO_CALLS, _RDB, _PROXY = "study server", "  in two calls", "RDBStorage", "gRPC proxy"
 _CONTENDERS = {"ours": _OURS, "two_calls": _TWO_CALLS, "rdb": _RDB, "proxy": _PROXY}
 
@@ -75,11 +76,15 @@ class Report:
 
     algorithms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     growth: dict[str, float] = field(default_factory=dict)
+    servers: dict[str, float] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Our pairs per second over RDBStorage's, and how much dearer a large study is."""
+        """Our pairs per second over RDBStorage's, and how much dearer a large study is.
+
+        Also what two servers do over what one does.
+        """
         found = {
             algorithm + suffix: measured[ours_]["pairs_per_s"] / measured[_RDB]["pairs_per_s"]
             for algorithm, measured in self.algorithms.items()
@@ -88,6 +93,8 @@ class Report:
         }
         if self.growth:
             found["growth"] = self.growth["ratio"]
+        if self.servers:
+            found["servers"] = self.servers["ratio"]
         return found
 
 
@@ -159,6 +166,8 @@ class Benchmark:
                 self._algorithm(algorithm)
         if "growth" in options.parts:
             self._growth()
+        if "servers" in options.parts:
+            self._servers()
 
     def _place(self, name: str, algorithm: str, history: int) -> Place:
         """A fresh database, and a folder."""
@@ -233,6 +242,36 @@ class Benchmark:
             large.append(_some(ours.Pairs(address, "large", one_call=False), clients))
         return in_turn(small).quantile(0, 0.5), in_turn(large).quantile(0, 0.5)
 
+    # --- several servers -------------------------------------------------------------------
+
+    def _servers(self) -> None:
+        """Two studies in the hands of one server, and of two on the same database.
+
+        With TPE, as then the server is what a pair waits for, and not this machine as a whole.
+        """
+        options, rates = self._options, list[float]()
+        for count in (1, 2):
+            place = self._place(f"servers_{count}", "tpe", options.history)
+            with ExitStack() as stack:
+                addresses = [
+                    stack.enter_context(ours.running(place, f"data{number}"))[0]
+                    for number in range(count)
+                ]
+                studies = list[tuple[str, str]]()
+                for number in range(2):
+                    _say(f"servers: {count}: study {number + 1}: {options.history:,} trials")
+                    # Whoever is asked to create a study owns it.
+                    address, name = addresses[number % count], f"study-{number}"
+                    ours.study(address, name, "tpe", options.history)
+                    studies.append((address, name))
+                self._settle()
+                done = _timed(ours.Spread(tuple(studies)), options.clients, options.seconds)
+                rates.append(done.rate)
+        one, two = rates
+        self.report.servers.update(
+            one_pairs_per_s=one, two_pairs_per_s=two, ratio=two / one, history=options.history
+        )
+
     # --- the floor -------------------------------------------------------------------------
 
     def _floor(self) -> None:
@@ -291,6 +330,7 @@ def as_json(options: Options, report: Report) -> str:
         "cpus": os.cpu_count(),
         "algorithms": report.algorithms,
         "growth": report.growth,
+        "servers": report.servers,
         "floor": report.floor,
     }
     return json.dumps(document, indent=2)
@@ -307,6 +347,9 @@ def as_text(options: Options, report: Report) -> str:
         lines += [*_pairs_table(algorithm, measured), ""]
     if report.growth:
         lines += [*_growth_table(report.growth), ""]
+    if report.servers:
+        one, two = report.servers["one_pairs_per_s"], report.servers["two_pairs_per_s"]
+        lines += [f"tpe, two studies, pairs/s: one server {one:.1f}, two servers {two:.1f}", ""]
     if report.floor:
         lines += [*_floor_table(options.clients, report.floor), ""]
     if (others := _most_others(report)) > _OTHERS_CPUS:
