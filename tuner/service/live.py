@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -48,8 +48,8 @@ from tuner_storage import writes
 
 M = TypeVar("M", bound=Message)
 
-#: A trial with all that it measured has to fit into one message.
-_MOST_MEASUREMENTS = 100_000
+#: A trial with all that it measured has to fit into one message: steps, and metrics at all steps.
+_MOST_MEASUREMENTS, _MOST_VALUES = 100_000, 300_000
 _SOON = timedelta(seconds=0.3)
 _LATER = timedelta(seconds=1)
 
@@ -284,10 +284,7 @@ class LiveStudy:
         if report.checkpoint is not None:
             trial = replace(trial, checkpoint=report.checkpoint)
         if report.measurement is not None:
-            if len(self._reported.get(trial.number, ())) >= _MOST_MEASUREMENTS:
-                raise InvalidArgumentError(
-                    f"an attempt may report {_MOST_MEASUREMENTS} steps; report less often."
-                )
+            self._check_room_for(report.measurement, self._reported.get(trial.number, ()))
             result = self._result(trial, report.measurement)
             trial = outcome.with_result(study.spec, trial, result)
             verdict = self.record.engine.report(trial.number, report.measurement)
@@ -297,6 +294,15 @@ class LiveStudy:
         if news is not None:
             trial = replace(trial, stop_requested=True, state_reason=news)
         return trial, news
+
+    @staticmethod
+    def _check_room_for(new: Measurement, reported: Collection[int]) -> None:
+        values = (len(reported) + 1) * len(new.metrics)
+        if len(reported) >= _MOST_MEASUREMENTS or values > _MOST_VALUES:
+            raise InvalidArgumentError(
+                f"an attempt may report {_MOST_MEASUREMENTS:,} steps and {_MOST_VALUES:,} values; "
+                "report less often, or fewer metrics."
+            )
 
     def _result(self, trial: Trial, new: Measurement) -> Measurement | None:
         """The result so far. Looks at all measurements only where one takes another's place."""
