@@ -75,14 +75,15 @@ class History:
         Raises:
             ValueError: it is neither the next trial nor one already known.
         """
-        if trial.number > len(self):
-            raise ValueError(f"trial {trial.number} came before trial {len(self)}.")
-        known = self._mirror.get_trial(trial.number) if trial.number < len(self) else None
+        trials = len(self)
+        if trial.number > trials:
+            raise ValueError(f"trial {trial.number} came before trial {trials}.")
+        known = self._mirror.get_trial(trial.number) if trial.number < trials else None
         values = {} if self._metric is None else values_by_step(trial, self._metric)
         if not values and known is not None:
             values = known.intermediate_values
         projection = points.project(self._space, trial.parameters)
-        if projection.complete:
+        if projection.complete and known is None:
             self.tried.add(points.key_of(projection.values))
         new = self._translation.frozen(trial.number, trial, projection.values, values)
         self._replace(known, new)
