@@ -1,0 +1,238 @@
+"""Parzen estimators: mixtures of kernels, one for each trial and one for the prior.
+
+A kernel is a product over the parameters. It is a normal distribution cut to the range where the
+parameter has an order, its mass over a cell where the parameter has steps, and the trial's choice
+with most of the weight where there is no order. All is as in Optuna's `TPESampler`, version 5, but
+on the unit cube: densities differ by a constant factor, the same for all mixtures of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from tuner.engine.tpe.axes import Axes, Choice, Floats, Stepped
+
+Indices = NDArray[np.intp]
+
+# Kernels whose mass is below this add nothing to a mixture, whose prior is everywhere.
+_NO_MASS = 1e-300
+_LOG_ROOT_TWO_PI = 0.5 * np.log(2 * np.pi)
+# So many kernels at a time that what is computed of them stays in the processor's cache.
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Normals:
+    """The kernels along the continuous axes. The log density is a polynomial of the point."""
+
+    #: float64 [axes, kernels], both.
+    centres: Floats
+    widths: Floats
+    #: What `polynomial` gives, float64 [2 axes + 1, kernels].
+    coefficients: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """The kernels along a stepped axis. Many are equal, and are kept once."""
+
+    #: float64 [distinct kernels], all.
+    centres: Floats
+    widths: Floats
+    #: Of the kernels, which one of the distinct ones.
+    index: Indices
+
+    def table(self, axis: Stepped, points: Floats) -> Floats:
+        """The log mass that each distinct kernel gives to some cells; [kernels, points]."""
+        distinct, place = np.unique(points, return_inverse=True)
+        low, high = axis.edges(distinct)
+        centres, widths = self.centres[:, None], self.widths[:, None]
+        lower, upper = (low - centres) / widths, (high - centres) / widths
+        # In the left tail, where small probabilities are exact.
+        right = lower + upper > 0
+        mass = ndtr(np.where(right, -lower, upper)) - ndtr(np.where(right, -upper, lower))
+        inside = ndtr((1 - self.centres) / self.widths) - ndtr(-self.centres / self.widths)
+        table: Floats = np.log(np.maximum(mass, _NO_MASS)) - np.log(inside)[:, None]
+        return table[:, place]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Weighted kernels over a block of parameters; the last one is the prior.
+
+    A point is a row of float64 [axes], in terms of the axes.
+    """
+
+    axes: Axes
+    #: float64 [kernels], adding up to 1.
+    weights: Floats
+    normals: Normals
+    cells: tuple[Cells, ...]
+    #: The choices of each axis without an order, [kernels]; the prior's is one beyond the last.
+    choices: tuple[Indices, ...]
+
+    def sample(self, generator: np.random.Generator, size: int) -> Floats:
+        """Draws points, float64 [size, axes]."""
+        kernel_axis, *axes = generator.random((1 + len(self.axes.all), size))
+        cumulated = np.cumsum(self.weights)
+        kernels = np.searchsorted(cumulated, kernel_axis * cumulated[-1], side="right")
+        points = np.empty((len(axes), size))
+        numeric = self.axes.numeric
+        if numeric:
+            centres = np.array([*self.normals.centres[:, kernels], *self._of_cells(kernels, 0)])
+            widths = np.array([*self.normals.widths[:, kernels], *self._of_cells(kernels, 1)])
+            below, upto = ndtr(-centres / widths), ndtr((1 - centres) / widths)
+            quantiles = below + np.array(axes[: len(numeric)]) * (upto - below)
+            units = np.clip(centres + widths * ndtri(quantiles), 0, 1)
+            for column, axis in enumerate(numeric):
+                points[column] = axis.points(units[column])
+        for column, (axis, chosen) in enumerate(
+            zip(self.axes.choices, self.choices, strict=True), len(numeric)
+        ):
+            points[column] = self._choose(axis, chosen[kernels], axes[column])
+        return points.T
+
+    def log_density(self, points: Floats) -> Floats:
+        """The log density at points, float64 [points, axes], up to a constant of the block."""
+        continuous = len(self.axes.continuous)
+        x = points[:, :continuous]
+        powers = np.concatenate([x * x, x, np.ones((len(x), 1))], axis=1).T
+        tables = [
+            (cells.table(axis, points[:, column]), cells.index)
+            for column, (axis, cells) in enumerate(
+                zip(self.axes.stepped, self.cells, strict=True), continuous
+            )
+        ]
+        tables += [
+            (self._table(axis, points[:, column]), chosen)
+            for column, (axis, chosen) in enumerate(
+                zip(self.axes.choices, self.choices, strict=True), len(self.axes.numeric)
+            )
+        ]
+        tops, sums = [], []
+        for start in range(0, len(self.weights), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            logs = self.normals.coefficients[:, part].T @ powers
+            for table, index in tables:
+                logs += table.take(index[part], axis=0)
+            top = logs.max(axis=0)
+            logs -= top
+            tops.append(top)
+            sums.append(self.weights[part] @ np.exp(logs, out=logs))
+        if len(tops) == 1:
+            return tops[0] + np.log(sums[0])
+        highest = np.max(tops, axis=0)
+        total: Floats = (np.exp(np.array(tops) - highest) * sums).sum(axis=0)
+        return highest + np.log(total)
+
+    def _of_cells(self, kernels: Indices, which: int) -> list[Floats]:
+        return [(cells.centres, cells.widths)[which][cells.index[kernels]] for cells in self.cells]
+
+    def _table(self, axis: Choice, points: Floats) -> Floats:
+        """The log probability of choices by the kernel's own choice; [choices + 1, points]."""
+        kernels = len(self.weights)
+        total = 1 + axis.size / kernels
+        table = np.full((axis.size + 1, len(points)), np.log(1 / kernels / total))
+        table[points.astype(np.intp), np.arange(len(points))] = np.log((1 + 1 / kernels) / total)
+        table[-1] = -np.log(axis.size)
+        return table
+
+    def _choose(self, axis: Choice, own: Indices, quantiles: Floats) -> Floats:
+        """Of each unit of weight a kernel keeps 1 for its own choice; the rest is for any."""
+        kernels = len(self.weights)
+        place = quantiles * (1 + axis.size / kernels)
+        # The prior has no choice of its own: all of it is for any.
+        prior = own == axis.size
+        anyone = np.where(prior, quantiles * axis.size, (place - 1) * kernels)
+        drawn = np.where((place < 1) & ~prior, own, np.floor(anyone))
+        return np.clip(drawn, 0, axis.size - 1)
+
+
+def mixture(
+    axes: Axes,
+    weights: Floats,
+    ordered: Floats,
+    place: Indices,
+    choices: Indices,
+    coefficients: Callable[[Floats, Floats], Floats] | None = None,
+) -> Mixture:
+    """The mixture of some trials.
+
+    Args:
+        axes: The block's.
+        weights: Of the trials, float64 [trials]; the prior has 1.
+        ordered: The coordinates on each axis with an order, ascending; float64 [axes, trials].
+        place: Which trial each of them belongs to; [axes, trials].
+        choices: The indices of the trials' choices; [axes without an order, trials].
+        coefficients: Something faster than `polynomial` for the trials' kernels.
+    """
+    trials = len(weights)
+    widths = kernel_widths(ordered)
+    continuous = len(axes.continuous)
+    # The trials by number, then the prior: the middle, as wide as the range.
+    near = np.full((continuous, trials + 1), 0.5)
+    wide = np.full((continuous, trials + 1), 1.0)
+    np.put_along_axis(near, place[:continuous], ordered[:continuous], axis=1)
+    np.put_along_axis(wide, place[:continuous], widths[:continuous], axis=1)
+    fitted = (coefficients or polynomial)(near[:, :-1], wide[:, :-1])
+    prior = polynomial(near[:, -1:], wide[:, -1:])
+    normals = Normals(near, wide, np.concatenate([fitted, prior], axis=1))
+    cells = tuple(
+        _cells(ordered[axis], widths[axis], place[axis]) for axis in range(continuous, len(ordered))
+    )
+    chosen = tuple(
+        np.append(own, axis.size) for axis, own in zip(axes.choices, choices, strict=True)
+    )
+    total = np.append(weights, 1.0)
+    return Mixture(axes, total / total.sum(), normals, cells, chosen)
+
+
+def kernel_widths(ordered: Floats) -> Floats:
+    """The standard deviations of kernels: the distance to the further neighbour, within bounds.
+
+    Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011. The ends of the
+    range count as neighbours only where there is one trial.
+
+    Args:
+        ordered: The kernels' coordinates, ascending; float64 [axes, trials].
+    """
+    axes, trials = ordered.shape
+    if not trials:
+        return ordered
+    bordered = np.empty((axes, trials + 2))
+    bordered[:, 0], bordered[:, 1:-1], bordered[:, -1] = 0.0, ordered, 1.0
+    gaps = bordered[:, 1:] - bordered[:, :-1]
+    widths = np.maximum(gaps[:, :-1], gaps[:, 1:])
+    if trials > 1:
+        widths[:, 0], widths[:, -1] = gaps[:, 1], gaps[:, -2]
+    # One more kernel than trials, and one more again.
+    return np.clip(widths, 1 / min(100.0, trials + 2.0), 1.0, out=widths)
+
+
+def polynomial(centres: Floats, widths: Floats) -> Floats:
+    """The log density of cut normal kernels as coefficients of x^2 for each axis, x, and 1.
+
+    Args:
+        centres: float64 [axes, kernels], from 0 to 1.
+        widths: Their standard deviations, likewise.
+    """
+    inside = ndtr((1 - centres) / widths) - ndtr(-centres / widths)
+    square = -0.5 / (widths * widths)
+    linear = -2 * square * centres
+    constant = square * centres * centres - np.log(widths * inside) - _LOG_ROOT_TWO_PI
+    return np.concatenate([square, linear, constant.sum(axis=0, keepdims=True)])
+
+
+def _cells(ordered: Floats, widths: Floats, place: Indices) -> Cells:
+    is_new = np.ones(len(ordered), dtype=bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]) | (widths[1:] != widths[:-1])
+    index = np.empty(len(ordered) + 1, dtype=np.intp)
+    index[place] = np.cumsum(is_new) - 1
+    centres, distinct = ordered[is_new], widths[is_new]
+    index[-1] = len(centres)
+    return Cells(np.append(centres, 0.5), np.append(distinct, 1.0), index)
