@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from tuner.engine.tpe.axes import Axes, Choice, Floats, Stepped
+from tuner.engine.tpe.axes import Axes, Choice, Floats
 
 Indices = NDArray[np.intp]
 
-# Kernels whose mass is below this add nothing to a mixture, whose prior is everywhere.
-_NO_MASS = 1e-300
+# The logarithm of what adds nothing to 1.
+_NOTHING = -600.0
+# In standard deviations; further off than this the mass of a cell is approximated.
+_FAR = 8.0
 _LOG_ROOT_TWO_PI = 0.5 * np.log(2 * np.pi)
 # So many kernels at a time that what is computed of them stays in the processor's cache.
 _CHUNK = 1024
@@ -47,18 +49,55 @@ class Cells:
     #: Of the kernels, which one of the distinct ones.
     index: Indices
 
-    def table(self, axis: Stepped, points: Floats) -> Floats:
-        """The log mass that each distinct kernel gives to some cells; [kernels, points]."""
-        distinct, place = np.unique(points, return_inverse=True)
-        low, high = axis.edges(distinct)
+    def table(self, low: Floats, high: Floats) -> Floats:
+        """The log mass of each distinct kernel between pairs of coordinates; [kernels, pairs]."""
         centres, widths = self.centres[:, None], self.widths[:, None]
-        lower, upper = (low - centres) / widths, (high - centres) / widths
-        # In the left tail, where small probabilities are exact.
-        right = lower + upper > 0
-        mass = ndtr(np.where(right, -lower, upper)) - ndtr(np.where(right, -upper, lower))
+        half = (high - low) / 2
+        # In standard deviations: to the nearer end, and from there to the other one.
+        nearer = (np.abs(low + half - centres) - half) / widths
         inside = ndtr((1 - self.centres) / self.widths) - ndtr(-self.centres / self.widths)
-        table: Floats = np.log(np.maximum(mass, _NO_MASS)) - np.log(inside)[:, None]
-        return table[:, place]
+        # Most pairs are far off, where the tail's mass is close to its density over z + 1 / length.
+        far = np.maximum(nearer, 1.0)
+        table: Floats = -0.5 * far * far - np.log(far + widths / (2 * half))
+        table -= (np.log(inside) + _LOG_ROOT_TWO_PI)[:, None]
+        row, column = np.nonzero(nearer < _FAR)
+        near = nearer[row, column]
+        length = 2 * half[column] / self.widths[row]
+        # From the tail's end, where small probabilities are exact.
+        mass = ndtr(-near) - ndtr(-near - length)
+        table[row, column] = np.log(mass) - np.log(inside)[row]
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points of a block, ready for mixtures to give their densities."""
+
+    #: float64 [points, axes], in terms of the axes.
+    coordinates: Floats
+    #: Along the continuous axes what `polynomial` has coefficients of; [2 axes + 1, points].
+    powers: Floats
+    #: Along each stepped axis the ends of distinct cells, and which of them each point is in.
+    cells: tuple[tuple[Floats, Floats, Indices], ...]
+    #: Along each axis without an order the choices.
+    choices: tuple[Indices, ...]
+
+    @classmethod
+    def of(cls, axes: Axes, coordinates: Floats) -> Points:
+        """Prepares points."""
+        continuous, numeric = len(axes.continuous), len(axes.numeric)
+        columns = coordinates.T
+        x = columns[:continuous]
+        cells = []
+        for axis, column in zip(axes.stepped, columns[continuous:numeric], strict=True):
+            distinct, place = np.unique(column, return_inverse=True)
+            cells.append((*axis.edges(distinct), place))
+        return cls(
+            coordinates,
+            np.concatenate([x * x, x, np.ones((1, len(coordinates)))]),
+            tuple(cells),
+            tuple(columns[numeric:].astype(np.intp)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,31 +136,28 @@ class Mixture:
             points[column] = self._choose(axis, chosen[kernels], axes[column])
         return points.T
 
-    def log_density(self, points: Floats) -> Floats:
-        """The log density at points, float64 [points, axes], up to a constant of the block."""
-        continuous = len(self.axes.continuous)
-        x = points[:, :continuous]
-        powers = np.concatenate([x * x, x, np.ones((len(x), 1))], axis=1).T
+    def log_density(self, points: Points) -> Floats:
+        """The log density at points, float64 [points], up to a constant of the block."""
         tables = [
-            (cells.table(axis, points[:, column]), cells.index)
-            for column, (axis, cells) in enumerate(
-                zip(self.axes.stepped, self.cells, strict=True), continuous
-            )
+            (cells.table(low, high)[:, place], cells.index)
+            for (low, high, place), cells in zip(points.cells, self.cells, strict=True)
         ]
         tables += [
-            (self._table(axis, points[:, column]), chosen)
-            for column, (axis, chosen) in enumerate(
-                zip(self.axes.choices, self.choices, strict=True), len(self.axes.numeric)
+            (self._table(axis, choices), chosen)
+            for axis, choices, chosen in zip(
+                self.axes.choices, points.choices, self.choices, strict=True
             )
         ]
         tops, sums = [], []
         for start in range(0, len(self.weights), _CHUNK):
             part = slice(start, start + _CHUNK)
-            logs = self.normals.coefficients[:, part].T @ powers
+            logs = self.normals.coefficients[:, part].T @ points.powers
             for table, index in tables:
                 logs += table.take(index[part], axis=0)
             top = logs.max(axis=0)
             logs -= top
+            # What would be lost in the sum is also slow to compute.
+            np.maximum(logs, _NOTHING, out=logs)
             tops.append(top)
             sums.append(self.weights[part] @ np.exp(logs, out=logs))
         if len(tops) == 1:
@@ -133,12 +169,12 @@ class Mixture:
     def _of_cells(self, kernels: Indices, which: int) -> list[Floats]:
         return [(cells.centres, cells.widths)[which][cells.index[kernels]] for cells in self.cells]
 
-    def _table(self, axis: Choice, points: Floats) -> Floats:
+    def _table(self, axis: Choice, points: Indices) -> Floats:
         """The log probability of choices by the kernel's own choice; [choices + 1, points]."""
         kernels = len(self.weights)
         total = 1 + axis.size / kernels
         table = np.full((axis.size + 1, len(points)), np.log(1 / kernels / total))
-        table[points.astype(np.intp), np.arange(len(points))] = np.log((1 + 1 / kernels) / total)
+        table[points, np.arange(len(points))] = np.log((1 + 1 / kernels) / total)
         table[-1] = -np.log(axis.size)
         return table
 

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 
 from tuner.engine.tpe.axes import Axes, Floats
 from tuner.engine.tpe.growing import Growing
-from tuner.engine.tpe.mixture import Indices, Mixture, mixture, polynomial
+from tuner.engine.tpe.mixture import Indices, Mixture, Points, mixture, polynomial
 from tuner.engine.tpe.outcomes import Outcomes, Standing
 
 #: The most trials that a mixture has kernels for; see `thinned`.
@@ -44,9 +44,9 @@ class Model:
         if not block:
             return {}
         good, bad = self.mixtures(block)
-        points = good.sample(generator, _CANDIDATES)
+        points = Points.of(good.axes, good.sample(generator, _CANDIDATES))
         scores = good.log_density(points) - bad.log_density(points)
-        return good.axes.values(points[scores.argmax()])
+        return good.axes.values(points.coordinates[scores.argmax()])
 
     def mixtures(self, block: Mapping[str, BaseDistribution]) -> tuple[Mixture, Mixture]:
         """The mixtures of the good trials and of the others that have the block's parameters."""
@@ -124,9 +124,9 @@ class _Block:
         self._rows.append(np.array([rows]))
         self._kernels.append(kernels)
         self._choices.append(kernels[numeric:].astype(np.intp))
-        # No width is NaN, so the coefficients count as unknown.
+        # No width is NaN, so the coefficients count as unknown; without widths they are zero.
         self._widths.append(np.full((len(self._axes.continuous), len(rows)), np.nan))
-        self._coefficients.append(np.empty((2 * len(self._axes.continuous) + 1, len(rows))))
+        self._coefficients.append(np.zeros((2 * len(self._axes.continuous) + 1, len(rows))))
         self._ordered.append(kernels[:numeric])
         self._order.append(np.broadcast_to(places, (numeric, len(rows))))
         ordered, order = self._ordered.view, self._order.view
