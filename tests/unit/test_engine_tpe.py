@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,13 +17,13 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import TPESampler
-from optuna.samplers._tpe import parzen_estimator, probability_distributions
+from optuna.samplers._tpe import parzen_estimator
 from optuna.samplers._tpe import sampler as optunas
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from tuner.engine.tpe import Model, Outcomes, model
+from tuner.engine.tpe import Model, Outcomes
 from tuner.engine.tpe.axes import Axes, Continuous
 from tuner.engine.tpe.mixture import Mixture, Points
 
@@ -221,9 +221,7 @@ def test_the_mixtures_are_optunas(
 
 
 @pytest.mark.parametrize("count", [12, 60, 150])
-def test_proposals_are_distributed_as_optunas(
-    monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
+def test_proposals_are_distributed_as_optunas(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     stable(monkeypatch)
     trials = history(3, count, [MINIMIZE])
     study = study_of(trials, [MINIMIZE])

@@ -17,6 +17,7 @@ from optuna.distributions import (
 )
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Stepped:
     def points(self, units: Floats) -> Floats:
         """The cells at some coordinates."""
         places = (self.scale.values(units) - self.distribution.low) / self.step
-        return np.clip(np.round(places), 0, self.cells - 1)
+        return np.minimum(np.maximum(np.rint(places), 0), self.cells - 1)
 
     def edges(self, points: Floats) -> tuple[Floats, Floats]:
         """The coordinates of both ends of some cells."""

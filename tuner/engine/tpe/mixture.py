@@ -8,22 +8,17 @@ on the unit cube: densities differ by a constant factor, the same for all mixtur
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from tuner.engine.tpe.axes import Axes, Choice, Floats
-
-Indices = NDArray[np.intp]
+from tuner.engine.tpe.axes import Axes, Choice, Floats, Indices, Stepped
+from tuner.engine.tpe.kept import Kept, log_mass, polynomial
 
 # The logarithm of what adds nothing to 1.
 _NOTHING = -600.0
-# In standard deviations; further off than this the mass of a cell is approximated.
-_FAR = 8.0
-_LOG_ROOT_TWO_PI = 0.5 * np.log(2 * np.pi)
 # So many kernels at a time that what is computed of them stays in the processor's cache.
 _CHUNK = 1024
 
@@ -35,7 +30,7 @@ class Normals:
     #: float64 [axes, kernels], both.
     centres: Floats
     widths: Floats
-    #: What `polynomial` gives, float64 [2 axes + 1, kernels].
+    #: What `kept.polynomial` gives, float64 [2 axes + 1, kernels].
     coefficients: Floats
 
 
@@ -48,25 +43,30 @@ class Cells:
     widths: Floats
     #: Of the kernels, which one of the distinct ones.
     index: Indices
+    #: What `Kept.table` gives, if anything.
+    table: Floats | None
 
-    def table(self, low: Floats, high: Floats) -> Floats:
-        """The log mass of each distinct kernel between pairs of coordinates; [kernels, pairs]."""
-        centres, widths = self.centres[:, None], self.widths[:, None]
-        half = (high - low) / 2
-        # In standard deviations: to the nearer end, and from there to the other one.
-        nearer = (np.abs(low + half - centres) - half) / widths
-        inside = ndtr((1 - self.centres) / self.widths) - ndtr(-self.centres / self.widths)
-        # Most pairs are far off, where the tail's mass is close to its density over z + 1 / length.
-        far = np.maximum(nearer, 1.0)
-        table: Floats = -0.5 * far * far - np.log(far + widths / (2 * half))
-        table -= (np.log(inside) + _LOG_ROOT_TWO_PI)[:, None]
-        row, column = np.nonzero(nearer < _FAR)
-        near = nearer[row, column]
-        length = 2 * half[column] / self.widths[row]
-        # From the tail's end, where small probabilities are exact.
-        mass = ndtr(-near) - ndtr(-near - length)
-        table[row, column] = np.log(mass) - np.log(inside)[row]
-        return table
+    def log_mass(self, cells: PointsInCells) -> Floats:
+        """The log mass of each distinct kernel in the cells of points; [kernels, points]."""
+        if self.table is not None:
+            return self.table.take(cells.indices, axis=1)
+        low, high, place = cells.distinct
+        return log_mass(self.centres, self.widths, low, high).take(place, axis=1)
+
+
+@dataclass(frozen=True)
+class PointsInCells:
+    """Points along a stepped axis."""
+
+    axis: Stepped
+    #: Which cell each is in.
+    indices: Indices
+
+    @cached_property
+    def distinct(self) -> tuple[Floats, Floats, Indices]:
+        """The lower and upper ends of the cells they are in, and in which of them each is."""
+        cells, place = np.unique(self.indices, return_inverse=True)
+        return *self.axis.edges(cells), place
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class Points:
     coordinates: Floats
     #: Along the continuous axes what `polynomial` has coefficients of; [2 axes + 1, points].
     powers: Floats
-    #: Along each stepped axis the ends of distinct cells, and which of them each point is in.
-    cells: tuple[tuple[Floats, Floats, Indices], ...]
+    #: Along each stepped axis.
+    cells: tuple[PointsInCells, ...]
     #: Along each axis without an order the choices.
     choices: tuple[Indices, ...]
 
@@ -86,17 +86,14 @@ class Points:
     def of(cls, axes: Axes, coordinates: Floats) -> Points:
         """Prepares points."""
         continuous, numeric = len(axes.continuous), len(axes.numeric)
-        columns = coordinates.T
-        x = columns[:continuous]
-        cells = []
-        for axis, column in zip(axes.stepped, columns[continuous:numeric], strict=True):
-            distinct, place = np.unique(column, return_inverse=True)
-            cells.append((*axis.edges(distinct), place))
+        x = coordinates[:, :continuous].T
+        indices = coordinates[:, continuous:].T.astype(np.intp)
+        stepped = numeric - continuous
         return cls(
             coordinates,
             np.concatenate([x * x, x, np.ones((1, len(coordinates)))]),
-            tuple(cells),
-            tuple(columns[numeric:].astype(np.intp)),
+            tuple(map(PointsInCells, axes.stepped, indices[:stepped])),
+            tuple(indices[stepped:]),
         )
 
 
@@ -139,8 +136,8 @@ class Mixture:
     def log_density(self, points: Points) -> Floats:
         """The log density at points, float64 [points], up to a constant of the block."""
         tables = [
-            (cells.table(low, high)[:, place], cells.index)
-            for (low, high, place), cells in zip(points.cells, self.cells, strict=True)
+            (cells.log_mass(at), cells.index)
+            for cells, at in zip(self.cells, points.cells, strict=True)
         ]
         tables += [
             (self._table(axis, choices), chosen)
@@ -193,19 +190,21 @@ def mixture(
     axes: Axes,
     weights: Floats,
     ordered: Floats,
-    place: Indices,
+    order: Indices,
     choices: Indices,
-    coefficients: Callable[[Floats, Floats], Floats] | None = None,
+    places: Indices,
+    kept: Kept,
 ) -> Mixture:
-    """The mixture of some trials.
+    """The mixture of some trials of a block.
 
     Args:
         axes: The block's.
         weights: Of the trials, float64 [trials]; the prior has 1.
         ordered: The coordinates on each axis with an order, ascending; float64 [axes, trials].
-        place: Which trial each of them belongs to; [axes, trials].
+        order: Which trial each of them belongs to; [axes, trials].
         choices: The indices of the trials' choices; [axes without an order, trials].
-        coefficients: Something faster than `polynomial` for the trials' kernels.
+        places: The trials' places in the block, [trials].
+        kept: What is kept of the block's kernels.
     """
     trials = len(weights)
     widths = kernel_widths(ordered)
@@ -213,13 +212,15 @@ def mixture(
     # The trials by number, then the prior: the middle, as wide as the range.
     near = np.full((continuous, trials + 1), 0.5)
     wide = np.full((continuous, trials + 1), 1.0)
-    np.put_along_axis(near, place[:continuous], ordered[:continuous], axis=1)
-    np.put_along_axis(wide, place[:continuous], widths[:continuous], axis=1)
-    fitted = (coefficients or polynomial)(near[:, :-1], wide[:, :-1])
+    for axis in range(continuous):
+        near[axis, order[axis]] = ordered[axis]
+        wide[axis, order[axis]] = widths[axis]
+    fitted = kept.coefficients(places, near[:, :-1], wide[:, :-1])
     prior = polynomial(near[:, -1:], wide[:, -1:])
     normals = Normals(near, wide, np.concatenate([fitted, prior], axis=1))
     cells = tuple(
-        _cells(ordered[axis], widths[axis], place[axis]) for axis in range(continuous, len(ordered))
+        _cells(ordered[axis], widths[axis], order[axis], kept, axis - continuous)
+        for axis in range(continuous, len(ordered))
     )
     chosen = tuple(
         np.append(own, axis.size) for axis, own in zip(axes.choices, choices, strict=True)
@@ -247,28 +248,16 @@ def kernel_widths(ordered: Floats) -> Floats:
     if trials > 1:
         widths[:, 0], widths[:, -1] = gaps[:, 1], gaps[:, -2]
     # One more kernel than trials, and one more again.
-    return np.clip(widths, 1 / min(100.0, trials + 2.0), 1.0, out=widths)
+    return np.minimum(np.maximum(widths, 1 / min(100.0, trials + 2.0)), 1.0)
 
 
-def polynomial(centres: Floats, widths: Floats) -> Floats:
-    """The log density of cut normal kernels as coefficients of x^2 for each axis, x, and 1.
-
-    Args:
-        centres: float64 [axes, kernels], from 0 to 1.
-        widths: Their standard deviations, likewise.
-    """
-    inside = ndtr((1 - centres) / widths) - ndtr(-centres / widths)
-    square = -0.5 / (widths * widths)
-    linear = -2 * square * centres
-    constant = square * centres * centres - np.log(widths * inside) - _LOG_ROOT_TWO_PI
-    return np.concatenate([square, linear, constant.sum(axis=0, keepdims=True)])
-
-
-def _cells(ordered: Floats, widths: Floats, place: Indices) -> Cells:
-    is_new = np.ones(len(ordered), dtype=bool)
-    is_new[1:] = (ordered[1:] != ordered[:-1]) | (widths[1:] != widths[:-1])
-    index = np.empty(len(ordered) + 1, dtype=np.intp)
-    index[place] = np.cumsum(is_new) - 1
-    centres, distinct = ordered[is_new], widths[is_new]
-    index[-1] = len(centres)
-    return Cells(np.append(centres, 0.5), np.append(distinct, 1.0), index)
+def _cells(ordered: Floats, widths: Floats, order: Indices, kept: Kept, column: int) -> Cells:
+    is_new = np.ones(len(ordered) + 1, dtype=bool)
+    is_new[1:-1] = (ordered[1:] != ordered[:-1]) | (widths[1:] != widths[:-1])
+    number = is_new.cumsum() - 1
+    index = np.empty_like(number)
+    index[order], index[-1] = number[:-1], number[-1]
+    centres, distinct = (
+        np.append(each, last)[is_new] for each, last in ((ordered, 0.5), (widths, 1.0))
+    )
+    return Cells(centres, distinct, index, kept.table(column, centres, distinct))

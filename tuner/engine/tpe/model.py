@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
-from tuner.engine.tpe.axes import Axes, Floats
+from tuner.engine.tpe.axes import Axes, Floats, Indices
 from tuner.engine.tpe.growing import Growing
-from tuner.engine.tpe.mixture import Indices, Mixture, Points, mixture, polynomial
+from tuner.engine.tpe.kept import Kept
+from tuner.engine.tpe.mixture import Mixture, Points, mixture
 from tuner.engine.tpe.outcomes import Outcomes, Standing
 
 #: The most trials that a mixture has kernels for; see `thinned`.
@@ -76,10 +77,7 @@ class _Block:
         # On each axis with an order, the coordinates in ascending order, and their places.
         self._ordered = Growing(numeric, np.float64)
         self._order = Growing(numeric, np.intp)
-        # What the coefficients of a kernel were computed of, and they themselves.
-        continuous = len(self._axes.continuous)
-        self._widths = Growing(continuous, np.float64)
-        self._coefficients = Growing(2 * continuous + 1, np.float64)
+        self._kept = Kept(self._axes)
         self._good: tuple[bytes, Mixture] | None = None
 
     def read(self, outcomes: Outcomes) -> None:
@@ -124,9 +122,7 @@ class _Block:
         self._rows.append(np.array([rows]))
         self._kernels.append(kernels)
         self._choices.append(kernels[numeric:].astype(np.intp))
-        # No width is NaN, so the coefficients count as unknown; without widths they are zero.
-        self._widths.append(np.full((len(self._axes.continuous), len(rows)), np.nan))
-        self._coefficients.append(np.zeros((2 * len(self._axes.continuous) + 1, len(rows))))
+        self._kept.extend(len(rows))
         self._ordered.append(kernels[:numeric])
         self._order.append(np.broadcast_to(places, (numeric, len(rows))))
         ordered, order = self._ordered.view, self._order.view
@@ -177,20 +173,10 @@ class _Block:
             weights,
             self._ordered.view[in_order].reshape(shape),
             position[order[in_order]].reshape(shape),
-            self._choices.view[:, places],
-            lambda centres, widths: self._kept_coefficients(places, centres, widths),
+            self._choices.view.take(places, axis=1),
+            places,
+            self._kept,
         )
-
-    def _kept_coefficients(self, places: Indices, centres: Floats, widths: Floats) -> Floats:
-        """As `polynomial` of the kernels at some places, computed only where widths changed."""
-        known = self._widths.view[:, places]
-        (changed,) = np.nonzero((known != widths).any(axis=0))
-        if len(changed):
-            new = places[changed]
-            self._widths.view[:, new] = widths[:, changed]
-            self._coefficients.view[:, new] = polynomial(centres[:, changed], widths[:, changed])
-        kept: Floats = self._coefficients.view.take(places, axis=1)
-        return kept
 
 
 def weights_by_age(trials: int) -> Floats:

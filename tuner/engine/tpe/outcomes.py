@@ -159,9 +159,7 @@ class Outcomes:
         return good
 
 
-def _largest(
-    losses: NDArray[np.float64], front: NDArray[np.intp], count: int
-) -> NDArray[np.intp]:
+def _largest(losses: NDArray[np.float64], front: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     """Those of a front that greedily add most hypervolume."""
     worst = losses[front].max(axis=0)
     reference = np.maximum(1.1 * worst, 0.9 * worst)
