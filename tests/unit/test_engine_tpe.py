@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from tuner.engine.tpe import Model, Outcomes
+from tuner.engine.tpe import Model, Outcomes, model
 from tuner.engine.tpe.axes import Axes, Continuous
 from tuner.engine.tpe.mixture import Mixture, Points
 
@@ -245,3 +246,102 @@ def test_proposals_are_distributed_as_optunas(monkeypatch: pytest.MonkeyPatch, c
             p = stats.ks_2samp(a, b).pvalue
         # 24 comparisons in all: chance alone is below it once in 40 choices of the seeds.
         assert p > 0.001, (name, p)
+
+
+def events(seed: int, count: int, directions: Sequence[StudyDirection]) -> Iterator[FrozenTrial]:
+    """Trials as they come, run, end, start again, and get other parameters."""
+    generator = np.random.default_rng(seed)
+    trials: list[FrozenTrial] = []
+    ends = [t for t in history(seed, count, directions) if t.state is not RUNNING]
+    for end in ends:
+        number = len(trials)
+        trials.append(frozen(number, end.params, RUNNING))
+        yield trials[-1]
+        which = int(generator.integers(max(0, number - 5), number + 1))
+        again = copy.copy(trials[which])
+        again.state, again.values = end.state, end.values
+        again.intermediate_values, again.system_attrs = end.intermediate_values, end.system_attrs
+        if generator.random() < 0.1:
+            again.params = drawn(generator, ["rate", "kind", "layers"])
+        trials[which] = again
+        yield again
+
+
+@pytest.mark.parametrize("most", [20, model.MOST_KERNELS])
+@pytest.mark.parametrize("directions", DIRECTIONS, ids=lambda d: "-".join(x.name for x in d))
+def test_what_is_kept_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, directions: list[StudyDirection], most: int
+) -> None:
+    monkeypatch.setattr(model, "MOST_KERNELS", most)
+    blocks: list[dict[str, BaseDistribution]] = [
+        {name: SPACE[name] for name in names}
+        for names in (list(SPACE), ["rate", "kind", "layers"], ["units"])
+    ]
+    outcomes, present = Outcomes(directions), dict[int, FrozenTrial]()
+    kept = Model(outcomes)
+    for number, trial in enumerate(events(7, 120, directions)):
+        present[trial.number] = trial
+        outcomes.put(trial.number, trial)
+        if number % 3:
+            continue
+        fresh = read([present[row] for row in range(len(present))], directions)
+        assert fresh.good().tolist() == outcomes.good().tolist()
+        assert fresh.ended == outcomes.ended
+        for block in blocks:
+            for seed in range(2):
+                ours = kept.draw(block, np.random.default_rng(seed))
+                assert ours == Model(fresh).draw(block, np.random.default_rng(seed))
+
+
+def test_too_many_trials_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = history(0, 3000, [MINIMIZE], plain=True)
+    outcomes = read(trials, [MINIMIZE])
+    space = {name: SPACE[name] for name in ("momentum", "kind")}
+    good, whole = Model(outcomes).mixtures(space)
+    monkeypatch.setattr(model, "MOST_KERNELS", 512)
+    _, thin = Model(outcomes).mixtures(space)
+    assert len(whole.weights) > 2900
+    assert 384 < len(thin.weights) < 520
+    # The prior counts as much as it did, and so does each age.
+    assert thin.weights[-1] == pytest.approx(whole.weights[-1], rel=0.02)
+    newer = thin.weights[-257:].sum()
+    assert newer == pytest.approx(whole.weights[-257:].sum(), rel=0.02)
+    points = Points.of(good.axes, good.sample(np.random.default_rng(0), 200))
+    difference = thin.log_density(points) - whole.log_density(points)
+    assert abs(difference.mean()) < 0.1
+    assert difference.std() < 0.3
+
+
+def test_the_number_of_kernels_is_bounded() -> None:
+    for trials in (16385, 20000, 24576, 24577, 100_000, 1_000_000):
+        kept, factors = model.thinned(np.arange(trials))
+        assert model.MOST_KERNELS / 2 < len(kept) <= model.MOST_KERNELS + 1
+        assert factors.sum() == pytest.approx(trials, rel=0.001)
+        assert (kept[-8192:] == np.arange(trials - 8192, trials)).all()
+
+
+def test_a_value_outside_the_range_counts_at_its_end() -> None:
+    axes = Axes.of({"x": FloatDistribution(1, 10, log=True), "n": IntDistribution(2, 5)})
+    x, n = axes.all
+    assert [x.kernel(value) for value in (-1.0, 0.5, 1.0, 10.0, 11.0)] == [0, 0, 0, 1, 1]
+    assert [n.kernel(value) for value in (-9, 2, 5, 99)] == [0, 0.125, 0.875, 1]
+
+
+@pytest.mark.parametrize("name", list(SPACE))
+def test_random_values_are_spread_over_the_whole_range(name: str) -> None:
+    distribution = SPACE[name]
+    axes = Axes.of({name: distribution})
+    generator = np.random.default_rng(0)
+    drawn_at_random = [axes.spread(generator)[name] for _ in range(4000)]
+    optunas_own = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study()
+    trial = frozen(0, {})
+    expected = [
+        optunas_own.sample_independent(study, trial, name, distribution) for _ in range(4000)
+    ]
+    internal = [
+        [distribution.to_internal_repr(value) for value in values]
+        for values in (drawn_at_random, expected)
+    ]
+    assert stats.ks_2samp(*internal).pvalue > 0.001
+    assert {type(value) for value in drawn_at_random} == {type(value) for value in expected}
