@@ -201,24 +201,24 @@ def test_our_tpe_goes_on_in_another_process_as_it_would_have_here() -> None:
 
 
 def test_our_tpe_keeps_parallel_trials_apart() -> None:
-    study = optuna.create_study(sampler=TreeTPESampler(seed=1))
-    study.optimize(lambda t: abs(t.suggest_float("x", 0, 1) - 0.5), n_trials=40)
+    def both(trial: optuna.Trial) -> float:
+        return abs(trial.suggest_float("x", 0, 1) - 0.5) + abs(trial.suggest_float("y", 0, 1))
 
-    def together(*, told: bool) -> float:
-        sampler = TreeTPESampler(seed=2)
-        values = []
+    def together(state: optuna.trial.TrialState) -> float:
+        study = optuna.create_study(sampler=TreeTPESampler(seed=1))
+        study.optimize(both, n_trials=40)
+        drawn = []
         for _ in range(12):
-            study.sampler = sampler
             asked = study.ask()
-            # What it is going to be is known to others before the objective asks for it.
-            values.append(
-                float(json.loads(study.trials[-1].system_attrs["tpe:relative_params:0"])["x"])
-            )
-            if told:
-                study.tell(asked, state=optuna.trial.TrialState.FAIL)
-        return max(values) - min(values)
+            asked.suggest_float("x", 0, 1)
+            # The objective has not asked for y yet, but others know already what it will be.
+            left = study.trials[-1].system_attrs["tpe:relative_params:0"]
+            drawn.append(float(json.loads(left)["y"]))
+            if state is optuna.trial.TrialState.FAIL:
+                study.tell(asked, state=state)
+        return max(drawn) - min(drawn)
 
-    assert together(told=True) < together(told=False)
+    assert together(optuna.trial.TrialState.FAIL) < together(optuna.trial.TrialState.RUNNING)
 
 
 def test_one_sampler_may_serve_one_study_after_another() -> None:

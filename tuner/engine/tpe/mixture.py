@@ -67,7 +67,7 @@ class PointsInCells:
     def distinct(self) -> tuple[Floats, Floats, Indices]:
         """The lower and upper ends of the cells they are in, and in which of them each is."""
         cells, place = np.unique(self.indices, return_inverse=True)
-        return *self.axis.edges(cells), place
+        return *self.axis.edges(cells.astype(np.float64)), place
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,8 @@ class Mixture:
     cells: tuple[Cells, ...]
     #: The choices of each axis without an order, [kernels]; the prior's is one beyond the last.
     choices: tuple[Indices, ...]
+    #: The share that any choice has of a kernel's weight, for 1 of the kernel's own choice.
+    smoothing: float
 
     def sample(self, generator: np.random.Generator, size: int) -> Floats:
         """Draws points, float64 [size, axes]."""
@@ -126,8 +128,8 @@ class Mixture:
             below, upto = ndtr(-centres / widths), ndtr((1 - centres) / widths)
             quantiles = below + np.array(axes[: len(numeric)]) * (upto - below)
             units = np.clip(centres + widths * ndtri(quantiles), 0, 1)
-            for column, axis in enumerate(numeric):
-                points[column] = axis.points(units[column])
+            for column, ordered in enumerate(numeric):
+                points[column] = ordered.points(units[column])
         for column, (axis, chosen) in enumerate(
             zip(self.axes.choices, self.choices, strict=True), len(numeric)
         ):
@@ -167,22 +169,19 @@ class Mixture:
 
     def _table(self, axis: Choice, points: Indices) -> Floats:
         """The log probability of choices by the kernel's own choice; [choices + 1, points]."""
-        kernels = len(self.weights)
-        total = 1 + axis.size / kernels
-        table = np.full((axis.size + 1, len(points)), np.log(1 / kernels / total))
-        table[points, np.arange(len(points))] = np.log((1 + 1 / kernels) / total)
+        total = 1 + axis.size * self.smoothing
+        table = np.full((axis.size + 1, len(points)), np.log(self.smoothing / total))
+        table[points, np.arange(len(points))] = np.log((1 + self.smoothing) / total)
         table[-1] = -np.log(axis.size)
         return table
 
     def _choose(self, axis: Choice, own: Indices, quantiles: Floats) -> Floats:
-        """Of each unit of weight a kernel keeps 1 for its own choice; the rest is for any."""
-        kernels = len(self.weights)
-        place = quantiles * (1 + axis.size / kernels)
-        # The prior has no choice of its own: all of it is for any.
+        place = quantiles * (1 + axis.size * self.smoothing)
+        # The prior has no choice of its own: all of its weight is for any.
         prior = own == axis.size
-        anyone = np.where(prior, quantiles * axis.size, (place - 1) * kernels)
+        anyone = np.where(prior, quantiles * axis.size, (place - 1) / self.smoothing)
         drawn = np.where((place < 1) & ~prior, own, np.floor(anyone))
-        return np.clip(drawn, 0, axis.size - 1)
+        return np.minimum(np.maximum(drawn, 0), axis.size - 1)
 
 
 def mixture(
@@ -193,6 +192,7 @@ def mixture(
     choices: Indices,
     places: Indices,
     kept: Kept,
+    trials: int,
 ) -> Mixture:
     """The mixture of some trials of a block.
 
@@ -204,13 +204,13 @@ def mixture(
         choices: The indices of the trials' choices; [axes without an order, trials].
         places: The trials' places in the block, [trials].
         kept: What is kept of the block's kernels.
+        trials: How many trials these stand for.
     """
-    trials = len(weights)
     widths = kernel_widths(ordered)
     continuous = len(axes.continuous)
     # The trials by number, then the prior: the middle, as wide as the range.
-    near = np.full((continuous, trials + 1), 0.5)
-    wide = np.full((continuous, trials + 1), 1.0)
+    near = np.full((continuous, len(weights) + 1), 0.5)
+    wide = np.full((continuous, len(weights) + 1), 1.0)
     for axis in range(continuous):
         near[axis, order[axis]] = ordered[axis]
         wide[axis, order[axis]] = widths[axis]
@@ -225,7 +225,7 @@ def mixture(
         np.append(own, axis.size) for axis, own in zip(axes.choices, choices, strict=True)
     )
     total = np.append(weights, 1.0)
-    return Mixture(axes, total / total.sum(), normals, cells, chosen)
+    return Mixture(axes, total / total.sum(), normals, cells, chosen, 1 / (trials + 1))
 
 
 def kernel_widths(ordered: Floats) -> Floats:
@@ -247,7 +247,8 @@ def kernel_widths(ordered: Floats) -> Floats:
     if trials > 1:
         widths[:, 0], widths[:, -1] = gaps[:, 1], gaps[:, -2]
     # One more kernel than trials, and one more again.
-    return np.minimum(np.maximum(widths, 1 / min(100.0, trials + 2.0)), 1.0)
+    bounded: Floats = np.minimum(np.maximum(widths, 1 / min(100.0, trials + 2.0)), 1.0)
+    return bounded
 
 
 def _cells(ordered: Floats, widths: Floats, order: Indices, kept: Kept, column: int) -> Cells:

@@ -157,6 +157,7 @@ class _Block:
 
     def _mixture(self, taken: NDArray[np.bool_], *, equal: bool = False) -> Mixture:
         places = np.flatnonzero(taken)
+        trials = len(places)
         weights = np.ones(len(places)) if equal else weights_by_age(len(places))
         if len(places) > MOST_KERNELS:
             kept, factors = thinned(places)
@@ -176,6 +177,7 @@ class _Block:
             self._choices.view.take(places, axis=1),
             places,
             self._kept,
+            trials,
         )
 
 
