@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna._hypervolume import compute_hypervolume
+from optuna._hypervolume.hssp import _solve_hssp
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -154,6 +156,23 @@ def test_the_good_trials_are_optunas(directions: list[StudyDirection], count: in
         assert good.tolist() == [trial.number for trial in below]
 
 
+@pytest.mark.parametrize("count", [80, 201, 202])
+def test_of_a_large_front_a_good_part_is_chosen(count: int) -> None:
+    generator = np.random.default_rng(0)
+    front = np.abs(generator.normal(size=(203, 3)))
+    front = 1 - front / np.linalg.norm(front, axis=1, keepdims=True)
+    behind = np.full((10 * count - 203, 3), 2.0)
+    losses = [*front.tolist(), *behind.tolist()]
+    trials = [frozen(number, {}, values=values) for number, values in enumerate(losses)]
+    good = read(trials, [MINIMIZE] * 3).good()
+    assert len(good) == count
+    assert good.max() < 203
+    reference = front.max(axis=0) * 1.1
+    whole = _solve_hssp(front, np.arange(203), count, reference)
+    ours, optunas_own = (compute_hypervolume(front[rows], reference) for rows in (good, whole))
+    assert ours > 0.98 * optunas_own
+
+
 def stable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets Optuna sort ties by number; which of equal values it takes first is left open."""
 
@@ -221,13 +240,13 @@ def test_the_mixtures_are_optunas(
             compare(mine, built, space)
 
 
-@pytest.mark.parametrize("count", [12, 60, 150])
+@pytest.mark.parametrize("count", [12, 150])
 def test_proposals_are_distributed_as_optunas(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     stable(monkeypatch)
     trials = history(3, count, [MINIMIZE])
     study = study_of(trials, [MINIMIZE])
     ours = Model(read(trials, [MINIMIZE]))
-    number = 300
+    number = 200
     mine = [ours.draw(SPACE, np.random.default_rng(seed)) for seed in range(number)]
     theirs = []
     asked = study.ask()
@@ -244,7 +263,7 @@ def test_proposals_are_distributed_as_optunas(monkeypatch: pytest.MonkeyPatch, c
             p = stats.chi2_contingency(table[:, table.sum(axis=0) > 0]).pvalue
         else:
             p = stats.ks_2samp(a, b).pvalue
-        # 24 comparisons in all: chance alone is below it once in 40 choices of the seeds.
+        # 16 comparisons in all: chance alone is below it once in 60 choices of the seeds.
         assert p > 0.001, (name, p)
 
 
@@ -282,15 +301,14 @@ def test_what_is_kept_changes_nothing(
     for number, trial in enumerate(events(7, 120, directions)):
         present[trial.number] = trial
         outcomes.put(trial.number, trial)
-        if number % 3:
+        if number % 5:
             continue
         fresh = read([present[row] for row in range(len(present))], directions)
         assert fresh.good().tolist() == outcomes.good().tolist()
         assert fresh.ended == outcomes.ended
         for block in blocks:
-            for seed in range(2):
-                ours = kept.draw(block, np.random.default_rng(seed))
-                assert ours == Model(fresh).draw(block, np.random.default_rng(seed))
+            ours = kept.draw(block, np.random.default_rng(number))
+            assert ours == Model(fresh).draw(block, np.random.default_rng(number))
 
 
 def test_too_many_trials_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

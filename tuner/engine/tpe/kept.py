@@ -24,6 +24,8 @@ class Kept:
         continuous = len(axes.continuous)
         self._widths = Growing(continuous, np.float64)
         self._coefficients = Growing(2 * continuous + 1, np.float64)
+        #: The coefficients of the prior: the middle, as wide as the range; [2 axes + 1, 1].
+        self.prior = polynomial(np.full((continuous, 1), 0.5), np.ones((continuous, 1)))
         self._axes = axes.stepped
         self._tables: list[dict[bytes, Floats]] = [{} for _ in axes.stepped]
 

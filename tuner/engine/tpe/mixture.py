@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from tuner.engine.tpe.axes import Axes, Choice, Floats, Indices, Stepped
-from tuner.engine.tpe.kept import Kept, log_mass, polynomial
+from tuner.engine.tpe.kept import Kept, log_mass
 
 # The logarithms of what adds nothing to 1, and of what does not overflow. A kernel is at most 90
 # times as dense as the prior along an axis, so 150 axes would have to agree for the latter.
@@ -215,8 +215,7 @@ def mixture(
         near[axis, order[axis]] = ordered[axis]
         wide[axis, order[axis]] = widths[axis]
     fitted = kept.coefficients(places, near[:, :-1], wide[:, :-1])
-    prior = polynomial(near[:, -1:], wide[:, -1:])
-    normals = Normals(near, wide, np.concatenate([fitted, prior], axis=1))
+    normals = Normals(near, wide, np.concatenate([fitted, kept.prior], axis=1))
     cells = tuple(
         _cells(ordered[axis], widths[axis], order[axis], kept, axis - continuous)
         for axis in range(continuous, len(ordered))

@@ -18,6 +18,8 @@ from tuner.engine import pareto
 from tuner.engine.tpe.growing import Growing
 
 _MOST_GOOD = 25
+# Choosing by hypervolume from more at once than this takes much longer than it is worth.
+_MOST_COMPARED = 100
 # By class, then within it, then by number: those with a result, stopped ones, infeasible ones.
 _Rank = tuple[int, float, float, int]
 
@@ -47,8 +49,10 @@ class Outcomes:
     within the constraints, by value; then of the stopped ones, those that came further first; then
     of those beyond the constraints, by how far. With one objective at most 25 are good. With
     several the good ones are the first fronts, and of the front that is too large, those that
-    add most hypervolume (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 2022;
-    Watanabe and Hutter, c-TPE, IJCAI 2023).
+    add most hypervolume; where that front has more than 100, it is chosen from in parts.
+
+    Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 2022; Watanabe and Hutter,
+    c-TPE, IJCAI 2023.
     """
 
     def __init__(self, directions: Sequence[StudyDirection]) -> None:
@@ -60,8 +64,9 @@ class Outcomes:
         self._standing = Growing(1, np.int8)
         self._ranks: list[_Rank | None] = []
         self._ranked: list[_Rank] = []
-        # With several objectives: what is to be minimized, by row.
-        self._losses: dict[int, list[float]] = {}
+        # With several objectives: what is to be minimized, by row; NaN where there is no result.
+        self._losses = Growing(len(self._signs), np.float64)
+        self._chosen: tuple[bytes, NDArray[np.intp]] = (b"", np.empty(0, dtype=np.intp))
         #: How many trials ended with a result or were stopped.
         self.ended = 0
         self._good: NDArray[np.intp] | None = None
@@ -94,16 +99,16 @@ class Outcomes:
             self.parameters.append(known)
             self._standing.append(np.array([[standing]], dtype=np.int8))
             self._ranks.append(None)
+            self._losses.append(np.full((len(self._signs), 1), np.nan))
         else:
             if known != self.parameters[row]:
                 self.changed.append(row)
             self.parameters[row] = known
             self._standing.view[0, row] = standing
         self._move(row, self._ranks[row], rank)
-        if self.several and rank is not None and rank[0] == 0:
-            self._losses[row] = self._signed(trial.values)
-        else:
-            self._losses.pop(row, None)
+        if self.several:
+            has_result = rank is not None and rank[0] == 0
+            self._losses.view[:, row] = self._signed(trial.values) if has_result else np.nan
 
     def good(self) -> NDArray[np.intp]:
         """The rows of the good trials, ascending."""
@@ -144,25 +149,36 @@ class Outcomes:
 
     def _leading(self, count: int) -> list[int]:
         """The first `count` by fronts; if results do not suffice, the others follow by rank."""
-        if count >= len(self._losses):
+        (rows,) = (~np.isnan(self._losses.view[0])).nonzero()
+        if count >= len(rows):
             return self._first(count)
-        rows = np.array(sorted(self._losses))
-        losses = np.array([self._losses[row] for row in rows])
+        losses = self._losses.view[:, rows].T
         good: list[int] = []
-        left = np.arange(len(rows))
         while len(good) < count:
-            front = pareto.front(losses[left], [False] * losses.shape[1])
+            front = pareto.front(losses, [False] * losses.shape[1])
             if len(front) > count - len(good):
-                front = _largest(losses[left], front, count - len(good))
-            good += rows[left[front]].tolist()
-            left = np.delete(left, front)
+                front = front[self._largest(losses[front], count - len(good))]
+            good += rows[front].tolist()
+            rows, losses = np.delete(rows, front), np.delete(losses, front, axis=0)
         return good
 
+    def _largest(self, front: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+        """Those of a front that add most hypervolume, chosen one after another."""
+        key = b"%d " % count + front.tobytes()
+        if self._chosen[0] != key:
+            self._chosen = key, _largest(front, count)
+        return self._chosen[1]
 
-def _largest(losses: NDArray[np.float64], front: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """Those of a front that greedily add most hypervolume."""
-    worst = losses[front].max(axis=0)
+
+def _largest(front: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    worst = front.max(axis=0)
     reference = np.maximum(1.1 * worst, 0.9 * worst)
     reference[reference == 0] = 1e-12
-    chosen: NDArray[np.intp] = _solve_hssp(losses[front], front, count, reference)
-    return chosen
+    # Dealt out like cards, in lexical order, so that each hand is spread over all of the front.
+    hands = -(-len(front) // _MOST_COMPARED)
+    order = np.lexsort(front.T[::-1]) if hands > 1 else np.arange(len(front))
+    chosen = [
+        _solve_hssp(front[hand], hand, (count + hands - 1 - number) // hands, reference)
+        for number, hand in enumerate(order[start::hands] for start in range(hands))
+    ]
+    return np.concatenate(chosen)
