@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -41,7 +42,7 @@ class History:
         #: The points of trials in any state, as far as they lie in the space.
         self.tried: set[points.Key] = set()
         #: The number of each trial that came or changed, as often as it did.
-        self.changes: list[int] = []
+        self.changes = array("q")
         self._informative = 0
 
     def __len__(self) -> int:
