@@ -43,6 +43,11 @@ class Scale:
         """The coordinates of values inside the interval."""
         return ((np.log(values) if self.log else values) - self.low) / self.span
 
+    def value(self, unit: float) -> float:
+        """The inverse of `unit`."""
+        place = self.low + unit * self.span
+        return math.exp(place) if self.log else place
+
     def values(self, units: Floats) -> Floats:
         """The inverse of `units`."""
         places = self.low + units * self.span
@@ -67,8 +72,7 @@ class Continuous:
 
     def value(self, point: float) -> float:
         """The value at a point, as Optuna gives it."""
-        value = float(self.scale.values(np.float64(point)))  # type: ignore[arg-type]
-        return min(max(value, self.distribution.low), self.distribution.high)
+        return min(max(self.scale.value(point), self.distribution.low), self.distribution.high)
 
 
 @dataclass(frozen=True, slots=True)

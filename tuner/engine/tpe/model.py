@@ -142,7 +142,7 @@ class _Block:
         """The mixtures of the good trials and of the others."""
         rows = self._rows.view[0]
         is_good = np.zeros(len(rows), dtype=bool)
-        is_bad = outcomes.standing[rows] != Standing.NONE
+        is_bad = outcomes.standing[rows] > Standing.NONE.value
         good = outcomes.good()
         places = np.searchsorted(rows, good)
         inside = places < len(rows)
