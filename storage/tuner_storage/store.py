@@ -14,7 +14,8 @@ from tuner import convert
 from tuner.errors import NotFoundError
 from tuner.study import Attempt, Cause, Measurement, Study, StudyState, Trial
 from tuner_storage import rows, writes
-from tuner_storage.database import Connection, Database
+from tuner_storage.database import Database
+from tuner_storage.pipeline import Connection
 from tuner_storage.queries import QUERIES
 from tuner_storage.values import (
     NO_REQUEST,
@@ -53,9 +54,6 @@ class Store:
     def commit(self, ownership: Ownership, changes: Sequence[Write]) -> None:
         """Writes changes of one study, in their order, all or none.
 
-        Everything goes out at once, and PostgreSQL runs it as one transaction: statements of a
-        pipeline without a BEGIN are one until the next synchronization, which is at its end.
-
         Raises:
             StaleError: the server does not own the study any more, or a change does not fit what
                 the database holds.
@@ -63,9 +61,7 @@ class Store:
         """
         owner = {"server": ownership.server, "epoch": ownership.epoch}
         work = [("check_owner", owner), *writes.statements(changes)]
-        with self._database.pipeline() as connection:
-            for name, parameters in work:
-                connection.execute(QUERIES[name], {"study": ownership.key, **parameters})
+        self._database.execute([(name, {"study": ownership.key, **of}) for name, of in work])
 
     # --- studies ---
 

@@ -231,18 +231,41 @@ def test_a_commit_is_one_transaction(held: Held) -> None:
 
 
 def test_a_commit_that_failed_harms_no_later_one(database_url: str) -> None:
-    """psycopg prepares a statement at its fifth use: here behind one that fails."""
-    for uses in range(4, 8):
-        with Database(database_url, connections=1) as database:
-            study = replace(STUDY, study_id=f"s{uses}")
-            held = Held(Store(database), entered(Store(database)), study)
-            held.lease(0)
-            label = writes.label_trial(held.trial(0, labels={"a": "b"}))
-            for _ in range(uses):
-                held.commit(label)
-            with pytest.raises(StaleError):
-                held.commit(writes.retry_trials([0]), label)
-            held.commit(label)
+    """PostgreSQL never sees what stands behind the statement that failed, prepared or not."""
+    with Database(database_url, connections=1) as database:
+        held = Held(Store(database), entered(Store(database)))
+        held.lease(0)
+        label = writes.label_trial(held.trial(0, labels={"a": "b"}))
+        with pytest.raises(StaleError):
+            held.commit(writes.retry_trials([0]), label)
+        held.commit(label)
+        assert held.get(0).labels == {"a": "b"}
+
+
+def test_other_transactions_harm_no_commit(database_url: str) -> None:
+    """Of one connection: those that are undone, and many of one kind."""
+    with Database(database_url, connections=1) as database:
+        store = Store(database)
+        held = Held(store, entered(store))
+        label = writes.label_trial(held.trial(0, labels={"a": "b"}))
+        held.lease(0)
+        held.commit(label)
+        for _ in range(8):
+            assert store.find_key(held.study_id) == held.key
+            with pytest.raises(AlreadyExistsError):
+                store.create_study(STUDY)
+        held.commit(label)
+
+
+def test_a_large_commit_passes_a_narrow_line(held: Held) -> None:
+    """More than any buffer holds: PostgreSQL answers before it has read all."""
+    text = "log " * 4000
+    held.lease(0)
+    pieces = [writes.write_log(0, 1, n * len(text), text) for n in range(600)]
+    held.commit(pieces)
+    assert sum(len(piece.text) for piece in held.store.read_log(held.key, 0, limit=1000)) == (
+        600 * len(text)
+    )
 
 
 def test_changes_of_one_commit_follow_each_other(held: Held) -> None:

@@ -89,7 +89,7 @@ class History:
         if not values and known is not None:
             values = known.intermediate_values
         projection = points.project(self._space, trial.parameters)
-        if projection.complete:
+        if projection.complete and known is None:
             self.tried.add(points.key_of(projection.values))
         new = self._translation.frozen(trial.number, trial, projection.values, values)
         self._replace(known, new)
