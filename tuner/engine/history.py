@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import optuna
 from optuna.pruners import NopPruner
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.engine import earlier as warm
@@ -65,16 +63,6 @@ class History:
     def study(self) -> optuna.Study:
         """The study's own trials in Optuna's terms, for its samplers, plots and importance."""
         return optuna.Study(self._name, self._mirror, pruner=NopPruner())
-
-    @contextmanager
-    def draft(self, sampler: BaseSampler) -> Iterator[optuna.Trial]:
-        """A next trial to draw parameters through; forgotten at the end."""
-        study = optuna.Study(self._name, self._informed, sampler, NopPruner())
-        trial_id = self._mirror.create_new_trial(self._study_id)
-        try:
-            yield optuna.Trial(study, trial_id)
-        finally:
-            self._mirror.drop_last(self._study_id)
 
     def put(self, trial: Trial) -> None:
         """Takes in a trial, new or changed.

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from optuna.samplers import BaseSampler
 
 from tuner.engine import points
 from tuner.engine.encoding import Encoding
@@ -100,26 +99,6 @@ class SobolPolicy(Policy):
             sobol.fast_forward(block * self._BLOCK)
         drawn: list[list[float]] = sobol.random(self._BLOCK).tolist()
         return drawn
-
-
-class SamplerPolicy(Policy):
-    """Points drawn by a sampler of Optuna's kind, made anew for each so that it keeps no state."""
-
-    def __init__(self, space: Space, seed: int, history: History) -> None:
-        self._space = space
-        self._encoding = Encoding(space)
-        self._seed = seed
-        self._history = history
-
-    @abstractmethod
-    def sampler(self, seed: int) -> BaseSampler:
-        """A sampler for one draw."""
-
-    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
-        """A point drawn through a trial that is forgotten afterwards."""
-        seed = int(generator(self._seed, number, attempt).integers(1 << 32))
-        with self._history.draft(self.sampler(seed)) as trial:
-            return self._encoding.suggest(trial)
 
 
 class TpePolicy(Policy):
