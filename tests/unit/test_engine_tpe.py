@@ -338,6 +338,35 @@ def test_the_number_of_kernels_is_bounded() -> None:
         assert (kept[-8192:] == np.arange(trials - 8192, trials)).all()
 
 
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        IntDistribution(0, 2**60),
+        IntDistribution(-(2**53), 2**53, step=8),
+        IntDistribution(1, 2**55, log=True),
+        FloatDistribution(-1e300, 1e300),
+        FloatDistribution(1e300, math.nextafter(1e300, math.inf), log=True),
+        FloatDistribution(1e-300, 1e300, log=True),
+        FloatDistribution(0, 5e-324),
+        FloatDistribution(0, 1, step=2**-30),
+    ],
+    ids=str,
+)
+def test_extreme_ranges_are_searched(distribution: BaseDistribution) -> None:
+    space = {"x": distribution}
+    outcomes = Outcomes([MINIMIZE])
+    ours = Model(outcomes)
+    for number in range(130):
+        point = ours.draw(space, np.random.default_rng(number))
+        internal = distribution.to_internal_repr(point["x"])
+        assert distribution._contains(internal)
+        good, bad = ours.mixtures(space)
+        points = Points.of(good.axes, good.sample(np.random.default_rng(0), 9))
+        assert np.isfinite(good.log_density(points)).all()
+        assert np.isfinite(bad.log_density(points)).all()
+        outcomes.put(number, frozen(number, {}, values=[internal]), point)
+
+
 def test_a_value_outside_the_range_counts_at_its_end() -> None:
     axes = Axes.of({"x": FloatDistribution(1, 10, log=True), "n": IntDistribution(2, 5)})
     x, n = axes.all

@@ -32,7 +32,8 @@ class Scale:
     def of(cls, low: float, high: float, *, log: bool) -> Scale:
         """The scale between two values."""
         start, end = (math.log(low), math.log(high)) if log else (low, high)
-        return cls(start, end - start, log)
+        # Values that differ may have the same logarithm.
+        return cls(start, end - start or 1.0, log)
 
     def unit(self, value: float) -> float:
         """The value's coordinate; what lies outside the interval counts at its nearest end."""

@@ -12,6 +12,9 @@ from tuner.engine.tpe.growing import Growing
 _LOG_ROOT = 0.5 * float(np.log(2 * np.pi))
 # In standard deviations; further off than this the mass of a cell is approximated.
 _FAR = 8.0
+# In standard deviations; a cell shorter than this has the density of its middle.
+_NARROW = 1e-4
+_LEAST_HALF = 1e-18
 # With so few cells, what kernels give to all of them is worth keeping.
 _FEW_CELLS = 64
 _MOST_TABLES = 8
@@ -87,7 +90,8 @@ def log_mass(centres: Floats, widths: Floats, low: Floats, high: Floats) -> Floa
         low: The lower ends, float64 [pairs].
         high: The upper ends, likewise.
     """
-    half = (high - low) / 2
+    # Where there are very many cells, their ends may be the same number.
+    half = np.maximum((high - low) / 2, _LEAST_HALF)
     # In standard deviations: to the nearer end, and from there to the other one.
     nearer = (np.abs(low + half - centres[:, None]) - half) / widths[:, None]
     inside = ndtr((1 - centres) / widths) - ndtr(-centres / widths)
@@ -99,6 +103,12 @@ def log_mass(centres: Floats, widths: Floats, low: Floats, high: Floats) -> Floa
     row, column = (nearer < _FAR).nonzero()
     near, sure = nearer[row, column], inside[row]
     length = 2 * half[column] / widths[row]
-    # From the tail's end, where small probabilities are exact.
-    mass[row, column] = np.log((ndtr(-near) - ndtr(-near - length)) / sure)
+    # From the tail's end, where small probabilities are exact; differences of equals are not.
+    inside_cell = ndtr(-near) - ndtr(-near - length)
+    narrow = length < _NARROW
+    if narrow.any():
+        middle = near + length / 2
+        density = np.exp(-0.5 * middle * middle - _LOG_ROOT)
+        inside_cell = np.where(narrow, density * length, inside_cell)
+    mass[row, column] = np.log(inside_cell / sure)
     return mass
