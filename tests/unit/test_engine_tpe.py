@@ -348,7 +348,7 @@ def test_the_number_of_kernels_is_bounded() -> None:
         FloatDistribution(1e300, math.nextafter(1e300, math.inf), log=True),
         FloatDistribution(1e-300, 1e300, log=True),
         FloatDistribution(0, 5e-324),
-        FloatDistribution(0, 1, step=2**-30),
+        FloatDistribution(0, 2**30, step=0.5),
     ],
     ids=str,
 )
