@@ -156,6 +156,12 @@ def test_the_good_trials_are_optunas(directions: list[StudyDirection], count: in
         assert good.tolist() == [trial.number for trial in below]
 
 
+def test_rows_come_without_gaps() -> None:
+    outcomes = Outcomes([MINIMIZE])
+    with pytest.raises(ValueError, match="row 1 came before row 0"):
+        outcomes.put(1, frozen(1, {}, values=[0.0]))
+
+
 @pytest.mark.parametrize("count", [80, 201, 202])
 def test_of_a_large_front_a_good_part_is_chosen(count: int) -> None:
     generator = np.random.default_rng(0)

@@ -91,7 +91,12 @@ class Outcomes:
             row: Its row; that of a new one comes after all others.
             trial: What became of it.
             parameters: Its parameters, where it was told others than those it has.
+
+        Raises:
+            ValueError: a row before it is missing.
         """
+        if row > len(self.parameters):
+            raise ValueError(f"row {row} came before row {len(self.parameters)}.")
         known = trial.params if parameters is None else parameters
         standing = _STANDINGS.get(trial.state, Standing.NONE)
         rank = self._rank(row, trial) if standing is Standing.ENDED else None
