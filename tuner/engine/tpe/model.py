@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
 from tuner.engine.tpe.axes import Axes, Floats, Indices
@@ -74,7 +73,8 @@ class _Block:
         self._rows = Growing(1, np.intp)
         self._kernels = Growing(len(self._all), np.float64)
         self._choices = Growing(choices, np.intp)
-        # On each axis with an order, the coordinates in ascending order, and their places.
+        # On each axis with an order, the coordinates in ascending order, and their places: of all
+        # trials that mixtures have kernels for, and perhaps of others.
         self._ordered = Growing(numeric, np.float64)
         self._order = Growing(numeric, np.intp)
         self._kept = Kept(self._axes)
@@ -123,62 +123,90 @@ class _Block:
         self._kernels.append(kernels)
         self._choices.append(kernels[numeric:].astype(np.intp))
         self._kept.extend(len(rows))
-        self._ordered.append(kernels[:numeric])
-        self._order.append(np.broadcast_to(places, (numeric, len(rows))))
-        ordered, order = self._ordered.view, self._order.view
         if len(rows) > _FEW:
-            by_value = np.argsort(ordered, axis=1, kind="stable")
-            ordered[:] = np.take_along_axis(ordered, by_value, axis=1)
-            order[:] = np.take_along_axis(order, by_value, axis=1)
+            self._sort(np.concatenate([self._order.view, _each(numeric, places)], axis=1))
             return
-        for end in places.tolist():
+        self._ordered.append(kernels[:numeric])
+        self._order.append(_each(numeric, places))
+        ordered, order = self._ordered.view, self._order.view
+        for end in range(ordered.shape[1] - len(rows), ordered.shape[1]):
             for values, whose in zip(ordered[:, : end + 1], order[:, : end + 1], strict=True):
                 value = values[end]
                 at = np.searchsorted(values[:end], value, side="right")
                 values[at + 1 :], values[at] = values[at:end], value
-                whose[at + 1 :], whose[at] = whose[at:end], end
+                place = whose[end]
+                whose[at + 1 :], whose[at] = whose[at:end], place
+
+    def _sort(self, places: Indices) -> None:
+        """Keeps the trials at some places in order, given for each axis; equal ones by place."""
+        places = np.sort(places, axis=1)
+        ordered, order = self._in_order(places)
+        self._ordered, self._order = (
+            Growing(len(places), dtype) for dtype in (np.float64, np.intp)
+        )
+        self._ordered.append(ordered)
+        self._order.append(np.take_along_axis(places, order, axis=1))
+
+    def _in_order(self, places: Indices) -> tuple[Floats, Indices]:
+        """Coordinates in ascending order on each axis, and which of the places each is at."""
+        kernels = np.take_along_axis(self._kernels.view[: len(places)], places, axis=1)
+        order = np.argsort(kernels, axis=1, kind="stable")
+        return np.take_along_axis(kernels, order, axis=1), order
 
     def mixtures(self, outcomes: Outcomes) -> tuple[Mixture, Mixture]:
         """The mixtures of the good trials and of the others."""
         rows = self._rows.view[0]
-        is_good = np.zeros(len(rows), dtype=bool)
-        is_bad = outcomes.standing[rows] > Standing.NONE.value
-        good = outcomes.good()
-        places = np.searchsorted(rows, good)
-        inside = places < len(rows)
-        places = places[inside]
-        places = places[rows[places] == good[inside]]
-        is_good[places] = True
-        is_bad[places] = False
-        key = places.tobytes()
+        rows_of_good = outcomes.good()
+        good = np.searchsorted(rows, rows_of_good)
+        inside = good < len(rows)
+        good = good[inside]
+        good = good[rows[good] == rows_of_good[inside]]
+        key = good.tobytes()
         if self._good is None or self._good[0] != key:
-            self._good = key, self._mixture(is_good, equal=outcomes.several)
-        return self._good[1], self._mixture(is_bad)
+            weights = np.ones(len(good)) if outcomes.several else weights_by_age(len(good))
+            in_order = self._in_order(_each(len(self._axes.numeric), good))
+            self._good = key, self._mixture(good, weights, *in_order, len(good))
+        is_bad = outcomes.standing[rows] > Standing.NONE.value
+        is_bad[good] = False
+        bad = np.flatnonzero(is_bad)
+        trials = len(bad)
+        weights = weights_by_age(trials)
+        if trials > MOST_KERNELS:
+            kept, factors = thinned(bad)
+            bad, weights = bad[kept], weights[kept] * factors
+        return self._good[1], self._mixture(bad, weights, *self._among_kept(bad, good), trials)
 
-    def _mixture(self, taken: NDArray[np.bool_], *, equal: bool = False) -> Mixture:
-        places = np.flatnonzero(taken)
-        trials = len(places)
-        weights = np.ones(len(places)) if equal else weights_by_age(len(places))
-        if len(places) > MOST_KERNELS:
-            kept, factors = thinned(places)
-            places, weights = places[kept], weights[kept] * factors
-            taken = np.zeros_like(taken)
-            taken[places] = True
-        position = np.empty(len(taken), dtype=np.intp)
-        position[places] = np.arange(len(places))
-        order = self._order.view
-        in_order = taken[order]
-        shape = len(order), len(places)
-        return mixture(
-            self._axes,
-            weights,
-            self._ordered.view[in_order].reshape(shape),
-            position[order[in_order]].reshape(shape),
-            self._choices.view.take(places, axis=1),
-            places,
-            self._kept,
-            trials,
-        )
+    def _mixture(
+        self, places: Indices, weights: Floats, ordered: Floats, order: Indices, trials: int
+    ) -> Mixture:
+        choices = self._choices.view.take(places, axis=1)
+        return mixture(self._axes, weights, ordered, order, choices, places, self._kept, trials)
+
+    def _among_kept(self, bad: Indices, good: Indices) -> tuple[Floats, Indices]:
+        """As `_in_order` of the bad trials, from the order that is kept."""
+        count, numeric = self._rows.view.shape[1], len(self._axes.numeric)
+        position = np.full(count, -1)
+        position[bad] = np.arange(len(bad))
+        at = position[self._order.view]
+        is_bad = at >= 0
+        if np.count_nonzero(is_bad) < numeric * len(bad):
+            # One that was left out is back: rare.
+            self._sort(_each(numeric, np.arange(count)))
+            return self._among_kept(bad, good)
+        shape = numeric, len(bad)
+        found = self._ordered.view[is_bad].reshape(shape), at[is_bad].reshape(shape)
+        if self._order.view.shape[1] > 2 * MOST_KERNELS:
+            # Trials are thinned, and what was left out seldom comes back: but good ones may
+            # become bad ones, and if some of the newer half fail, older ones count to it again.
+            kept = np.zeros(count, dtype=bool)
+            kept[bad] = kept[good] = True
+            kept[max(0, bad[-(MOST_KERNELS // 2)] - MOST_KERNELS // 8) :] = True
+            self._sort(_each(numeric, np.flatnonzero(kept)))
+        return found
+
+
+def _each(axes: int, places: Indices) -> Indices:
+    return np.broadcast_to(places, (axes, len(places)))
 
 
 def weights_by_age(trials: int) -> Floats:
