@@ -317,6 +317,25 @@ def test_what_is_kept_changes_nothing(
             assert ours == Model(fresh).draw(block, np.random.default_rng(number))
 
 
+def test_trials_that_were_left_out_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "MOST_KERNELS", 20)
+    space = {name: SPACE[name] for name in ("rate", "layers", "kind")}
+    ended = history(0, 40, [MINIMIZE], plain=True)
+    running = [frozen(n, t.params, RUNNING) for n, t in enumerate(ended, len(ended))]
+    outcomes = read(ended, [MINIMIZE])
+    kept = Model(outcomes)
+    for trial in running:
+        outcomes.put(trial.number, trial)
+        kept.draw(space, np.random.default_rng(0))
+    for trial in reversed(running):
+        failed = frozen(trial.number, trial.params, FAIL)
+        outcomes.put(trial.number, failed)
+        running[trial.number - len(ended)] = failed
+        fresh = Model(read([*ended, *running], [MINIMIZE]))
+        ours = kept.draw(space, np.random.default_rng(0))
+        assert ours == fresh.draw(space, np.random.default_rng(0))
+
+
 def test_too_many_trials_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     trials = history(0, 3000, [MINIMIZE], plain=True)
     outcomes = read(trials, [MINIMIZE])

@@ -15,8 +15,8 @@ constant_liar=True)`: the same good and bad trials, kernels, weights and candida
 - Among trials with equal values of a parameter, the ones next to a gap are the oldest and the
   newest; in Optuna it is left to its sorting algorithm which.
 - A value outside the present range counts at the nearest end of it.
-- A mixture has at most about 16 thousand kernels (`model.thinned` says which). Beyond that only
-  sorting in a new trial, and leaving out the others, takes longer with each trial.
+- A mixture has at most about 16 thousand kernels (`model.thinned` says which), so from there on a
+  draw costs hardly more with each trial.
 - From a front of more than 100 the good trials are chosen in parts (`Outcomes`).
 - Several objectives are drawn jointly too; by default Optuna draws one by one there.
 
