@@ -70,9 +70,10 @@ class History:
         Raises:
             ValueError: it is neither the next trial nor one already known.
         """
-        if trial.number > len(self):
-            raise ValueError(f"trial {trial.number} came before trial {len(self)}.")
-        known = self.trial(trial.number) if trial.number < len(self) else None
+        trials = len(self)
+        if trial.number > trials:
+            raise ValueError(f"trial {trial.number} came before trial {trials}.")
+        known = self.trial(trial.number) if trial.number < trials else None
         values = {} if self._metric is None else values_by_step(trial, self._metric)
         if not values and known is not None:
             values = known.intermediate_values
