@@ -115,7 +115,7 @@ def compare(
             "examples/s": examples / median(epoch["seconds"] for epoch in epochs),
             "best examples/s": examples / min(epoch["seconds"] for epoch in epochs),
             "CPU us/example": 1e6 * median(epoch["cpu_seconds"] for epoch in epochs) / examples,
-            "loss": epochs[-1]["loss"],
+            **{name: epochs[-1][name] for name in ("loss",) if name in epochs[-1]},
             "peak RSS MiB": epochs[-1]["peak_mib"],
             "RSS before": epochs[-1]["before_mib"],
             "private MiB": epochs[-1]["private_mib"],
@@ -199,7 +199,7 @@ def _epochs(contender: str, folder: Path, allowed_bytes: int) -> Iterator[Mappin
         task.data.train_uri, input_kinds(FEATURES, learned), ("label", "string"), (), storage
     )
     all_rows = rows.encode(raw, built.encoder, target)
-    given = {**before, "examples": all_rows.count, "loss": float("nan")}
+    given = {**before, "examples": all_rows.count}
     if contender == STREAMED and all_rows.encoded_bytes <= storage.most_memory_bytes:
         raise ValueError("the rows fit into the memory that is allowed.")
     if contender in (PRODUCTS, PASS):
