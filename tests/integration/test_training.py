@@ -235,19 +235,55 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     one, leader, follower = (
         json.loads((tmp_path / f"rank-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )
-    assert [trial["end"] for trial in one] == ["whole", "lost", "whole"]
-    assert [trial["end"] for trial in leader] == ["whole", "lost", "whole"]
+    assert [trial["end"] for trial in one] == ["whole", "lost", "whole", "whole"]
+    assert [trial["end"] for trial in leader] == ["whole", "lost", "whole", "whole"]
     # The follower is told of the leader's end, and both are fit for the next trial.
-    assert [trial["end"] for trial in follower] == ["whole", "stopped", "whole"]
+    assert [trial["end"] for trial in follower] == ["whole", "stopped", "whole", "whole"]
     assert len(one[0]["losses"]) == 4
     np.testing.assert_allclose(leader[0]["losses"], one[0]["losses"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(leader[2]["losses"], one[2]["losses"], rtol=0.2)
+    # Streamed rows come in the same order, and so do those of a gang.
+    np.testing.assert_allclose(one[3]["losses"], one[0]["losses"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(leader[3]["losses"], leader[0]["losses"], rtol=0, atol=1e-6)
+
+
+def test_two_replicas_of_a_process_have_the_losses_of_one(tmp_path: Path) -> None:
+    trials.make_task(tmp_path)
+    with _ranks(tmp_path, 1) as alone, _ranks(tmp_path, 0) as mirrored:
+        for process in (*alone, *mirrored):
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output[-3000:]
+    one, both = (
+        json.loads((tmp_path / f"rank-{name}.json").read_text()) for name in ("1-0", "0-0")
+    )
+    for trial in (0, 3):
+        np.testing.assert_allclose(both[trial]["losses"], one[trial]["losses"], rtol=0, atol=1e-5)
+
+
+def test_streamed_rows_train_the_same_model(folder: Path, tmp_path: Path) -> None:
+    task, contexts = trials.make_task(folder, test=True, dropout=0.1), []
+    for name, memory_bytes in (("held", 1 << 30), ("streamed", 1)):
+        (tmp_path / name).mkdir()
+        contexts.append(trials.Context(tmp_path / name))
+        storage = trials.storage(folder, memory_bytes)
+        training.train(task, contexts[-1], None, storage)
+    held, streamed = (context.reports for context in contexts)
+    for one, other in zip(held, streamed, strict=True):
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=0, atol=1e-6)
+    for name in (artifacts.VALIDATION, artifacts.TEST):
+        one, other = (pq.read_table(tmp_path / part / name) for part in ("held", "streamed"))
+        assert one["_row"] == other["_row"] and one["_actual"] == other["_actual"]
+        np.testing.assert_allclose(one["probability(yes)"], other["probability(yes)"], atol=1e-6)
+    lines = [(tmp_path / part / artifacts.GOLDEN).read_text() for part in ("held", "streamed")]
+    assert lines[0] == lines[1]
 
 
 @contextmanager
 def _ranks(folder: Path, workers: int) -> Iterator[list[subprocess.Popen[str]]]:
     """Starts the ranks of a gang; none outlives the test."""
     addresses = ",".join(f"127.0.0.1:{_free_port()}" for _ in range(workers))
+    ranks = range(max(workers, 1))
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.integration.gang_rank", folder, str(rank), addresses],
@@ -256,7 +292,7 @@ def _ranks(folder: Path, workers: int) -> Iterator[list[subprocess.Popen[str]]]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(workers)
+        for rank in ranks
     ]
     try:
         yield processes

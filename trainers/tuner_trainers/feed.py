@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ WINDOW_ROWS = 1 << 20
 BLOCK_ROWS = 1 << 12
 #: Steps that run in one call of the graph, at least, and the rows that they take together.
 STEPS_PER_CALL = 64
-CALL_ROWS = 1 << 15
+CALL_ROWS = 1 << 16
 #: Calls that are made ready while another one runs.
 _AHEAD = 2
 _POLL_SECONDS = 1.0
@@ -75,37 +75,32 @@ class Shape:
         return self.share * len(self.local)
 
 
-class Feed(Protocol):
-    """Gives the rows of any epoch, in any order of epochs; from one thread at a time."""
-
-    @property
-    def rows(self) -> int:
-        """How many there are, in all processes the same."""
-        ...
-
-    def epoch(self, number: int, shape: Shape) -> AbstractContextManager[Iterator[Steps]]:
-        """The steps of an epoch; together the processes see each row once."""
-        ...
-
-
-class RowsFeed:
+class Feed:
     """Feeds the rows of a trial, made ready in a thread of its own while the steps before run.
 
-    Rows that are held are gathered, others are encoded, too.
+    Rows that are held are gathered, others are encoded, too. Used from one thread.
     """
 
     def __init__(self, rows: Rows, seed: int) -> None:
+        """Takes the rows, in all processes the same, and the seed of their order."""
         self.rows = rows.count
         self._rows, self._seed = rows, seed
 
-    def epoch(self, number: int, shape: Shape) -> AbstractContextManager[Iterator[Steps]]:
-        """See Feed."""
-        return _ahead(self._steps(number, shape))
+    def epoch(
+        self, number: int, shape: Shape, start: int = 0
+    ) -> AbstractContextManager[Iterator[Steps]]:
+        """The steps of an epoch from the step `start` on, counted from 0.
 
-    def _steps(self, epoch: int, shape: Shape) -> Iterator[Steps]:
+        Together the processes see each row once in an epoch. Epochs may come in any order.
+        """
+        return _ahead(self._steps(number, shape, start))
+
+    def _steps(self, epoch: int, shape: Shape, start: int) -> Iterator[Steps]:
         # An operation on few rows costs as much as one on many.
         steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
-        for rows in _calls(self.rows, self._seed, epoch, steps * shape.batch_size):
+        mapped = 0
+        windows = _without(order(self.rows, self._seed, epoch), start * shape.batch_size)
+        for rows in _calls(windows, steps * shape.batch_size):
             index, counts = _local(rows, shape)
             inputs = self._rows.encoded(index.ravel())
             labels = self._rows.target.learned(self._rows.labels(index.ravel()))
@@ -117,6 +112,10 @@ class RowsFeed:
                 labels=tf.constant(labels.reshape(index.shape)),
                 counts=tf.constant(counts),
             )
+            mapped += len(rows)
+            if mapped >= WINDOW_ROWS:  # by then, other pages are needed
+                self._rows.raw.table.release()
+                mapped = 0
 
 
 def order(rows: int, seed: int, epoch: int) -> Iterator[Order]:
@@ -135,10 +134,17 @@ def order(rows: int, seed: int, epoch: int) -> Iterator[Order]:
         yield window
 
 
-def _calls(rows: int, seed: int, epoch: int, size: int) -> Iterator[Order]:
-    """The rows of an epoch, `size` at a time whatever the windows are."""
+def _without(windows: Iterable[Order], count: int) -> Iterator[Order]:
+    """The windows without the first `count` of their rows."""
+    for window in windows:
+        yield window[count:]
+        count = max(count - len(window), 0)
+
+
+def _calls(windows: Iterable[Order], size: int) -> Iterator[Order]:
+    """The rows of the windows, `size` at a time whatever the windows are."""
     rest = np.empty(0, np.int64)
-    for window in order(rows, seed, epoch):
+    for window in windows:
         rest = np.concatenate([rest, window])
         whole = len(rest) // size * size
         yield from rest[:whole].reshape(-1, size)

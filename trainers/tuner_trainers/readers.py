@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,38 +41,39 @@ def schema(source: Source) -> Mapping[str, Any]:
     Raises:
         DataError: a name twice, files whose columns differ, or a file that is not what it says.
     """
+    if source.format == "tfrecord":
+        return tfrecords.schema(source.files)
     first: dict[str, Any] = {}
     for file in source.files:
-        types = _TYPES[source.format](file)
+        types = _csv_types(file) if source.format == "csv" else _parquet_types(file)
         first = first or types
-        if source.format == "tfrecord":  # any example may lack any feature
-            first |= {name: kind for name, kind in types.items() if name not in first}
-            types = {**first, **types}
         _check_same(source.files[0], first, file, types)
         for name, arrow_type in types.items():
             first[name] = _wider(first[name], arrow_type)
     if not first:
-        named = "its first line must be a header" if source.format == "csv" else "write it again"
-        raise DataError(f"{source.files[0]} names no column; {named}.")
+        raise DataError(f"{source.files[0]} names no column; its first line must be a header.")
     return first
 
 
 def stream(source: Source, columns: Sequence[str]) -> Iterator[RawBatch]:
     """Yields the rows of every file, with `columns` only; raises DataError."""
     done = 0
+    read = _reader(source, columns)
     for file in source.files:
         with file.store.explained(file.path):
-            for batch in _batches(source, file, columns):
+            for batch in read(file):
                 yield replace(batch, bytes_done=done + batch.bytes_done)
         done += file.size_bytes
 
 
-def _batches(source: Source, file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
+def _reader(source: Source, columns: Sequence[str]) -> Callable[[File], Iterator[RawBatch]]:
     if source.format == "csv":
-        return _csv(file, columns)
-    return (
-        _parquet(file, columns) if source.format == "parquet" else _tfrecord(source, file, columns)
-    )
+        return lambda file: _csv(file, columns)
+    if source.format == "parquet":
+        return lambda file: _parquet(file, columns)
+    types = schema(source)
+    wanted = {column: types[column] for column in columns}
+    return lambda file: _tfrecord(file, wanted)
 
 
 def _check_same(
@@ -213,12 +215,15 @@ def _parquet_types(file: File) -> dict[str, Any]:
     return {field.name: field.type for field in arrow_schema if field.name}
 
 
-def _open_parquet(file: File, columns: Sequence[str] = ()) -> Any:
-    try:
-        # What is a dictionary in the file need not be made one again; numbers are not touched.
-        return pq.ParquetFile(file.open(), read_dictionary=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise _corrupted(file, error) from error
+@contextmanager
+def _open_parquet(file: File, columns: Sequence[str] = ()) -> Iterator[Any]:
+    with file.open() as raw:
+        try:
+            # What is a dictionary in the file need not be made one again; numbers are not touched.
+            parquet = pq.ParquetFile(raw, read_dictionary=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupted(file, error) from error
+        yield parquet
 
 
 def _parquet(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
@@ -235,15 +240,11 @@ def _parquet(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
             raise _corrupted(file, error) from error
 
 
-def _tfrecord(source: Source, file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
-    types = {**schema(source), **tfrecords.types(file)}
+def _tfrecord(file: File, columns: Mapping[str, Any]) -> Iterator[RawBatch]:
     done = 0
-    for arrays, rows, size in tfrecords.stream(file, {name: types[name] for name in columns}):
-        done = min(done + size, file.size_bytes)
+    for arrays, rows, size in tfrecords.stream(file, columns):
+        done = min(done + size, file.size_bytes)  # of a compressed file, its size is more
         yield RawBatch(arrays=arrays, rows=rows, bytes_done=done)
-
-
-_TYPES = {"csv": _csv_types, "parquet": _parquet_types, "tfrecord": tfrecords.types}
 
 
 def _corrupted(file: File, error: Exception) -> DataError:

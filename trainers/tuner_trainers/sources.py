@@ -60,7 +60,7 @@ def locate(uri: str) -> Source:
     neither `.` nor `_`.
 
     Raises:
-        DataError: nothing there, nothing readable, or not one kind of data.
+        DataError: nothing there, nothing in it, or not one kind of data.
     """
     if not uri:
         raise DataError("the path of the data is empty; give a file, a directory or a pattern.")
@@ -69,8 +69,9 @@ def locate(uri: str) -> Source:
     if len(formats) > 1:
         kinds = " and ".join(sorted(_NAMES[kind] for kind in formats))
         raise DataError(f"{uri} holds both {kinds} files; name one kind by a pattern.")
-    for file in files:
-        _check_readable(file)
+    empty = next((file for file in files if not file.size_bytes), None)
+    if empty is not None:
+        raise DataError(f"{empty} is empty; it needs rows.")
     return Source(uri=uri, format=next(iter(formats)), files=tuple(files))
 
 
@@ -134,9 +135,3 @@ def _format(file: File) -> Format:
     if found is None or (found == "parquet" and compression(file)):
         raise DataError(f"{file} has no known extension; data is {_EXPECTED}.")
     return found
-
-
-def _check_readable(file: File) -> None:
-    if not file.size_bytes:
-        raise DataError(f"{file} is empty; it needs rows.")
-    file.open().close()

@@ -184,7 +184,7 @@ class ObjectStore:
 
         selector = fs.FileSelector(path, recursive=recursive)
         found = [info for info in self._files.get_file_info(selector) if info.is_file]
-        return sorted((self._file(info) for info in found), key=lambda file: file.path)
+        return sorted(map(self._file, found), key=lambda file: file.path.split("/"))
 
     def _check_bucket(self) -> None:
         from pyarrow import fs  # loads the SDKs of the clouds
@@ -241,7 +241,8 @@ def _google(emulator: str) -> Any:
 def _cloud_error(prefix: str, bucket: str, message: str) -> str:
     """What an object store's error means, and what to do."""
     aws = prefix == "s3://"
-    if "NO_SUCH_BUCKET" in message or "bucket does not exist" in message.lower():
+    message = message.partition(" error_info=")[0]
+    if "NO_SUCH_BUCKET" in message or ("NOT_FOUND" in message and not aws):
         endpoint = "AWS_ENDPOINT_URL and AWS_REGION" if aws else "the project"
         return f"there is no bucket {bucket!r}; check its name, and {endpoint}."
     denied = ("ACCESS_DENIED", "403", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "401")

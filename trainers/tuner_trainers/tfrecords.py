@@ -1,6 +1,6 @@
 """Reads TFRecord files of `tf.train.Example` as Arrow arrays by feature.
 
-The type of a feature is that in the first examples of its file. An example may lack any feature:
+The type of a feature is that in the first examples of each file. An example may lack any feature:
 its value is missing then. A feature with several values in an example is no column.
 """
 
@@ -10,13 +10,14 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from google.protobuf.message import DecodeError
 
 from tuner.errors import DataError
 from tuner_trainers import sources
@@ -32,27 +33,28 @@ _HEADER, _FOOTER_BYTES = struct.Struct("<QI"), 4
 _LONGEST_RECORD = 1 << 30
 
 
-def types(file: File) -> dict[str, Any]:
-    """Returns the Arrow type of each feature in the first examples of a file, by name.
+def schema(files: Sequence[File]) -> dict[str, Any]:
+    """Returns the Arrow type of each feature in the first examples of the files, by name.
 
     Bytes that are not UTF-8 are binary; features with several values are lists.
 
     Raises:
-        DataError: the file does not hold examples, or a feature has two types.
+        DataError: a file does not hold examples, or a feature has two types.
     """
     from tensorflow.core.example import example_pb2  # only those who have such files load it
 
     found: dict[str, Any] = {}
-    for record in islice(_records(file), SAMPLE):
-        try:
-            features = example_pb2.Example.FromString(record).features.feature
-        except Exception as error:  # protobuf's class depends on its implementation
-            raise DataError(f"{file} does not hold tf.train.Example records.") from error
-        for name in features:
-            kind = _type(features[name])
-            found[name] = _wider(file, name, found.get(name, pa.null()), kind)
+    for file in files:
+        for record in islice(_records(file), SAMPLE):
+            try:
+                features = example_pb2.Example.FromString(record).features.feature
+            except DecodeError as error:
+                raise DataError(f"{file} does not hold tf.train.Example records.") from error
+            for name in features:
+                kind = _type(features[name])
+                found[name] = _wider(file, name, found.get(name, pa.null()), kind)
     if not found:
-        raise DataError(f"{file} has no example with a feature; write it again.")
+        raise DataError(f"{files[0]} has no example with a feature; write it again.")
     return {name: found[name] for name in sorted(found)}
 
 

@@ -20,7 +20,7 @@ from tuner.trainer_spaces import Task, check_metric
 from tuner_trainers import artifacts, data, golden, metrics, rows
 from tuner_trainers.artifacts import TrialRecord
 from tuner_trainers.context import Result, TrialContext, TrialTask
-from tuner_trainers.feed import RowsFeed
+from tuner_trainers.feed import Feed
 from tuner_trainers.golden import Golden
 from tuner_trainers.heads import loss_of
 from tuner_trainers.loop import Loop
@@ -154,7 +154,7 @@ def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute
         model.network,
         optimizer,
         loss_of(model.target.task),
-        RowsFeed(training, trial_seed(task)),
+        Feed(training, trial_seed(task)),
         batch_size=int(model.parameters["batch_size"]),
     )
 
