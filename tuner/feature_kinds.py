@@ -11,6 +11,8 @@ from tuner.setting import Setting
 TABLE_SETTINGS = ("vocabulary", "hash_buckets", "oov_buckets", "embedding")
 #: Values a vocabulary keeps where nothing says how many.
 DEFAULT_VOCABULARY = 1000
+#: Tokens of texts that a vocabulary keeps where nothing says how many.
+TEXT_VOCABULARY = 10_000
 #: Up to this many entries a category is one-hot where nothing says how to embed it.
 ONE_HOT_LIMIT = 32
 #: Quantile buckets by which a number column with more distinct values enters a cross.
@@ -187,6 +189,76 @@ KINDS: Mapping[str, FeatureKind] = {
                 meaning="what numbers count since 1970, or `yyyymmdd` for such as 20130314. Left "
                 "out: seconds to nanoseconds, by their size.",
             ),
+        ),
+        _kind(
+            "text",
+            "words or groups of letters of a text, whatever their order: a learned vector for "
+            "each, pooled into one",
+            Setting(
+                name="split",
+                type=str,
+                default="words",
+                choices=("words", "characters"),
+                meaning="what the tokens are made of.",
+            ),
+            Setting(
+                name="lower",
+                type=bool,
+                default=True,
+                meaning="whether the text is put into lower case.",
+            ),
+            Setting(
+                name="ngrams",
+                type=int,
+                default=None,
+                low=1,
+                high=5,
+                meaning="up to how many neighbouring words are one token as well, or how many "
+                "characters a token has. Left out: 1 word, 3 characters.",
+            ),
+            Setting(
+                name="vocabulary",
+                type=int,
+                default=None,
+                low=1,
+                high=1_000_000,
+                meaning="the tokens kept that most rows have, of those that more than one has; "
+                f"the others are one. Left out: up to {TEXT_VOCABULARY}.",
+            ),
+            Setting(
+                name="hash_buckets",
+                type=int,
+                default=None,
+                low=2,
+                high=1_000_000,
+                meaning="buckets that tokens are hashed into, instead of a vocabulary.",
+            ),
+            Setting(
+                name="length",
+                type=int,
+                default=None,
+                low=1,
+                high=4096,
+                meaning="the first tokens of a text that are seen. Left out: all of 99 % of the "
+                "rows, up to 256.",
+            ),
+            Setting(
+                name="embedding",
+                type=int,
+                default=None,
+                low=1,
+                high=512,
+                meaning="dimensions of a token's vector. Left out: by their number.",
+            ),
+            Setting(
+                name="pooling",
+                type=str,
+                default="mean",
+                choices=("mean", "sum", "tfidf"),
+                meaning="how the vectors become one: `tfidf` is the mean weighted by how rare a "
+                "token is.",
+            ),
+            column_kinds=("string",),
         ),
         _kind(
             "cross",

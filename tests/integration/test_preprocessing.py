@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.errors import DataError
-from tuner.space import Value
+from tuner.space import Categorical, Space, Value
 from tuner.study import Feature
 from tuner_trainers import derived, rows, statistics, tabular
 from tuner_trainers.preprocessing import Encoder, IdFeature, build_encoder
@@ -38,8 +39,9 @@ def _encoder(
     ]
     path = folder / "train.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    space = Space.of({name: Categorical((value,)) for name, value in (parameters or {}).items()})
     learned = statistics.scan(
-        str(path), missing_values=missing, derived=derived.asked_for(features)
+        str(path), missing_values=missing, derived=derived.asked_for(features, space)
     )
     learned = Statistics.from_json(learned.to_json())
     return build_encoder(features, parameters or {}, learned, missing)
@@ -124,7 +126,8 @@ def test_clipped_numbers_are_scaled_as_the_numbers_at_the_quantiles(
 ) -> None:
     feature = _feature("numeric", "a", scaling=scaling, clip=clip)
     encoder = _encoder(tmp_path_factory.mktemp("clip"), {"a": values}, feature)
-    low, high = np.quantile(values, [clip, 1 - clip], method="inverted_cdf")
+    cut = Fraction(str(clip)) * len(values)
+    low, high = (sorted(values)[math.ceil(rank) - 1] for rank in (cut, len(values) - cut))
     clipped = np.clip(values, low, high)
     if scaling == "log":
         clipped = np.sign(clipped) * np.log1p(np.abs(clipped))

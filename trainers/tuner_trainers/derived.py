@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
+from tuner.features import effective_settings, parameter_name
+from tuner.space import Categorical, Discrete, Domain, Int, Space, Value
 from tuner.study import Feature
-from tuner_trainers import times
+from tuner_trainers import times, tokens
 from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.tokens import Splitting
 
 #: Texts of a batch that are looked at to see what it holds.
 _LOOKED_AT = 256
+#: Words of a text, on average, from which on it is taken for prose.
+_SEVERAL_WORDS = 3.0
 
 #: Encoded columns by name: float64 [rows], or a dictionary array of strings.
 Numbers = npt.NDArray[np.float64]
@@ -64,6 +71,36 @@ class Times:
         """Whether some of the texts tell one."""
         found = times.of_texts(batch[self.column].dictionary[:_LOOKED_AT])
         return bool(np.isfinite(found).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of the texts of a column, each counted by rows, and how many a row has."""
+
+    column: str
+    splitting: Splitting = field(default_factory=Splitting)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """See Derived: the key of the tokens, and that of their number."""
+        how = self.splitting
+        told = (self.column, how.split, how.lower, how.ngrams)
+        return _key("tokens", *told), _key("lengths", *told)
+
+    def statistics(self, batch: Batch) -> Iterable[ColumnStatistics]:
+        """See Derived."""
+        texts, (key, lengths_key) = batch[self.column], self.keys
+        if isinstance(texts, np.ndarray):  # a text feature of numbers is refused
+            nothing = ColumnStatistics.nothing
+            return nothing(key, "string", len(texts)), nothing(lengths_key, "number", len(texts))
+        return tokens.statistics(key, lengths_key, texts, self.splitting)
+
+    def are_in(self, batch: Batch) -> bool:
+        """Whether the texts are of several words, and few of them recur."""
+        texts = batch[self.column]
+        words = pc.fill_null(pc.count_substring(texts.dictionary[:_LOOKED_AT], " "), 0)
+        several = float(words.to_numpy().mean()) + 1.0 >= _SEVERAL_WORDS
+        return several and len(np.unique(texts.indices)) > len(texts) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,20 +161,40 @@ def no_times(column: ColumnStatistics) -> str:
     )
 
 
-def asked_for(features: Iterable[Feature]) -> tuple[Derived, ...]:
-    """What features are made of besides columns."""
-    return tuple(
-        Times(feature.columns[0], bool(feature.settings.get("day_first")))
-        for feature in features
-        if feature.kind == "datetime"
-    )
+def asked_for(features: Iterable[Feature], space: Space) -> tuple[Derived, ...]:
+    """What features are made of besides columns, whatever a trial of the space draws."""
+    domains = {parameter.name: parameter.domain for parameter in space.walk()}
+    asked: list[Derived] = []
+    for feature in features:
+        if feature.kind == "datetime":
+            asked.append(Times(feature.columns[0], bool(feature.settings.get("day_first"))))
+        elif feature.kind == "text":
+            tuned = [parameter_name(feature.name, name) for name in ("split", "lower", "ngrams")]
+            names = [name for name in tuned if name in domains]
+            for drawn in product(*(_values(domains[name]) for name in names)):
+                settings = effective_settings(feature, dict(zip(names, drawn, strict=True)))
+                asked.append(Tokens(feature.columns[0], Splitting.of(settings)))
+    return tuple(dict.fromkeys(asked))
+
+
+def _values(domain: Domain) -> Sequence[Value]:
+    """All values of a domain that has few."""
+    if isinstance(domain, Int):
+        return range(domain.low, domain.high + 1, domain.step)
+    if isinstance(domain, Discrete):
+        return domain.values
+    return domain.choices if isinstance(domain, Categorical) else ()
 
 
 def noticed(batch: Batch) -> Iterator[Derived]:
     """What a batch holds without having been asked for, so that it can be proposed."""
     for name, values in batch.items():
-        if not isinstance(values, np.ndarray) and (found := Times(name)).are_in(batch):
-            yield found
+        if isinstance(values, np.ndarray):
+            continue
+        if (instants := Times(name)).are_in(batch):
+            yield instants
+        elif (of_text := Tokens(name)).are_in(batch):
+            yield of_text
 
 
 def _key(*of: str | int | bool) -> str:

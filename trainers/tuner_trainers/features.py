@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from tuner.feature_kinds import DEFAULT_VOCABULARY, ONE_HOT_LIMIT
+from tuner.feature_kinds import DEFAULT_VOCABULARY, ONE_HOT_LIMIT, TEXT_VOCABULARY
 from tuner.features import default_embedding, parameter_name
 from tuner.space import Categorical, Domain, Float, Group, Int, Parameter, Value
 from tuner.study import Feature
 from tuner_trainers import times
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.columns import number_text
-from tuner_trainers.derived import instants_of, unit_of
+from tuner_trainers.derived import Tokens, instants_of, unit_of
 from tuner_trainers.statistics import Statistics
 
 #: Preprocessing parameters proposed at most: what some twenty trials can tell apart.
@@ -33,6 +33,8 @@ _TIMES = 0.95
 #: are then: 1990 to 2100, in seconds.
 _TIME_WORDS = ("time", "date", "_at", "_ts", "epoch")
 _RECENT = (631_152_000.0, 4_102_444_800.0)
+#: Words of a text on average, and words that several rows have, from which on it is read.
+_SEVERAL_WORDS, _FEW_WORDS = 2.0, 20
 _SCALINGS = ("log", "zscore", "quantile")
 #: Rows clipped on each side, at most, of columns with a long tail.
 _MAX_CLIP = 0.05
@@ -79,7 +81,7 @@ def propose(
         if name == label or name in without:
             continue
         told = (relevance or {}).get(name)
-        draft = _datetime(column, statistics)
+        draft = _datetime(column, statistics) or _text(column, statistics)
         reason = _useless(column) if draft is None else ""
         if reason:
             skipped[name] = reason
@@ -140,6 +142,31 @@ def _datetime(column: ColumnStatistics, statistics: Statistics) -> _Draft | None
             **dict.fromkeys(parts, "cyclic"),
         ),
         tunable={part: Categorical(("cyclic", "one_hot", "none")) for part in reversed(parts)},
+    )
+
+
+def _text(column: ColumnStatistics, statistics: Statistics) -> _Draft | None:
+    """A text feature, if the column holds prose."""
+    tokens, lengths = (statistics.derived.get(key) for key in Tokens(column.name).keys)
+    if tokens is None or lengths is None or tokens.present < column.present / 2:
+        return None
+    known = sum(count > 1 for _, count in tokens.top)
+    if (lengths.mean or 0.0) < _SEVERAL_WORDS or known < _FEW_WORDS:
+        return None
+    vocabulary = min(known, TEXT_VOCABULARY)
+    embedding = default_embedding(vocabulary, one_hot=False)
+    return _Draft(
+        feature=_feature(
+            column,
+            "text",
+            f"text of {lengths.mean:.0f} words on average, of which {known:,} are in several rows",
+            vocabulary=vocabulary,
+            embedding=embedding,
+        ),
+        tunable={
+            "vocabulary": _log_range(vocabulary // 10, known),
+            "embedding": _log_range(4, 2 * embedding),
+        },
     )
 
 

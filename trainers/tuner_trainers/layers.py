@@ -39,6 +39,9 @@ class RawLayer(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(name=name, dtype="float64", autocast=False, trainable=False)
         self._config = config
 
+    def build(self, *_: Any) -> None:
+        """Makes no variables."""
+
     def compute_output_spec(self, *inputs: Any, **_: Any) -> keras.KerasTensor:
         """The shape and dtype of the output."""
         batch = keras.tree.flatten(inputs)[0].shape[0]

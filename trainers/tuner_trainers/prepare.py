@@ -60,7 +60,7 @@ def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
         source.train_uri,
         types=source.column_types,
         missing_values=source.missing_values,
-        derived=asked_for(spec.features),
+        derived=asked_for(spec.features, spec.space),
         progress=progress,
     )
     label = statistics.columns[source.label]

@@ -20,6 +20,7 @@ from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.datetimes import time_layers
 from tuner_trainers.scaling import scale_of
 from tuner_trainers.statistics import Statistics
+from tuner_trainers.texts import BagFeature, text_layer
 from tuner_trainers.time_layers import TimePart
 
 Settings = Mapping[str, Value | None]
@@ -47,13 +48,16 @@ class Encoder:
 
     `model` maps the raw `columns`, [batch] each, to `numbers` float32 [batch, width], made of
     `number_columns`, and `ids` int32 [batch, len(ids)], each made of its `id_columns`; either is
-    absent where no feature makes it.
+    absent where no feature makes it. Each of the `bags` is an output of its own, int32
+    [batch, length], under the name that `bag_name` gives.
     """
 
     model: keras.Model
     columns: tuple[str, ...]
     number_columns: tuple[str, ...]
+    bag_columns: tuple[str, ...]
     numbers: int
+    bags: tuple[BagFeature, ...]
     ids: tuple[IdFeature, ...]
     id_columns: tuple[tuple[str, ...], ...]
     #: The ids one by one, int32 [batch] each.
@@ -64,27 +68,35 @@ class Encoder:
         encoded: Mapping[str, tf.Tensor] = self.model([raw[name] for name in self.columns])
         return encoded
 
-    def part(self, places: Sequence[int], *, numbers: bool = False) -> Encoder:
-        """The preprocessing of some of the ids, or of the numbers, or both, by the same layers."""
+    def part(self, places: Sequence[int], *, others: bool = False) -> Encoder:
+        """The preprocessing of some of the ids, or of all else, or both, by the same layers."""
         tensors = tuple(self.id_tensors[place] for place in places)
         id_columns = tuple(self.id_columns[place] for place in places)
-        numbers = numbers and self.numbers > 0
-        outputs = {"numbers": self.model.output["numbers"]} if numbers else {}
+        outputs = {
+            name: tensor for name, tensor in self.model.output.items() if others and name != "ids"
+        }
         if tensors:
             outputs["ids"] = keras.ops.stack(tensors, axis=1)
         needed = {name for columns in id_columns for name in columns}
-        needed |= set(self.number_columns) if numbers else set()
+        needed |= {*self.number_columns, *self.bag_columns} if others else set()
         inputs = dict(zip(self.columns, self.model.inputs, strict=True))
         columns = tuple(name for name in self.columns if name in needed)
         return Encoder(
             model=keras.Model([inputs[name] for name in columns], outputs),
             columns=columns,
-            number_columns=self.number_columns if numbers else (),
-            numbers=self.numbers if numbers else 0,
+            number_columns=self.number_columns if others else (),
+            bag_columns=self.bag_columns if others else (),
+            numbers=self.numbers if others else 0,
+            bags=self.bags if others else (),
             ids=tuple(self.ids[place] for place in places),
             id_columns=id_columns,
             id_tensors=tensors,
         )
+
+
+def bag_name(index: int) -> str:
+    """The name of an output of the encoder with the tokens of a text."""
+    return f"bag_{index + 1}"
 
 
 def build_encoder(
@@ -138,6 +150,7 @@ class _Builder:
         self._ids: list[keras.KerasTensor] = []
         self._id_columns: list[tuple[str, ...]] = []
         self._id_features: list[IdFeature] = []
+        self._bags: list[tuple[str, keras.KerasTensor, BagFeature]] = []
 
     def add(self, feature: Feature, settings: Settings) -> None:
         if feature.kind == "numeric":
@@ -146,6 +159,8 @@ class _Builder:
             self._add_categorical(feature, settings)
         elif feature.kind == "datetime":
             self._add_datetime(feature, settings)
+        elif feature.kind == "text":
+            self._add_text(feature, settings)
         else:
             self._add_cross(feature, settings)
 
@@ -156,11 +171,14 @@ class _Builder:
             outputs["numbers"] = keras.ops.concatenate(blocks, axis=1)
         if self._ids:
             outputs["ids"] = keras.ops.stack(self._ids, axis=1)
+        outputs |= {bag_name(index): tensor for index, (_, tensor, _) in enumerate(self._bags)}
         return Encoder(
             model=keras.Model(list(self._inputs.values()), outputs, name="preprocessing"),
             columns=tuple(self._inputs),
             number_columns=tuple(name for name, _ in self._numbers),
+            bag_columns=tuple(column for column, _, _ in self._bags),
             numbers=sum(block.shape[1] for block in blocks),
+            bags=tuple(bag for _, _, bag in self._bags),
             ids=tuple(self._id_features),
             id_columns=tuple(self._id_columns),
             id_tensors=tuple(self._ids),
@@ -211,6 +229,11 @@ class _Builder:
         for part in chosen.one_hot:
             ids, size = TimePart(part)(time), 1 + times.PARTS[part][1]
             self._add_ids(feature, ids, size, 1, 0, name=parameter_name(feature.name, part))
+
+    def _add_text(self, feature: Feature, settings: Settings) -> None:
+        column = self._column(feature.columns[0])
+        layer, bag = text_layer(feature.name, column, self._statistics, settings)
+        self._bags.append((column.name, layer(self._token(column)), bag))
 
     def _add_cross(self, feature: Feature, settings: Settings) -> None:
         columns = [self._column(name) for name in feature.columns]

@@ -84,7 +84,8 @@ class TableEncoder:
     """
 
     def __init__(self, encoder: Encoder, raw: RawRows) -> None:
-        self.row_bytes = 4 * (encoder.numbers + len(encoder.ids))
+        bags = sum(bag.length for bag in encoder.bags)
+        self.row_bytes = 4 * (encoder.numbers + len(encoder.ids) + bags)
         self._raw = raw
         self._by_word: dict[int, _IdsOfWords] = {}
         self._by_row: list[int] = []
@@ -96,8 +97,8 @@ class TableEncoder:
                 self._by_row.append(place)
         left: Encoder | None = encoder
         if self._by_word:
-            has_more = self._by_row or encoder.numbers
-            left = encoder.part(self._by_row, numbers=True) if has_more else None
+            has_more = self._by_row or encoder.numbers or encoder.bags
+            left = encoder.part(self._by_row, others=True) if has_more else None
         self._columns = () if left is None else left.columns
         self._left = None if left is None else left.model
         if left is not None and raw.count >= GRAPH_ROWS:

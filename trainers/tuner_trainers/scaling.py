@@ -62,7 +62,8 @@ def quantile_bounds(values: Numbers, weights: Numbers, clip: float) -> tuple[flo
     """The quantiles `clip` and 1 - `clip` of weighted numbers; None if there is none."""
     if not len(values):
         return None
-    places = np.searchsorted(np.cumsum(weights), [clip, 1.0 - clip])
+    # Sums of weights are rounded: what is at a quantile but for that is at it.
+    places = np.searchsorted(np.cumsum(weights), np.array([clip, 1.0 - clip]) - 1e-9)
     low, high = values[places.clip(max=len(values) - 1)].tolist()
     return low, high
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tuner.space import Value
-from tuner_trainers.preprocessing import Encoder, IdFeature
+from tuner_trainers.bags import Bag
+from tuner_trainers.preprocessing import Encoder, IdFeature, bag_name
 
 #: Up to this many rows, a product with the one-hot is faster than gathering and adding rows.
 MATMUL_LIMIT = 1024
@@ -35,14 +36,14 @@ def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int)
     depth, width = int(parameters["layers"]), int(parameters["units"])
     outputs: keras.KerasTensor | None = None
     for index in range(depth):
-        outputs = _dense(inputs, encoder.ids, outputs, width, f"hidden_{index + 1}")
+        outputs = _dense(inputs, encoder, outputs, width, f"hidden_{index + 1}")
         outputs = keras.layers.Activation(str(parameters["activation"]))(outputs)
         if parameters["dropout"]:
             outputs = keras.layers.Dropout(float(parameters["dropout"]))(outputs)
-    outputs = _dense(inputs, encoder.ids, outputs, units, "output")
-    if parameters["wide"] and encoder.ids and depth:
-        wide = Lookup.over(encoder.ids, encoder.ids, units, "sum", initial="zeros", name="wide")
-        outputs = keras.layers.Add()([outputs, wide(inputs["ids"])])
+    outputs = _dense(inputs, encoder, outputs, units, "output")
+    if parameters["wide"] and depth:
+        wide = list(_wide(inputs, encoder, units))
+        outputs = keras.layers.Add()([outputs, *wide]) if wide else outputs
     return keras.Model(inputs, outputs, name="tabular")
 
 
@@ -52,12 +53,25 @@ def _inputs(encoder: Encoder) -> Tensors:
         inputs["numbers"] = keras.Input((encoder.numbers,), name="numbers")
     if encoder.ids:
         inputs["ids"] = keras.Input((len(encoder.ids),), dtype="int32", name="ids")
+    for index, bag in enumerate(encoder.bags):
+        name = bag_name(index)
+        inputs[name] = keras.Input((bag.length,), dtype="int32", name=name)
     return inputs
+
+
+def _wide(inputs: Tensors, encoder: Encoder, units: int) -> Iterator[keras.KerasTensor]:
+    """What each id and each token adds to the outputs by itself."""
+    if encoder.ids:
+        wide = Lookup.over(encoder.ids, encoder.ids, units, "sum", initial="zeros", name="wide")
+        yield wide(inputs["ids"])
+    for index, bag in enumerate(encoder.bags):
+        name = bag_name(index)
+        yield Bag.over(bag, units, initial="zeros", name=f"wide_{name}")(inputs[name])
 
 
 def _dense(
     inputs: Tensors,
-    ids: Sequence[IdFeature],
+    encoder: Encoder,
     below: keras.KerasTensor | None,
     units: int,
     name: str,
@@ -65,7 +79,8 @@ def _dense(
     """A dense layer over the one `below`, or over all that the encoder gives."""
     if below is not None:
         return keras.layers.Dense(units, name=name)(below)
-    parts = _parts(inputs, ids)
+    parts = _parts(inputs, encoder)
+    ids = encoder.ids
     one_hot = [feature for feature in ids if not feature.embedding]
     sums = []
     if parts:
@@ -79,9 +94,13 @@ def _dense(
     return keras.layers.Add()(sums) if len(sums) > 1 else sums[0]
 
 
-def _parts(inputs: Tensors, ids: Sequence[IdFeature]) -> list[keras.KerasTensor]:
-    """The numbers and the embeddings, those of equal dimensions from one table."""
+def _parts(inputs: Tensors, encoder: Encoder) -> list[keras.KerasTensor]:
+    """Numbers, pooled texts and embeddings, those of equal dimensions from one table."""
     parts = [inputs["numbers"]] if "numbers" in inputs else []
+    for index, bag in enumerate(encoder.bags):
+        name = bag_name(index)
+        parts.append(Bag.over(bag, bag.embedding, name=f"embedding_{name}")(inputs[name]))
+    ids = encoder.ids
     embedded = sorted((f for f in ids if f.embedding), key=lambda feature: feature.embedding)
     for dimensions, group in groupby(embedded, key=lambda feature: feature.embedding):
         name = f"embedding_{dimensions}"
