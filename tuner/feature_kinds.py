@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tuner.expressions import MAX_LENGTH
 from tuner.setting import Setting
 
 #: Settings of a categorical feature that shape its table, which features may share.
@@ -60,6 +61,34 @@ _EMBEDDING = Setting(
     ),
 )
 
+_NUMBER = (
+    Setting(
+        name="scaling",
+        type=str,
+        default="zscore",
+        choices=("zscore", "quantile", "log", "none"),
+        meaning="how the number is scaled: by mean and deviation, to its rank between 0 "
+        "and 1, by sign(x) log(1 + |x|) and then mean and deviation, or not at all.",
+    ),
+    Setting(
+        name="clip",
+        type=float,
+        default=0.0,
+        low=0.0,
+        high=0.4,
+        meaning="the part of the rows whose numbers are clipped on each side before they "
+        "are scaled: 0.01 clips at the quantiles 0.01 and 0.99.",
+    ),
+    Setting(
+        name="buckets",
+        type=int,
+        default=0,
+        low=0,
+        high=1024,
+        meaning="quantile buckets beside the scaled number; 0 means none.",
+    ),
+)
+
 
 def _part(name: str) -> Setting:
     rule = "none" if name == "minute" else "cyclic where the times span a round of it, else none"
@@ -80,32 +109,22 @@ KINDS: Mapping[str, FeatureKind] = {
         _kind(
             "numeric",
             "a number, scaled, and beside it one-hot quantile buckets where they are asked for",
-            Setting(
-                name="scaling",
-                type=str,
-                default="zscore",
-                choices=("zscore", "quantile", "log", "none"),
-                meaning="how the number is scaled: by mean and deviation, to its rank between 0 "
-                "and 1, by sign(x) log(1 + |x|) and then mean and deviation, or not at all.",
-            ),
-            Setting(
-                name="clip",
-                type=float,
-                default=0.0,
-                low=0.0,
-                high=0.4,
-                meaning="the part of the rows whose numbers are clipped on each side before they "
-                "are scaled: 0.01 clips at the quantiles 0.01 and 0.99.",
-            ),
-            Setting(
-                name="buckets",
-                type=int,
-                default=0,
-                low=0,
-                high=1024,
-                meaning="quantile buckets beside the scaled number; 0 means none.",
-            ),
+            *_NUMBER,
             column_kinds=("number",),
+        ),
+        _kind(
+            "expression",
+            "a number that is computed from columns, seen as a numeric feature is",
+            Setting(
+                name="expression",
+                type=str,
+                default=None,
+                high=MAX_LENGTH,
+                tunable=False,
+                meaning="how it is computed, such as log1p(price / area).",
+            ),
+            *_NUMBER,
+            columns=(1, 64),
         ),
         _kind(
             "categorical",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from tuner.errors import InvalidArgumentError
+from tuner.expressions import Expression, parse
 from tuner.feature_kinds import KINDS, ONE_HOT_LIMIT, TABLE_SETTINGS, FeatureKind
 from tuner.setting import Setting
 from tuner.space import Domain, Value
@@ -45,6 +47,27 @@ def find_setting(parameter: str, features: Iterable[Feature]) -> tuple[Feature, 
     return None if owner is None else (owner, parameter[len(owner.name) + 1 :])
 
 
+def source_columns(feature: Feature, features: Iterable[Feature]) -> tuple[str, ...]:
+    """The columns of the data that a feature is made of: a cross may name an expression."""
+    if feature.kind != "cross":
+        return feature.columns
+    named = expressions_of(features)
+    found = (named[name].columns if name in named else (name,) for name in feature.columns)
+    return tuple(dict.fromkeys(chain.from_iterable(found)))
+
+
+def expressions_of(features: Iterable[Feature]) -> Mapping[str, Feature]:
+    """The features that are expressions, by their names."""
+    return {feature.name: feature for feature in features if feature.kind == "expression"}
+
+
+def expression_of(feature: Feature) -> Expression:
+    """The expression of such a feature; raises InvalidArgumentError if there is none."""
+    if "expression" not in feature.settings:
+        raise InvalidArgumentError("an expression feature needs the setting `expression`.")
+    return parse(str(feature.settings["expression"]))
+
+
 def check_feature(feature: Feature, tuned: Mapping[str, Domain]) -> None:
     """Raises InvalidArgumentError unless the feature is one that can be made.
 
@@ -65,6 +88,8 @@ def check_feature(feature: Feature, tuned: Mapping[str, Domain]) -> None:
             setting_of(feature.kind, name).check_domain(domain)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"feature {feature.name!r}: {error.message}") from None
+    if feature.kind == "expression":
+        _check_expression(feature)
     named = {*feature.settings, *tuned}
     if {"vocabulary", "hash_buckets"} <= named:
         raise InvalidArgumentError(
@@ -154,6 +179,18 @@ def default_embedding(entries: int, *, one_hot: bool = True) -> int:
     """
     few = one_hot and entries <= ONE_HOT_LIMIT
     return 0 if few else min(64, round(2.0 * float(entries) ** 0.4))
+
+
+def _check_expression(feature: Feature) -> None:
+    try:
+        needed = tuple(expression_of(feature).columns)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"feature {feature.name!r}: {error.message}") from None
+    if set(needed) != set(feature.columns):
+        raise InvalidArgumentError(
+            f"feature {feature.name!r} has the columns {', '.join(feature.columns)}, but its "
+            f"expression {', '.join(needed)}."
+        )
 
 
 def _columns(kind: FeatureKind) -> str:

@@ -25,6 +25,16 @@ FEATURES = (
         settings={"scaling": "log", "clip": 0.02, "buckets": 5},
     ),
     Feature(
+        name="late & paid",
+        kind="expression",
+        columns=("paid", "home"),
+        settings={
+            "expression": 'where(home == "team 1", 0, log1p(paid) + is_missing(paid))',
+            "buckets": 4,
+        },
+    ),
+    Feature(name="late & paid x home", kind="cross", columns=("late & paid", "home")),
+    Feature(
         name="sent",
         kind="datetime",
         columns=("sent",),
@@ -110,7 +120,7 @@ def test_the_exported_model_predicts_what_training_saw(tmp_path: Path, in_memory
     export.export(directory, tmp_path / "exported", "kinds")
     assert export.verify(tmp_path / "exported") <= golden.TOLERANCE
     predictor = Predictor(tmp_path / "exported")
-    assert list(predictor.inputs) == ["paid", "sent", "home", "away", "note"]
+    assert list(predictor.inputs) == ["paid", "home", "sent", "away", "note"]
     recorded = pq.read_table(directory / artifacts.TEST)
     predicted = predictor.predict(predictor.read(str(tmp_path / "test.csv")))
     np.testing.assert_allclose(

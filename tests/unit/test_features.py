@@ -66,7 +66,7 @@ class TestSettings:
             ("datetime", "elapsed", "yes", "true or false"),
             ("categorical", "vocabulary", 0, "from 1 to"),
             ("categorical", "buckets", 4, "has no setting 'buckets'; it has vocabulary"),
-            ("crossed", "buckets", 4, "kind is one of numeric, categorical, datetime, "),
+            ("crossed", "buckets", 4, "kind is one of numeric, expression, categorical"),
         ],
     )
     def test_refused(self, kind: str, setting: str, value: Value, message: str) -> None:

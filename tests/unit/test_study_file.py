@@ -271,6 +271,11 @@ MISTAKES = [
         43,
         "cannot be tuned",
     ),
+    ("features: {a: {kind: expression}}", 5, 12, "missing key 'features.a.expression'"),
+    ("features: {a: {kind: expression, expression: b +}}", 5, 46, "is no expression"),
+    ("features: {a: {kind: expression, expression: sin(b)}}", 5, 46, "no function 'sin'"),
+    ("features: {a: {kind: expression, expression: b - y}}", 5, 12, "uses the label 'y'"),
+    ("features: {a: {kind: expression, expression: b, column: b}}", 5, 49, "unknown key 'column'"),
     ("features: {a: {kind: categorical, share: t}}", 5, 35, "nothing else shares the table 't'"),
     (
         "features:\n  a: {kind: categorical, share: t, embedding: {int: [2, 8]}}\n"

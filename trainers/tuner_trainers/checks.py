@@ -10,10 +10,12 @@ from tuner.errors import DataError, InvalidArgumentError
 from tuner.features import (
     check_feature,
     effective_settings,
+    expression_of,
     find_setting,
     kind_of,
     share_problems,
     shared_tables,
+    source_columns,
 )
 from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
@@ -21,7 +23,8 @@ from tuner.trainer_spaces import TRAINERS, parameter_of
 from tuner_trainers import data
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.data import Layout
-from tuner_trainers.derived import instants_of, no_times
+from tuner_trainers.derived import Values, instants_of, no_times
+from tuner_trainers.expression_values import fits
 from tuner_trainers.statistics import Statistics
 
 
@@ -48,17 +51,17 @@ def check_request(spec: StudySpec) -> None:
         raise InvalidArgumentError(f"feature {feature.name!r}: {why}.")
     for feature in spec.features:
         check_feature(feature, tuned[feature.name])
-        if spec.data is not None and spec.data.label in feature.columns:
+        if spec.data is not None and spec.data.label in source_columns(feature, spec.features):
             raise InvalidArgumentError(
                 f"feature {feature.name!r} uses the label {spec.data.label!r}, which a model "
                 "cannot see when it predicts; remove it."
             )
 
 
-def check_layout(source: DataSource, features: Iterable[Feature]) -> None:
+def check_layout(source: DataSource, features: Sequence[Feature]) -> None:
     """Checks from headers alone that every file has the columns it needs; raises DataError."""
     train = data.layout(source.train_uri, source.column_types)
-    columns = {column for feature in features for column in feature.columns}
+    columns = {column for feature in features for column in source_columns(feature, features)}
     _require_label(source.train_uri, train, source.label)
     train.require(source.train_uri, sorted(columns))
     for name in source.column_types:
@@ -71,11 +74,11 @@ def check_layout(source: DataSource, features: Iterable[Feature]) -> None:
 
 
 def check_held_out(
-    source: DataSource, statistics: Statistics, features: Iterable[Feature]
+    source: DataSource, statistics: Statistics, features: Sequence[Feature]
 ) -> None:
     """Reads the first rows of validation and test data as the model will; raises DataError."""
     columns = dict.fromkeys(
-        [source.label, *(column for feature in features for column in feature.columns)]
+        [source.label, *(name for f in features for name in source_columns(f, features))]
     )
     for uri in (source.validation_uri, source.test_uri):
         if not uri:
@@ -114,7 +117,7 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
     """Checks that each feature's columns hold what it needs; raises DataError."""
     for feature in features:
         kinds = kind_of(feature.kind).column_kinds
-        for name in feature.columns:
+        for name in source_columns(feature, features):
             column = statistics.columns[name]
             if not column.present:
                 raise DataError(
@@ -129,6 +132,8 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
                 )
         if feature.kind == "datetime":
             _check_times(feature, statistics, uri)
+        if feature.kind == "expression":
+            _check_expression(feature, statistics, uri)
     for table, members in shared_tables(features).items():
         columns = {statistics.columns[feature.columns[0]].kind for feature in members}
         if len(columns) > 1:
@@ -145,6 +150,23 @@ def _check_times(feature: Feature, statistics: Statistics, uri: str) -> None:
     found = instants_of(column, statistics.derived, bool(settings["day_first"]), unit)
     if not len(found.values):
         raise DataError(f"{uri}: feature {feature.name!r} is a datetime, but {no_times(column)}")
+
+
+def _check_expression(feature: Feature, statistics: Statistics, uri: str) -> None:
+    wrong = fits(expression_of(feature), statistics.types)
+    if wrong:
+        raise DataError(f"{uri}: feature {feature.name!r}: {wrong}.")
+    if feature.name in statistics.columns:
+        raise DataError(
+            f"{uri}: feature {feature.name!r} is an expression, but a column is called so; give "
+            "the feature another name."
+        )
+    (key,) = Values(str(feature.settings["expression"])).keys
+    if not statistics.derived[key].present:
+        raise DataError(
+            f"{uri}: the expression of feature {feature.name!r} is missing in every row; see "
+            "which of its columns are, or what is divided by zero."
+        )
 
 
 def feature_parameters(space: Space, features: Iterable[Feature]) -> Mapping[str, Feature]:

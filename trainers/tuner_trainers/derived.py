@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from tuner import expressions
 from tuner.features import effective_settings, parameter_name
 from tuner.space import Categorical, Discrete, Domain, Int, Space, Value
 from tuner.study import Feature
 from tuner_trainers import times, tokens
 from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.expression_values import fits, values
 from tuner_trainers.tokens import Splitting
 
 #: Texts of a batch that are looked at to see what it holds.
@@ -71,6 +73,30 @@ class Times:
         """Whether some of the texts tell one."""
         found = times.of_texts(batch[self.column].dictionary[:_LOOKED_AT])
         return bool(np.isfinite(found).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values of an expression."""
+
+    expression: str
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """See Derived."""
+        return (_key("expression", self.expression),)
+
+    def statistics(self, batch: Batch) -> Iterable[ColumnStatistics]:
+        """See Derived."""
+        parsed = expressions.parse(self.expression)
+        rows = len(next(iter(batch.values())))
+        kinds = {
+            name: "number" if isinstance(batch[name], np.ndarray) else "string"
+            for name in parsed.columns
+        }
+        if fits(parsed, kinds):  # it will be refused
+            return (ColumnStatistics.nothing(self.keys[0], "number", rows),)
+        return (ColumnStatistics.of_numbers(self.keys[0], values(parsed, batch, rows)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +156,18 @@ def instants_of(
         unit: how its numbers are read; by their size if none is given.
     """
     if column.kind == "number":
-        values, counts = column.summary.spread()
-        values = times.of_numbers(values, unit or unit_of(column))
+        found, counts = column.summary.spread()
+        found = times.of_numbers(found, unit or unit_of(column))
         lacking, present = column.missing + column.nonfinite, counts.sum()
     else:
         key = Times(column.name, day_first).keys[0]
         source = derived.get(key) or ColumnStatistics.nothing(key, "number", column.count)
-        values, counts = source.summary.spread()
+        found, counts = source.summary.spread()
         lacking, present = source.missing, column.present
-    known = np.isfinite(values)
+    known = np.isfinite(found)
     total = counts[known].sum()
     return Instants(
-        values=values[known],
+        values=found[known],
         weights=counts[known] / max(total, 1),
         missing=bool(lacking > 0 or not known.all()),
         share=float(total / max(present, 1)),
@@ -168,6 +194,8 @@ def asked_for(features: Iterable[Feature], space: Space) -> tuple[Derived, ...]:
     for feature in features:
         if feature.kind == "datetime":
             asked.append(Times(feature.columns[0], bool(feature.settings.get("day_first"))))
+        elif feature.kind == "expression":
+            asked.append(Values(str(feature.settings["expression"])))
         elif feature.kind == "text":
             tuned = [parameter_name(feature.name, name) for name in ("split", "lower", "ngrams")]
             names = [name for name in tuned if name in domains]
@@ -188,8 +216,8 @@ def _values(domain: Domain) -> Sequence[Value]:
 
 def noticed(batch: Batch) -> Iterator[Derived]:
     """What a batch holds without having been asked for, so that it can be proposed."""
-    for name, values in batch.items():
-        if isinstance(values, np.ndarray):
+    for name, column in batch.items():
+        if isinstance(column, np.ndarray):
             continue
         if (instants := Times(name)).are_in(batch):
             yield instants

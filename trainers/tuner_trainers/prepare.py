@@ -97,9 +97,14 @@ def _source(spec: StudySpec) -> DataSource:
 def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Proposal:
     """The user's features, then those of the columns that no feature names.
 
-    A column that enters only a cross is named by none: it is seen by itself as well.
+    A column that enters only a cross or an expression is named by none: it is seen by itself as
+    well.
     """
-    named = {f.columns[0] for f in spec.features if len(f.columns) == 1}
+    named = {
+        feature.columns[0]
+        for feature in spec.features
+        if len(feature.columns) == 1 and feature.kind != "expression"
+    }
     excluded = {
         name
         for name in statistics.columns

@@ -12,12 +12,22 @@ import tensorflow as tf
 
 from tuner.errors import DataError
 from tuner.feature_kinds import CROSS_NUMBER_BUCKETS, DEFAULT_VOCABULARY
-from tuner.features import all_settings, default_embedding, parameter_name, shared_tables
+from tuner.features import (
+    all_settings,
+    default_embedding,
+    expression_of,
+    expressions_of,
+    parameter_name,
+    shared_tables,
+    source_columns,
+)
 from tuner.space import Value
 from tuner.study import Feature
 from tuner_trainers import layers, times
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.datetimes import time_layers
+from tuner_trainers.derived import Values
+from tuner_trainers.expression_layers import ExpressionValue
 from tuner_trainers.scaling import scale_of
 from tuner_trainers.statistics import Statistics
 from tuner_trainers.texts import BagFeature, text_layer
@@ -113,7 +123,7 @@ def build_encoder(
         statistics: of the training data.
         missing_values: the words that mean missing, besides the empty one.
     """
-    builder = _Builder(statistics, missing_values, shared_tables(features))
+    builder = _Builder(features, statistics, missing_values)
     settings = all_settings(features, parameters)
     for feature in features:
         builder.add(feature, settings[feature.name])
@@ -122,7 +132,7 @@ def build_encoder(
 
 def input_kinds(features: Sequence[Feature], statistics: Statistics) -> dict[str, str]:
     """The columns that features are made of, in order of first use, each with its kind."""
-    names = dict.fromkeys(column for feature in features for column in feature.columns)
+    names = dict.fromkeys(name for f in features for name in source_columns(f, features))
     return {name: _column(statistics, name).kind for name in names}
 
 
@@ -131,22 +141,24 @@ class _Builder:
 
     def __init__(
         self,
+        features: Sequence[Feature],
         statistics: Statistics,
         missing_values: Sequence[str],
-        shared: Mapping[str, Sequence[Feature]],
     ) -> None:
-        self._statistics = statistics
+        self._features, self._statistics = features, statistics
+        self._expressions = expressions_of(features)
         self._shared = {
-            table: reduce(ColumnStatistics.merge, (self._column(f.columns[0]) for f in features))
-            for table, features in shared.items()
+            table: reduce(ColumnStatistics.merge, (self._column(f.columns[0]) for f in members))
+            for table, members in shared_tables(features).items()
         }
         words = [word.strip() for word in missing_values]
         self._missing_words = tuple(word for word in dict.fromkeys(words) if word)
         self._missing_numbers = _numbers(self._missing_words)
         self._inputs: dict[str, keras.KerasTensor] = {}
         self._known: dict[str, keras.KerasTensor] = {}
+        self._values: dict[str, keras.KerasTensor] = {}
         self._tokens: dict[tuple[str, bool], keras.KerasTensor] = {}
-        self._numbers: list[tuple[str, keras.KerasTensor]] = []
+        self._numbers: list[tuple[tuple[str, ...], keras.KerasTensor]] = []
         self._ids: list[keras.KerasTensor] = []
         self._id_columns: list[tuple[str, ...]] = []
         self._id_features: list[IdFeature] = []
@@ -155,6 +167,8 @@ class _Builder:
     def add(self, feature: Feature, settings: Settings) -> None:
         if feature.kind == "numeric":
             self._add_numeric(feature, settings)
+        elif feature.kind == "expression":
+            self._add_number(feature, settings, *self._expression(feature))
         elif feature.kind == "categorical":
             self._add_categorical(feature, settings)
         elif feature.kind == "datetime":
@@ -175,7 +189,7 @@ class _Builder:
         return Encoder(
             model=keras.Model(list(self._inputs.values()), outputs, name="preprocessing"),
             columns=tuple(self._inputs),
-            number_columns=tuple(name for name, _ in self._numbers),
+            number_columns=tuple(name for names, _ in self._numbers for name in names),
             bag_columns=tuple(column for column, _, _ in self._bags),
             numbers=sum(block.shape[1] for block in blocks),
             bags=tuple(bag for _, _, bag in self._bags),
@@ -191,9 +205,17 @@ class _Builder:
                 f"the numeric feature {feature.name!r} needs numbers, but the column "
                 f"{column.name!r} holds strings; give it `kind: categorical`."
             )
-        raw = self._input(column)
+        self._add_number(feature, settings, column, self._input(column))
+
+    def _add_number(
+        self,
+        feature: Feature,
+        settings: Settings,
+        column: ColumnStatistics,
+        raw: keras.KerasTensor,
+    ) -> None:
         scale = scale_of(column, str(settings["scaling"]), float(settings["clip"] or 0.0))
-        self._numbers.append((column.name, scale(raw)))
+        self._numbers.append((feature.columns, scale(raw)))
         buckets = _whole(settings, "buckets")
         if buckets and buckets > 1:
             boundaries = column.quantiles(buckets).tolist()
@@ -225,7 +247,7 @@ class _Builder:
         text = column.kind == "string"
         time = chosen.read(self._token(column) if text else self._input(column))
         if chosen.numbers is not None:
-            self._numbers.append((column.name, chosen.numbers(time)))
+            self._numbers.append((feature.columns, chosen.numbers(time)))
         for part in chosen.one_hot:
             ids, size = TimePart(part)(time), 1 + times.PARTS[part][1]
             self._add_ids(feature, ids, size, 1, 0, name=parameter_name(feature.name, part))
@@ -236,9 +258,8 @@ class _Builder:
         self._bags.append((column.name, layer(self._token(column)), bag))
 
     def _add_cross(self, feature: Feature, settings: Settings) -> None:
-        columns = [self._column(name) for name in feature.columns]
         buckets = _whole(settings, "buckets") or 2
-        ids = layers.Cross(buckets)([self._token(column, coarse=True) for column in columns])
+        ids = layers.Cross(buckets)([self._crossed(name) for name in feature.columns])
         self._add_ids(feature, ids, 1 + buckets, 1, _whole(settings, "embedding"))
 
     def _add_ids(
@@ -254,7 +275,7 @@ class _Builder:
     ) -> None:
         dimensions = default_embedding(size) if embedding is None else embedding
         self._ids.append(ids)
-        self._id_columns.append(feature.columns)
+        self._id_columns.append(source_columns(feature, self._features))
         self._id_features.append(
             IdFeature(
                 name=name or feature.name,
@@ -264,6 +285,31 @@ class _Builder:
                 table=table,
             )
         )
+
+    def _crossed(self, name: str) -> keras.KerasTensor:
+        """The token by which a column or an expression enters a cross."""
+        if name not in self._expressions:
+            return self._token(self._column(name), coarse=True)
+        column, value = self._expression(self._expressions[name])
+        # Its last bits may depend on where in a batch a row is, so buckets it is in any case.
+        return layers.NumberToken(column.quantiles(CROSS_NUMBER_BUCKETS).tolist())(value)
+
+    def _expression(self, feature: Feature) -> tuple[ColumnStatistics, keras.KerasTensor]:
+        """The statistics of an expression, and its value."""
+        text = str(feature.settings["expression"])
+        (key,) = Values(text).keys
+        if key not in self._statistics.derived:
+            raise DataError(
+                f"nothing was learned of the expression {text!r}; make the statistics again."
+            )
+        if key not in self._values:
+            columns = [self._column(name) for name in expression_of(feature).columns]
+            inputs = [
+                self._token(column) if column.kind == "string" else self._input(column)
+                for column in columns
+            ]
+            self._values[key] = ExpressionValue(text)(inputs)
+        return self._statistics.derived[key], self._values[key]
 
     def _column(self, name: str) -> ColumnStatistics:
         return _column(self._statistics, name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from tuner.errors import InvalidArgumentError
+from tuner.expressions import parse
 from tuner.feature_kinds import KINDS, FeatureKind
 from tuner.features import find_setting, share_problems
 from tuner.space import Domain, Group
@@ -45,7 +47,8 @@ def _feature(parent: Section, name: str, label: str | None, found: Found) -> Fea
     if kind is None:
         return None
     source = "column" if kind.max_columns == 1 else "columns"
-    allowed = (*kind.settings, "kind", source)
+    sources = () if kind.name == "expression" else (source,)
+    allowed = (*kind.settings, "kind", *sources)
     section = Section(parent.problems, key_node, value_node, parent.name(name), allowed)
     columns = _columns(section, name, kind)
     if label is not None and label in columns:
@@ -54,7 +57,7 @@ def _feature(parent: Section, name: str, label: str | None, found: Found) -> Fea
     own = Found(lines=found.lines)
     groups = dict.fromkeys(kind.settings, Group.PREPROCESSING)
     lookup = parameters.known(kind.settings, groups)
-    parameters.read_entries(section.without("kind", source), lookup, own, f"{name}.")
+    parameters.read_entries(section.without("kind", *sources), lookup, own, f"{name}.")
     found.parameters += own.parameters
     if section.has("vocabulary") and section.has("hash_buckets"):
         section.problems.add(
@@ -63,6 +66,19 @@ def _feature(parent: Section, name: str, label: str | None, found: Found) -> Fea
         )
     settings = {key.removeprefix(f"{name}."): value for key, value in own.settings.items()}
     return Feature(name=name, kind=kind.name, columns=columns, settings=settings)
+
+
+def _expression(section: Section) -> tuple[str, ...]:
+    """The columns of an expression."""
+    section.require("expression", "an expression such as log1p(price / area)")
+    text = section.text("expression", "an expression such as log1p(price / area)")
+    if text is None:
+        return ()
+    try:
+        return tuple(parse(text).columns)
+    except InvalidArgumentError as error:
+        section.reject("expression", f"{section.name('expression')}: {error.message.rstrip('.')}")
+        return ()
 
 
 def _key(feature: yaml.Node, setting: str) -> yaml.Node:
@@ -79,6 +95,8 @@ def _kind(section: Section) -> FeatureKind | None:
 
 
 def _columns(section: Section, name: str, kind: FeatureKind) -> tuple[str, ...]:
+    if kind.name == "expression":
+        return _expression(section)
     if kind.max_columns == 1:
         return (section.text("column", "a column's name") or name,)
     if section.has("columns"):
