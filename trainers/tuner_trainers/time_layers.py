@@ -47,6 +47,7 @@ class TextTime(RawLayer):
         for pattern, replacement in times.rewrites(self.day_first):
             rewritten = tf.strings.regex_replace(rewritten, pattern, replacement)
         found = tf.strings.regex_full_match(rewritten, times.REWRITTEN)
+        rewritten = tf.strings.regex_replace(rewritten, ",", ".")
         fields = tf.strings.split(tf.where(found, rewritten, times.NO_TIME), "|").flat_values
         year, month, day, hour, minute, second, half, offset = tf.unstack(
             tf.reshape(fields, (-1, times.FIELDS)), axis=1
@@ -83,7 +84,7 @@ class NumberTime(RawLayer):
     def call(self, numbers: tf.Tensor) -> tf.Tensor:
         """float64 [batch] -> float64 [batch, 2]."""
         known = tf.math.is_finite(numbers)
-        known &= tf.abs(numbers) <= times.LATEST / times.UNITS["nanoseconds"]
+        known &= tf.abs(numbers) <= times.largest(self.unit)
         numbers = tf.where(known, numbers, 0.0)
         if self.unit == times.YYYYMMDD:
             date = times.digits_date(tf.cast(tf.floor(numbers), tf.int64))

@@ -62,7 +62,7 @@ _YEAR_FIRST, _MONTH_FIRST, _DAY_FIRST = (r"\1|\2|\3", r"\3|\1|\2", r"\3|\2|\1")
 FIELDS = 8
 #: What a rewritten time looks like; seconds may have a fraction, the month may be a name.
 REWRITTEN = (
-    r"\d{4}\|(?:\d{1,2}|[a-z]{3})\|\d{1,2}\|\d{0,2}\|\d{0,2}\|(?:\d{2}(?:\.\d{1,9})?)?\|[ap]?"
+    r"\d{4}\|(?:\d{1,2}|[a-z]{3})\|\d{1,2}\|\d{0,2}\|\d{0,2}\|(?:\d{2}(?:[.,]\d{1,9})?)?\|[ap]?"
     r"\|(?:[+-]\d{2}(?::?\d{2})?)?"
 )
 #: What stands for a text that is no time: a month that does not exist.
@@ -72,7 +72,8 @@ NO_TIME = "0|0|0|||||"
 def rewrites(day_first: bool) -> list[tuple[str, str]]:
     """RE2 expressions with what each is rewritten to, for trimmed text in lower case.
 
-    What none of them has made look like REWRITTEN is no time.
+    What none of them has made look like REWRITTEN is no time; none matches what another one has
+    rewritten. A comma in the seconds that are left stands for a point.
 
     Args:
         day_first: whether 3/4/2013 is the third of April.
@@ -88,7 +89,7 @@ def rewrites(day_first: bool) -> list[tuple[str, str]]:
         (rf"{_WEEKDAY}{_NAME}\.? (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})", _MONTH_FIRST),
     ]
     month_alone = (r"^(\d{4})-(\d{2})$", r"\1|\2|1|||||")
-    return [*((date + _TIME, order + rest) for date, order in dates), month_alone, (",", ".")]
+    return [*((date + _TIME, order + rest) for date, order in dates), month_alone]
 
 
 def days_of(year: Any, month: Any, day: Any) -> Any:
@@ -161,7 +162,10 @@ def of_texts(texts: Any, day_first: bool = False) -> Numbers:
     rewritten = pc.ascii_lower(pc.ascii_trim_whitespace(texts))
     for pattern, replacement in rewrites(day_first):
         rewritten = pc.replace_substring_regex(rewritten, pattern, replacement)
-    found = pc.match_substring_regex(rewritten, f"^(?:{REWRITTEN})$")
+        found = pc.match_substring_regex(rewritten, f"^(?:{REWRITTEN})$")
+        if pc.all(found).as_py():  # most columns are written in one way
+            break
+    rewritten = pc.replace_substring(rewritten, ",", ".")
     fields = pc.list_flatten(pc.split_pattern(pc.if_else(found, rewritten, NO_TIME), "|"))
     year, month, day, hour, minute, second, half, offset = (
         fields.take(pa.array(np.arange(field, len(fields), FIELDS))) for field in range(FIELDS)
@@ -185,7 +189,7 @@ def of_texts(texts: Any, day_first: bool = False) -> Numbers:
 
 def of_numbers(numbers: Numbers, unit: str) -> Numbers:
     """The instants of numbers in a unit of UNITS, or written YYYYMMDD; NaN for what is none."""
-    known = np.isfinite(numbers) & (np.abs(numbers) <= LATEST / UNITS["nanoseconds"])
+    known = np.isfinite(numbers) & (np.abs(numbers) <= largest(unit))
     numbers = np.where(known, numbers, 0.0)
     if unit == YYYYMMDD:
         whole = np.floor(numbers).astype(np.int64)
@@ -194,6 +198,11 @@ def of_numbers(numbers: Numbers, unit: str) -> Numbers:
     seconds = numbers * UNITS[unit]
     known &= (seconds >= EARLIEST) & (seconds <= LATEST)
     return np.where(known, seconds, np.nan)
+
+
+def largest(unit: str) -> float:
+    """How far from zero numbers of a unit may be."""
+    return 9999_12_31.0 if unit == YYYYMMDD else LATEST / UNITS[unit]
 
 
 def digits_date(number: Any) -> tuple[Any, Any, Any]:

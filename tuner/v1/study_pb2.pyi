@@ -588,7 +588,7 @@ class Feature(_message.Message):
     name: _builtins.str
     """The name: a column's, or `a x b` for a cross."""
     kind: _builtins.str
-    """`numeric`, `categorical` or `cross`."""
+    """`numeric`, `expression`, `categorical`, `datetime`, `text` or `cross`."""
     reason: _builtins.str
     """Why the feature was proposed, for people; empty for the user's own."""
     @_builtins.property
