@@ -251,6 +251,25 @@ class TestProposal:
         assert chosen["digits"].settings["unit"] == "yyyymmdd"
         assert chosen["sent_at"].settings == {"unit": "milliseconds"}
 
+    def test_columns_of_the_same_values_share_vectors(self, tmp_path: Path) -> None:
+        columns: dict[str, list[object]] = {
+            "y": [i % 2 for i in range(900)],
+            "home": [f"team {i % 60}" for i in range(900)],
+            "city": [f"city {i % 60}" for i in range(900)],
+            "away": [f"team {5 + i % 61}" for i in range(900)],
+            "side": ["left" if i % 2 else "right" for i in range(900)],
+        }
+        learned = scanned(tmp_path, columns)
+        found = propose(learned, "y")
+        shares = {feature.name: feature.settings.get("share") for feature in found.features}
+        both = "home & away"
+        assert shares == {"home": both, "city": None, "away": both, "side": None}
+        assert feature(found, "away").settings == {"share": both}
+        assert "also in 'home', so they share" in feature(found, "away").reason
+        names = [parameter.name for parameter in found.parameters]
+        assert names == ["home.vocabulary", "home.embedding", "city.vocabulary", "city.embedding"]
+        assert list(kinds.share_problems(propose(learned, "y", tune=False).features, {})) == []
+
     def test_very_many_strings_are_hashed(self, tmp_path: Path) -> None:
         values = [f"user{i % 12_000}" for i in range(36_000)]
         found = propose(

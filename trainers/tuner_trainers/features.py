@@ -4,40 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
-from tuner.feature_kinds import DEFAULT_VOCABULARY, ONE_HOT_LIMIT, TEXT_VOCABULARY
-from tuner.features import default_embedding, parameter_name
-from tuner.space import Categorical, Domain, Float, Group, Int, Parameter, Value
+from tuner.features import parameter_name
+from tuner.space import Domain, Group, Parameter
 from tuner.study import Feature
-from tuner_trainers import times
 from tuner_trainers.column_statistics import ColumnStatistics
-from tuner_trainers.columns import number_text
-from tuner_trainers.derived import Tokens, instants_of, unit_of
+from tuner_trainers.drafts import TELLS_NOTHING, Draft, draft_of, useless
+from tuner_trainers.sharing import sharing
 from tuner_trainers.statistics import Statistics
 
 #: Preprocessing parameters proposed at most: what some twenty trials can tell apart.
 _MAX_TUNED = 5
-#: Whole numbers with no more values than this are also seen one value at a time.
-_FEW_NUMBERS = 32
-#: Strings with more values than this are hashed.
-_MANY_STRINGS = 10_000
-#: Deviations from the mean beyond which the farthest number makes a column long-tailed.
-_LONG_TAIL = 8.0
-#: Shares of the label's entropy: below, a column is not worth tuning; above, it may be a leak.
-_TELLS_NOTHING, _TELLS_ALL = 0.002, 0.8
-_DEFAULT_BUCKETS = 16
-#: The part of a column's values that are times, from which on it is taken to hold times.
-_TIMES = 0.95
-#: What the name of a column of numbers holds if they are times, and the years from which they
-#: are then: 1990 to 2100, in seconds.
-_TIME_WORDS = ("time", "date", "_at", "_ts", "epoch")
-_RECENT = (631_152_000.0, 4_102_444_800.0)
-#: Words of a text on average, and words that several rows have, from which on it is read.
-_SEVERAL_WORDS, _FEW_WORDS = 2.0, 20
-_SCALINGS = ("log", "zscore", "quantile")
-#: Rows clipped on each side, at most, of columns with a long tail.
-_MAX_CLIP = 0.05
+#: Part of the label's entropy above which a column may be a leak.
+_TELLS_ALL = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +27,6 @@ class Proposal:
     parameters: tuple[Parameter, ...]
     #: Why a column is no feature, by column.
     skipped: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
-    """A feature with all settings fixed, and what could be tuned instead, the best first."""
-
-    feature: Feature
-    tunable: Mapping[str, Domain] = field(default_factory=dict)
 
 
 def propose(
@@ -76,20 +47,19 @@ def propose(
         relevance: how much each column tells of the label, 0 to 1; the settings of those that
             tell most are tuned. Without it, the first columns count as telling most.
     """
-    drafts, skipped = [], {}
+    drafts: list[Draft] = []
+    skipped: dict[str, str] = {}
     for name, column in statistics.columns.items():
         if name == label or name in without:
             continue
         told = (relevance or {}).get(name)
-        draft = _datetime(column, statistics) or _text(column, statistics)
-        reason = _useless(column) if draft is None else ""
-        if reason:
-            skipped[name] = reason
-            continue
+        draft = draft_of(column, statistics, told)
         if draft is None:
-            draft = _number(column, told) if column.kind == "number" else _string(column)
+            skipped[name] = useless(column)
+            continue
         reason = f"{draft.feature.reason}{_missing(column)}{_tells(label, told)}"
         drafts.append(replace(draft, feature=replace(draft.feature, reason=reason)))
+    drafts = sharing(drafts, statistics)
     tuned = _most_relevant(drafts, relevance or {}) if tune else {}
     return Proposal(
         features=tuple(_untuned(draft, tuned) for draft in drafts),
@@ -98,192 +68,7 @@ def propose(
     )
 
 
-def _useless(column: ColumnStatistics) -> str:
-    """Why a column can teach nothing; empty if it can."""
-    if not column.present:
-        return "every value is missing"
-    if column.distinct == 1 and column.present == column.count:
-        return f"every row has the value {column.top[0][0]!r}"
-    if column.kind == "string" and column.present >= 20 and column.distinct > column.present / 2:
-        return (
-            f"{column.distinct:,} different texts in {column.present:,} rows: an identifier or "
-            "free text, of which nothing recurs"
-        )
-    if _counts_rows(column):
-        return "different whole numbers in every row, without gaps: it numbers the rows"
-    return ""
-
-
-def _counts_rows(column: ColumnStatistics) -> bool:
-    if column.minimum is None or column.maximum is None or not column.is_integer:
-        return False
-    span = column.maximum - column.minimum + 1.0
-    return column.present >= 100 and column.distinct >= 0.95 * column.present >= 0.9 * span
-
-
-def _datetime(column: ColumnStatistics, statistics: Statistics) -> _Draft | None:
-    """A datetime feature, if the column holds dates or times."""
-    unit = _time_unit(column) if column.kind == "number" else None
-    if column.kind == "number" and unit is None:
-        return None
-    found = instants_of(column, statistics.derived, unit=unit)
-    if found.share < _TIMES or len(found.values) < 2:
-        return None
-    fixed: dict[str, Value] = {} if unit is None else {"unit": unit}
-    parts = [part for part in times.PARTS if part != "minute" and times.covers(found.values, part)]
-    first, last = (_date(found.values[place]) for place in (0, -1))
-    seen = f", of which {' and '.join(parts)} come round" if parts else ""
-    return _Draft(
-        feature=_feature(
-            column,
-            "datetime",
-            f"dates or times from {first} to {last}{seen}",
-            **fixed,
-            **dict.fromkeys(parts, "cyclic"),
-        ),
-        tunable={part: Categorical(("cyclic", "one_hot", "none")) for part in reversed(parts)},
-    )
-
-
-def _text(column: ColumnStatistics, statistics: Statistics) -> _Draft | None:
-    """A text feature, if the column holds prose."""
-    tokens, lengths = (statistics.derived.get(key) for key in Tokens(column.name).keys)
-    if tokens is None or lengths is None or tokens.present < column.present / 2:
-        return None
-    known = sum(count > 1 for _, count in tokens.top)
-    if (lengths.mean or 0.0) < _SEVERAL_WORDS or known < _FEW_WORDS:
-        return None
-    vocabulary = min(known, TEXT_VOCABULARY)
-    embedding = default_embedding(vocabulary, one_hot=False)
-    return _Draft(
-        feature=_feature(
-            column,
-            "text",
-            f"text of {lengths.mean:.0f} words on average, of which {known:,} are in several rows",
-            vocabulary=vocabulary,
-            embedding=embedding,
-        ),
-        tunable={
-            "vocabulary": _log_range(vocabulary // 10, known),
-            "embedding": _log_range(4, 2 * embedding),
-        },
-    )
-
-
-def _time_unit(column: ColumnStatistics) -> str | None:
-    """The unit of numbers that are times, as far as their size, form and name tell."""
-    if not column.is_integer or column.distinct < _FEW_NUMBERS:
-        return None
-    low, high = column.minimum or 0.0, column.maximum or 0.0
-    if 1900_01_01 <= low and high <= 2100_12_31:
-        return times.YYYYMMDD
-    if not any(word in column.name.lower() for word in _TIME_WORDS):
-        return None
-    unit = unit_of(column)
-    recent = _RECENT[0] <= low * times.UNITS[unit] and high * times.UNITS[unit] <= _RECENT[1]
-    return unit if recent else None
-
-
-def _date(instant: float) -> str:
-    year, month, day = times.date_of(int(instant // 86400))
-    return f"{year:04d}-{month:02d}-{day:02d}"
-
-
-def _number(column: ColumnStatistics, relevance: float | None) -> _Draft:
-    if column.is_integer and column.distinct <= _FEW_NUMBERS:
-        buckets = column.distinct if column.distinct > 2 else 0
-        each = ", each also seen by itself" if buckets else ""
-        return _Draft(
-            feature=_feature(
-                column,
-                "numeric",
-                f"{column.distinct} different whole numbers{each}",
-                scaling="zscore",
-                buckets=buckets,
-            )
-        )
-    scaling = "log" if _is_long_tailed(column) else "zscore"
-    low, high = number_text(column.minimum or 0.0), number_text(column.maximum or 0.0)
-    tail = ", with a long tail that the logarithm shortens" if scaling == "log" else ""
-    silent = relevance is not None and relevance < _TELLS_NOTHING
-    return _Draft(
-        feature=_feature(
-            column,
-            "numeric",
-            f"{column.distinct:,} different numbers from {low} to {high}{tail}",
-            scaling=scaling,
-            buckets=0 if silent else min(_DEFAULT_BUCKETS, column.distinct),
-        ),
-        tunable={} if silent else _tunable_number(column, scaling),
-    )
-
-
-def _tunable_number(column: ColumnStatistics, scaling: str) -> Mapping[str, Domain]:
-    buckets = {"buckets": _log_range(2, min(64, column.distinct))}
-    if scaling == "zscore":
-        return buckets
-    # A logarithm tames a long tail, but hides what is in proportion to it; clipping does not.
-    return {**buckets, "scaling": Categorical(_SCALINGS), "clip": Float(0.0, _MAX_CLIP)}
-
-
-def _is_long_tailed(column: ColumnStatistics) -> bool:
-    if column.mean is None or not column.variance or column.minimum is None:
-        return False
-    reach = max((column.maximum or 0.0) - column.mean, column.mean - column.minimum)
-    return bool(reach > _LONG_TAIL * column.variance**0.5)
-
-
-def _string(column: ColumnStatistics) -> _Draft:
-    if column.distinct > _MANY_STRINGS or not column.is_exact:
-        return _hashed(column)
-    reason = f"{column.distinct:,} different texts"
-    vocabulary = min(column.distinct, DEFAULT_VOCABULARY)
-    if column.distinct <= ONE_HOT_LIMIT:
-        return _Draft(feature=_feature(column, "categorical", reason, vocabulary=vocabulary))
-    embedding = default_embedding(vocabulary + 2) or 4
-    halfway = _values_covering(column, 0.5)
-    return _Draft(
-        feature=_feature(
-            column,
-            "categorical",
-            f"{reason}, of which the most frequent {_counted(halfway)} half of the rows",
-            vocabulary=vocabulary,
-            embedding=embedding,
-        ),
-        tunable={
-            "vocabulary": _log_range(min(max(4, halfway), column.distinct), column.distinct),
-            "embedding": _log_range(2, 2 * embedding),
-        },
-    )
-
-
-def _hashed(column: ColumnStatistics) -> _Draft:
-    largest = min(1 << (column.distinct.bit_length() - 1), 1 << 16)
-    buckets = min(4096, largest)
-    embedding = default_embedding(buckets)
-    return _Draft(
-        feature=_feature(
-            column,
-            "categorical",
-            f"{column.distinct:,} different texts, too many for a vocabulary, so hashed",
-            hash_buckets=buckets,
-            embedding=embedding,
-        ),
-        tunable={
-            "hash_buckets": _log_range(256, largest),
-            "embedding": _log_range(2, min(64, 2 * embedding)),
-        },
-    )
-
-
-def _values_covering(column: ColumnStatistics, share: float) -> int:
-    """How many of the most frequent values make up this share of the rows that have one."""
-    enough = share * column.present
-    totals = accumulate(count for _, count in column.top)
-    return next((n for n, total in enumerate(totals, start=1) if total >= enough), 1)
-
-
-def _most_relevant(drafts: list[_Draft], relevance: Mapping[str, float]) -> dict[str, Parameter]:
+def _most_relevant(drafts: list[Draft], relevance: Mapping[str, float]) -> dict[str, Parameter]:
     """The parameters worth tuning, in the order of the columns."""
     candidates = list(_candidates(drafts, relevance))
     # Sorting is stable, so columns of which nothing is known keep their order.
@@ -296,7 +81,7 @@ def _most_relevant(drafts: list[_Draft], relevance: Mapping[str, float]) -> dict
 
 
 def _candidates(
-    drafts: list[_Draft], relevance: Mapping[str, float]
+    drafts: list[Draft], relevance: Mapping[str, float]
 ) -> Iterator[tuple[float, str, Domain]]:
     """What could be tuned, with its weight: a second setting of a feature weighs half."""
     for draft in drafts:
@@ -305,7 +90,7 @@ def _candidates(
             yield weight, parameter_name(draft.feature.name, setting), domain
 
 
-def _untuned(draft: _Draft, tuned: Mapping[str, Parameter]) -> Feature:
+def _untuned(draft: Draft, tuned: Mapping[str, Parameter]) -> Feature:
     feature = draft.feature
     settings = {
         name: value
@@ -313,16 +98,6 @@ def _untuned(draft: _Draft, tuned: Mapping[str, Parameter]) -> Feature:
         if parameter_name(feature.name, name) not in tuned
     }
     return replace(feature, settings=settings)
-
-
-def _counted(values: int) -> str:
-    return "makes up" if values == 1 else f"{values:,} make up"
-
-
-def _feature(column: ColumnStatistics, kind: str, reason: str, **settings: Value) -> Feature:
-    return Feature(
-        name=column.name, kind=kind, columns=(column.name,), settings=settings, reason=reason
-    )
 
 
 def _missing(column: ColumnStatistics) -> str:
@@ -333,11 +108,7 @@ def _missing(column: ColumnStatistics) -> str:
 def _tells(label: str, relevance: float | None) -> str:
     if relevance is None:
         return ""
-    if relevance < _TELLS_NOTHING:
+    if relevance < TELLS_NOTHING:
         return f"; tells next to nothing of {label} by itself"
     warning = ", so make sure that it is known when predicting" if relevance > _TELLS_ALL else ""
     return f"; tells {relevance:.1%} of {label} by itself{warning}"
-
-
-def _log_range(low: int, high: int) -> Int:
-    return Int(min(low, high), high, log=True)
