@@ -43,6 +43,7 @@ _FUNCTIONS = {
     "sqrt": (1, 1),
     "floor": (1, 1),
     "where": (3, 3),
+    "is_missing": (1, 1),
 }
 _BINARY: Mapping[type[ast.AST], str] = {
     ast.Add: "+",
@@ -194,14 +195,14 @@ class _Reader:
         raise InvalidArgumentError(f"{ast.unparse(node)!r} is not allowed in an expression.")
 
     def _called(self, name: str, arguments: list[ast.expr], depth: int) -> Node:
-        if name == "is_missing" and len(arguments) == 1:
-            column = _column_name(arguments[0])
-            if column is not None:
-                return TextTest(self._need(column, "any"), "is_missing")
-            return Call(name, (self.read(arguments[0], depth),))
+        column = _column_name(arguments[0]) if arguments else None
+        if name == "is_missing" and column is not None and len(arguments) == 1:
+            return TextTest(self._need(column, "any"), name)
+        if name == "column":
+            raise InvalidArgumentError('column takes a name in quotes: column("any name").')
         if name not in _FUNCTIONS:
-            known = ", ".join((*_FUNCTIONS, "is_missing", "column"))
-            raise InvalidArgumentError(f"there is no function {name!r} of so many; use {known}.")
+            known = ", ".join((*_FUNCTIONS, "column"))
+            raise InvalidArgumentError(f"there is no function {name!r}; use {known}.")
         low, high = _FUNCTIONS[name]
         if not low <= len(arguments) <= high:
             wanted = str(low) if low == high else f"{low} to {high}"

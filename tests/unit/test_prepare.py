@@ -81,6 +81,24 @@ class TestSharedTables:
             prepared(write(), features=features)
 
 
+class TestKindsOfColumns:
+    def test_a_text_needs_text(self, write: Write) -> None:
+        feature = Feature(name="x", kind="text", columns=("x",))
+        with pytest.raises(DataError, match="'x' is text, but the column 'x' holds numbers"):
+            prepared(write(), features=(feature,))
+
+    def test_a_datetime_needs_times(self, write: Write) -> None:
+        feature = Feature(name="city", kind="datetime", columns=("city",))
+        with pytest.raises(DataError, match="'city' holds 'a' and no date or time"):
+            prepared(write(), features=(feature,))
+
+    def test_what_is_tuned_is_learned_of(self, write: Write) -> None:
+        uri = write(note=lambda i: f"word {i % 7} and more")
+        feature = Feature(name="note", kind="text", columns=("note",))
+        found = prepared(uri, features=(feature,), space=space(note__ngrams=Int(1, 3)))
+        assert len(found.statistics.derived) == 6
+
+
 class TestComplete:
     def test_features_and_space_are_proposed(self, write: Write) -> None:
         found = prepared(write())

@@ -124,6 +124,12 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
                     f"{uri}: the column {name!r} of feature {feature.name!r} is missing in every "
                     "row; remove the feature."
                 )
+            if column.kind not in kinds and column.kind == "number":
+                raise DataError(
+                    f"{uri}: feature {feature.name!r} is {feature.kind}, but the column {name!r} "
+                    "holds numbers; say another kind, or give the column the type string by "
+                    "`types` under `data`."
+                )
             if column.kind not in kinds:
                 raise DataError(
                     f"{uri}: feature {feature.name!r} is {feature.kind}, but the column {name!r} "
