@@ -55,6 +55,11 @@ class History:
         """The study's own trials in Optuna's terms; not to be changed."""
         return self._mirror.get_all_trials(self._study_id, deepcopy=False)
 
+    @property
+    def known(self) -> list[FrozenTrial]:
+        """What samplers know: the trials, after those of earlier studies; not to be changed."""
+        return self._informed.get_all_trials(self._study_id, deepcopy=False)
+
     def study(self) -> optuna.Study:
         """The study's own trials in Optuna's terms, for its samplers, plots and importance."""
         return optuna.Study(self._name, self._mirror, pruner=NopPruner())

@@ -44,7 +44,8 @@ class LogImprovement:
     def value(self, points: Array) -> Array:
         """The value at each point."""
         mean, deviation = self.regressor.predict(points)
-        return np.log(deviation) + log_improvement((self.best - mean) / deviation)[0]
+        value: Array = np.log(deviation) + log_improvement((self.best - mean) / deviation)[0]
+        return value
 
     def gradient(self, points: Array) -> tuple[Array, Array]:
         """The value at each point, and its gradient."""
@@ -97,7 +98,8 @@ class LogHypervolumeImprovement:
         for index, regressor in enumerate(self.regressors):
             mean, deviation = regressor.predict(points)
             product *= self._length(index, mean, deviation)[0]
-        return np.log(np.maximum(product.sum(1), 1e-300))
+        value: Array = np.log(np.maximum(product.sum(1), 1e-300))
+        return value
 
     def gradient(self, points: Array) -> tuple[Array, Array]:
         """The value at each point, and its gradient."""
@@ -140,7 +142,8 @@ class Sum:
 
     def value(self, points: Array) -> Array:
         """The value at each point."""
-        return np.sum([term.value(points) for term in self.terms], axis=0)
+        value: Array = np.sum([term.value(points) for term in self.terms], axis=0)
+        return value
 
     def gradient(self, points: Array) -> tuple[Array, Array]:
         """The value at each point, and its gradient."""

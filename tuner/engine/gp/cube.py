@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,10 +61,10 @@ class Axis:
                 return 1 if low == high else None
         raise TypeError(f"{type(self.distribution).__name__} has no place in a cube.")
 
-    def coordinate(self, value: Any) -> float:
-        """The coordinate of a value; outside of 0 to 1 for one beyond the range."""
-        internal = self.distribution.to_internal_repr(value)
-        return float(internal if self.choices else self._to_unit(np.array([internal]))[0])
+    def coordinates(self, values: Iterable[Any]) -> Array:
+        """The coordinates of values; outside of 0 to 1 for those beyond the range."""
+        internal = np.array([self.distribution.to_internal_repr(value) for value in values], float)
+        return internal if self.choices else self._to_unit(internal)
 
     def value(self, coordinate: float) -> Any:
         """The value at a coordinate."""
@@ -153,10 +153,9 @@ class Cube:
     def encode(self, parameters: Sequence[Mapping[str, Any]]) -> Array:
         """Points of dicts of values; a parameter without one is not active."""
         points = np.tile(self._nowhere, (len(parameters), 1))
-        for row, values in zip(points, parameters, strict=True):
-            for index, (name, axis) in enumerate(zip(self.names, self.axes, strict=True)):
-                if name in values:
-                    row[index] = axis.coordinate(values[name])
+        for index, (name, axis) in enumerate(zip(self.names, self.axes, strict=True)):
+            having = [row for row, values in enumerate(parameters) if name in values]
+            points[having, index] = axis.coordinates([parameters[row][name] for row in having])
         return points
 
     def decode(self, point: Array) -> dict[str, Any]:

@@ -29,12 +29,12 @@ class Kernel:
 # Optimization Performs Great in High Dimensions, ICML 2024.
 _LENGTHSCALE = (math.log(0.6), 0.9)
 _SIGNAL = (0.0, 1.0)
-_NOISE = (math.log(0.01), 1.6)
+_NOISE = (-8.0, 2.0)
 _BOUNDS = ((-3.5, 4.0), (-3.0, 3.0), (-11.0, 0.0))
 _ITERATIONS = 25
 
 
-def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> Kernel:
+def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Kernel, float]:
     """The most probable kernel given values at points, by its analytic gradient (L-BFGS).
 
     Args:
@@ -80,8 +80,10 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> Kernel:
         method="L-BFGS-B",
         bounds=[_BOUNDS[0]] * axes + [_BOUNDS[1], _BOUNDS[2]],
         options={"maxiter": _ITERATIONS, "ftol": 1e-5, "gtol": 1e-3},
-    ).x
-    return Kernel(np.exp(found[:axes]), math.exp(found[axes]), math.exp(found[axes + 1]))
+    )
+    theta = found.x
+    kernel = Kernel(np.exp(theta[:axes]), math.exp(theta[axes]), math.exp(theta[axes + 1]))
+    return kernel, -float(found.fun)
 
 
 def matern(squares: Array) -> tuple[Array, Array]:
@@ -151,7 +153,8 @@ class Regressor:
     def _pulled(self, scaled: Array, weights: Array) -> Array:
         # The sum over the points of weight times the gradient of the squared distance to it.
         total = weights.sum(1, keepdims=True)
-        return 2 * (scaled * total - weights @ self._scaled) * self._scale
+        pulled: Array = 2 * (scaled * total - weights @ self._scaled) * self._scale
+        return pulled
 
     def _cross(self, scaled: Array) -> tuple[Array, Array]:
         squares = (

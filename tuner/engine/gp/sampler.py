@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from tuner.engine.gp import tree
-from tuner.engine.gp.cube import Array, Cube
-from tuner.engine.gp.propose import Problem, propose, spread
-
-_LARGEST = 1e300
+from tuner.engine.gp.cube import Array, Axis, Cube
+from tuner.engine.gp.problem import problem_of
 
 
 class GPSampler(BaseSampler):
@@ -65,7 +60,9 @@ class GPSampler(BaseSampler):
         problem = problem_of(cube, trials, study.directions, (self._seed, trial.number))
         startup = startup_of(cube) if self._startup is None else self._startup
         if len(problem.points) < startup:
-            return cube.decode(spread(cube, self._seed, trial.number))
+            return cube.decode(_spread(cube, self._seed, trial.number))
+        from tuner.engine.gp.propose import propose  # half a second, for scipy
+
         return cube.decode(propose(problem))
 
     def sample_independent(
@@ -76,6 +73,8 @@ class GPSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Draws a parameter that was not known: at the centre first, later at random."""
+        if trial.number == 0:
+            return centre(param_distribution)
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _known(self, study: Study) -> Cube:
@@ -84,41 +83,25 @@ class GPSampler(BaseSampler):
         return tree.inferred(study._get_trials(deepcopy=False))
 
 
+def centre(distribution: BaseDistribution) -> Any:
+    """The middle of a range, on its scale; the first choice of those without an order."""
+    axis = Axis(distribution)
+    return axis.value(0.0 if axis.choices else 0.5)
+
+
 def startup_of(cube: Cube) -> int:
     """How many trials are spread before a model is worth fitting."""
     return min(max(5, cube.dimension), 10)
 
 
-def problem_of(
-    cube: Cube,
-    trials: Sequence[FrozenTrial],
-    directions: Sequence[StudyDirection],
-    seed: tuple[int, ...],
-) -> Problem:
-    """The trials as arrays."""
-    signs = np.array([-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in directions])
-    ended = [t for t in trials if t.state == TrialState.COMPLETE and t.values is not None]
-    constraints = sorted({name for t in ended for name in t.constraints})
-    return Problem(
-        cube=cube,
-        points=_points(cube, ended),
-        losses=np.clip(
-            np.array([t.values for t in ended]).reshape(-1, len(signs)) * signs,
-            -_LARGEST,
-            _LARGEST,
-        ),
-        violations=np.array(
-            [[t.constraints.get(name, math.inf) for name in constraints] for t in ended]
-        ).clip(-_LARGEST, _LARGEST),
-        pending=_points(cube, [t for t in trials if t.state == TrialState.RUNNING and t.params]),
-        failed=_points(cube, [t for t in trials if t.state == TrialState.FAIL and t.params]),
-        seed=seed,
-    )
+def _spread(cube: Cube, seed: int, index: int) -> Array:
+    from scipy.stats import qmc  # half a second
 
-
-def _points(cube: Cube, trials: Sequence[FrozenTrial]) -> Array:
-    known: list[Mapping[str, Any]] = [t.params for t in trials]
-    return cube.encode(known)
+    sequence = qmc.Sobol(cube.dimension, scramble=True, rng=np.random.default_rng(seed))
+    if index:
+        sequence.fast_forward(index)
+    point: Array = cube.spread(sequence.random(1))[0]
+    return point
 
 
 def _seed() -> int:

@@ -1,4 +1,4 @@
-"""The space as trials show it: which parameters there are, and what decides that they exist."""
+"""Cubes of spaces: of ours, and of what trials of other programs show of theirs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,31 @@ from collections.abc import Sequence
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from tuner.engine import domains, encoding
 from tuner.engine.gp.cube import Axis, Cube
+from tuner.space import Parameter, Space
+
+
+def cube_of(space: Space) -> Cube:
+    """The cube of a space; a parameter with a single value has no axis, but its children may."""
+    axes: dict[str, Axis] = {}
+
+    def add(parameter: Parameter, parent: int | None, when: tuple[float, ...]) -> None:
+        axis = Axis(encoding.distribution_of(parameter.domain), parent, when)
+        if axis.distribution.single():
+            for active in parameter.active_children(domains.nth(parameter.domain, 0)):
+                add(active, parent, when)
+            return
+        own = len(axes)
+        axes[parameter.name] = axis
+        for child in parameter.children:
+            values = [domains.canonical(parameter.domain, v) for v in child.parent_values]
+            encoded = [encoding.encode(parameter.domain, v) for v in values if v is not None]
+            add(child.parameter, own, tuple(axis.coordinates(encoded)))
+
+    for parameter in space.parameters:
+        add(parameter, None, ())
+    return Cube(tuple(axes), tuple(axes.values()))
 
 
 def inferred(trials: Sequence[FrozenTrial]) -> Cube:
@@ -49,6 +73,6 @@ def _child(
         without = {t.params[parent] for t in trials if name not in t.params and parent in t.params}
         orphans = any(name in t.params and parent not in t.params for t in trials)
         if with_it and not orphans and not with_it & without:
-            when = tuple(sorted(axes[index].coordinate(value) for value in with_it))
+            when = tuple(sorted(axes[index].coordinates(with_it)))
             return Axis(axis.distribution, index, when)
     return axis
