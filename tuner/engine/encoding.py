@@ -38,6 +38,16 @@ class Encoding:
         """The point's values as Optuna holds them."""
         return {name: encode(self._domains[name], value) for name, value in point.items()}
 
+    def point(self, drawn: Mapping[str, Encoded]) -> dict[str, Value]:
+        """The point that a sampler drew; it may leave out parameters with only one value."""
+
+        def choose(parameter: Parameter) -> Value:
+            if parameter.name in drawn:
+                return decode(parameter.domain, drawn[parameter.name])
+            return domains.nth(parameter.domain, 0)
+
+        return points.walk(self._space, choose)
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Draws a point through a trial of Optuna's, so through its study's sampler."""
 

@@ -35,8 +35,8 @@ class History:
         #: What samplers know of earlier studies.
         self.warm_start = warm.read(spec, self._translation, earlier)
         self._mirror = Mirror()
-        directions = [direction_of(metric.goal) for metric in spec.metrics]
-        self._study_id = self._mirror.create_new_study(directions, name)
+        self.directions = [direction_of(metric.goal) for metric in spec.metrics]
+        self._study_id = self._mirror.create_new_study(self.directions, name)
         self._informed = WarmMirror(self._mirror, self.warm_start.trials)
         #: The points of trials in any state, as far as they lie in the space.
         self.tried: set[points.Key] = set()

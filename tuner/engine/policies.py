@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from optuna.samplers import BaseSampler
 
-from tuner.engine import domains, encoding, gp, points
+from tuner.engine import gp, points
 from tuner.engine.encoding import Encoding
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
 from tuner.engine.tpe import TreeTPESampler
-from tuner.space import Parameter, Space, Value
+from tuner.space import Space, Value
 from tuner.study import StudySpec
 
 # Beyond this a Gaussian process costs more than it finds.
@@ -154,7 +154,7 @@ class GpPolicy(Policy):
     """
 
     def __init__(self, space: Space, seed: int, history: History) -> None:
-        self._space = space
+        self._encoding = Encoding(space)
         self._cube = gp.cube_of(space)
         self._start = SobolPolicy(space, seed)
         self._startup = startup_of(space)
@@ -174,24 +174,13 @@ class GpPolicy(Policy):
             return self._start.propose(number, attempt)
         from tuner.engine.gp.propose import propose  # half a second of a server's start
 
-        return self.read(propose(self.problem(number, attempt)))
+        return self._encoding.point(self._cube.decode(propose(self.problem(number, attempt))))
 
     def problem(self, number: int, attempt: int) -> gp.Problem:
         """What the proposal depends on, for whoever computes it."""
         seed = (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number, attempt)
-        history = self._history
-        return gp.problem_of(self._cube, history.known, history.study().directions, seed)
-
-    def read(self, point: gp.Array) -> Mapping[str, Value]:
-        """The parameters at a point of the cube."""
-        values = self._cube.decode(point)
-
-        def choose(parameter: Parameter) -> Value:
-            if parameter.name in values:
-                return encoding.decode(parameter.domain, values[parameter.name])
-            return domains.nth(parameter.domain, 0)
-
-        return points.walk(self._space, choose)
+        known, directions = self._history.known, self._history.directions
+        return gp.problem_of(self._cube, known, directions, seed)
 
     @property
     def _is_ready(self) -> bool:
