@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import minimize
 
 from tuner.engine.gp.acquisition import Acquisition
@@ -100,33 +101,23 @@ def _climbed(acquisition: Acquisition, cube: Cube, points: Array) -> Array:
 
 def _moved(acquisition: Acquisition, cube: Cube, points: Array) -> Array:
     """The points after steps to the best neighbour by one finite parameter each."""
-    finite = [(i, axis, axis.levels) for i, axis in enumerate(cube.axes)]
-    if not any(levels is not None and levels > 1 for _, _, levels in finite):
-        return points
-    points = points.copy()
+    points, going = points.copy(), np.arange(len(points))
     values = acquisition.value(cube.embed(points))
-    going = np.arange(len(points))
     for _ in range(_MOVES):
         neighbours, owners = _neighbours(cube, points[going])
         if not len(neighbours):
             break
         found = acquisition.value(cube.embed(neighbours))
-        improved = []
-        for position, index in enumerate(going):
-            own = np.flatnonzero(owners == position)
-            if not len(own):
-                continue
-            best = own[np.argmax(found[own])]
-            if found[best] > values[index] + 1e-9:
-                points[index], values[index] = neighbours[best], found[best]
-                improved.append(index)
-        going = np.array(improved, dtype=np.intp)
-        if not len(going):
-            break
+        order = np.lexsort((-found, owners))
+        whose, first = np.unique(owners[order], return_index=True)
+        best, whose = order[first], going[whose]
+        better = found[best] > values[whose] + 1e-9
+        best, going = best[better], whose[better]
+        points[going], values[going] = neighbours[best], found[best]
     return points
 
 
-def _neighbours(cube: Cube, points: Array) -> tuple[Array, Array]:
+def _neighbours(cube: Cube, points: Array) -> tuple[Array, npt.NDArray[np.intp]]:
     """The points that differ in one finite parameter, and the index of whose they are."""
     active = cube.active(points)
     found, owners = [], []
@@ -135,22 +126,11 @@ def _neighbours(cube: Cube, points: Array) -> tuple[Array, Array]:
         if levels is None or levels < 2:
             continue
         own = np.flatnonzero(active[:, index])
-        for value in _alternatives(axis.choices, levels, points[own, index]):
+        for value in axis.alternatives(points[own, index], _FEW):
             moved = points[own].copy()
             moved[:, index] = value
             found.append(moved)
             owners.append(own)
     if not found:
-        return np.empty((0, cube.dimension)), np.empty(0)
+        return points[:0], np.empty(0, dtype=np.intp)
     return cube.canonical(np.vstack(found)), np.concatenate(owners)
-
-
-def _alternatives(choices: int, levels: int, coordinates: Array) -> list[Array]:
-    """Other coordinates of one parameter, an array for each way to move."""
-    if choices:
-        return [(coordinates + step) % choices for step in range(1, choices)]
-    if levels <= _FEW:
-        every = (np.arange(levels) + 0.5) / levels
-        return [np.full_like(coordinates, one) for one in every]
-    cell = 1.0 / levels
-    return [np.clip(coordinates + s * cell, 0, 1) for s in (-3, -1, 1, 3)]

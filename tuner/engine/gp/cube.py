@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,8 @@ Mask = npt.NDArray[np.bool_]
 #: Where an ordered parameter lies in the points that do not have it, and a choice likewise.
 _NOWHERE = 0.5
 _NO_CHOICE = -1.0
+# Of more choices not every one is tried at once.
+_MOST_CHOICES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,20 @@ class Axis:
         if self.choices or (self.levels is None):
             return coordinates
         return self._to_unit(self._from_unit(coordinates))
+
+    def alternatives(self, coordinates: Array, few: int) -> Iterator[Array]:
+        """Other coordinates for each of these: every one if there are few, or else some near."""
+        levels, step = self.levels or 0, float(getattr(self.distribution, "step", None) or 1)
+        if self.choices:
+            turns = np.linspace(1, levels - 1, min(levels - 1, _MOST_CHOICES)).astype(int)
+            yield from ((coordinates + turn) % levels for turn in turns)
+        elif levels <= few:
+            values: Array = getattr(self.distribution, "low", 0.0) + step * np.arange(levels)
+            yield from (np.full_like(coordinates, one) for one in self._to_unit(values))
+        else:
+            for steps in (-3, -1, 1, 3):
+                moved = self._from_unit(coordinates) + steps * step
+                yield self.rounded(self._to_unit(moved))
 
     def _to_unit(self, values: Array) -> Array:
         low, high = self._bounds
