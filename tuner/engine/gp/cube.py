@@ -92,7 +92,8 @@ class Axis:
             turns = np.linspace(1, levels - 1, min(levels - 1, _MOST_CHOICES)).astype(int)
             yield from ((coordinates + turn) % levels for turn in turns)
         elif levels <= few:
-            values: Array = getattr(self.distribution, "low", 0.0) + step * np.arange(levels)
+            first = float(getattr(self.distribution, "low", 0.0))
+            values = np.array([first + step * level for level in range(levels)])
             yield from (np.full_like(coordinates, one) for one in self._to_unit(values))
         else:
             for steps in (-3, -1, 1, 3):
