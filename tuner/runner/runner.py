@@ -139,6 +139,7 @@ class Runner:
         study = self._studies[study_id]
         study.reload()
         if study.ended:
+            study.sweep()
             del self._studies[study_id]
             self._publish_time = 0.0
 

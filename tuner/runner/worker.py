@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: How long a report is repeated while the study server does not answer.
 REPORT_PATIENCE_SECONDS = 600.0
+#: The same of a checkpoint: the next one takes its place.
+CHECKPOINT_PATIENCE_SECONDS = 10.0
 #: How long sending a part of the log may take.
 LOG_SECONDS = 5.0
 #: What a failure keeps, in characters.
@@ -60,6 +62,8 @@ class Assignment:
     lease_token: str
     artifact_dir: str
     train: Train
+    #: Where an earlier attempt left off; empty: at the beginning.
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,7 @@ class Context:
         self.rank = rank
         self.workers = workers
         self.artifact_dir = Path(assignment.artifact_dir)
+        self.checkpoint = Path(assignment.checkpoint) if assignment.checkpoint else None
         self.lease_lost = False
         self._assignment = assignment
         self._connection = connection
@@ -103,6 +108,22 @@ class Context:
             self.lease_lost = True
             return False
         return answer.decision != study_service_pb2.ReportTrialResponse.STOP
+
+    def keep(self, step: int, checkpoint: Path) -> bool:
+        """Tells the study server of a checkpoint; returns whether it knows it for sure."""
+        request = study_service_pb2.ReportTrialRequest(
+            name=self._assignment.trial, lease_token=self._assignment.lease_token
+        )
+        request.checkpoint.uri, request.checkpoint.step = str(checkpoint), step
+        try:
+            self._connection.call(
+                lambda stub: stub.ReportTrial,
+                request,
+                patience_seconds=CHECKPOINT_PATIENCE_SECONDS,
+            )
+        except TunerError:  # the next checkpoint, or the next report, will tell
+            return False
+        return True
 
     def log(self, text: str, offset: int) -> bool:
         """Sends a part of the log; returns whether it need not be sent again."""
