@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from tests.integration import trials
-from tuner_trainers import artifacts, checkpoints, training
+from tuner_trainers import artifacts, checkpoints, loop, training
 from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
-from tuner_trainers.loop import Loop
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_resumed_trial_is_the_undisturbed_one(
     folder: Path, tmp_path: Path, optimizer: str
 ) -> None:
@@ -100,6 +99,32 @@ def test_the_best_epoch_may_be_one_of_the_lost_attempt(folder: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("eager")
+def test_a_trial_goes_on_in_the_middle_of_a_long_epoch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "STEPS_PER_CALL", 2)
+    monkeypatch.setattr(loop, "CALLS_PER_PART", 1)
+    monkeypatch.setattr(checkpoints, "EPOCH_SECONDS", 0.0)
+    task = trials.make_task(folder, epochs=3, dropout=0.3)
+    _, undisturbed = attempt(task, tmp_path / "whole")
+
+    def between(leader: training._Leader, steps: int, loss_sum: float) -> None:
+        plain(leader, steps, loss_sum)
+        if steps == 4 and len(leader._history) == 1:
+            raise Lost
+
+    plain = training._Leader.between
+    monkeypatch.setattr(training._Leader, "between", between)
+    left = lost(task, tmp_path / "first", 3)
+    monkeypatch.setattr(training._Leader, "between", plain)
+    snapshot = checkpoints.read(left, _key(left))
+    assert (snapshot.epoch, snapshot.steps) == (1, 4)
+    _, context = attempt(task, tmp_path / "second", left)
+    for mine, its in zip(context.reports, undisturbed.reports, strict=True):
+        assert mine == pytest.approx(its, abs=1e-6)
+
+
+@pytest.mark.usefixtures("eager")
 def test_only_the_last_checkpoint_is_kept(folder: Path, tmp_path: Path) -> None:
     task = trials.make_task(folder, epochs=5)
     left = lost(task, tmp_path / "first", 4)
@@ -127,7 +152,7 @@ def test_what_is_trained_to_the_end_is_not_trained_again(
 ) -> None:
     task = trials.make_task(folder, epochs=3)
     whole, context = attempt(task, tmp_path / "first")
-    monkeypatch.delattr(Loop, "epoch")
+    monkeypatch.delattr(loop.Loop, "epoch")
     again, _ = attempt(task, tmp_path / "second", context.kept[-1][1])
     assert again == whole
     assert artifacts.read_record(tmp_path / "second").result == whole
@@ -167,8 +192,6 @@ def _key(path: Path) -> str:
     [
         (_truncate, "it cannot be read"),
         (_flip, "it cannot be read"),
-        (lambda path: path.write_bytes(b""), "it cannot be read"),
-        (Path.unlink, "it cannot be read"),
         (_other, "of a trial with other parameters, settings or data"),
         (_smaller, "are not those of this trial's network"),
     ],

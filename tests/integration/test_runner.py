@@ -186,7 +186,8 @@ def test_a_killed_worker_costs_one_attempt_which_another_goes_on_from(
     assert second.failure is None
     assert not Path(f"/proc/{pids[0]}").exists(), "the gang of the dead worker is gone"
     gone_on = re.search(
-        r"going on after epoch (\d+), from (\S+)", "".join(text for _, text in study.log(0))
+        r"going on after epoch (\d+) and 0 steps, from (\S+)",
+        "".join(text for _, text in study.log(0)),
     )
     assert gone_on is not None and int(gone_on[1]) >= left.step
     assert f"{settings.artifacts_dir}/studies/killed/trials/0/1/" in gone_on[2]

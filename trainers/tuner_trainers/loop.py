@@ -17,8 +17,12 @@ import tensorflow as tf
 
 #: Steps that run in one call of the graph.
 STEPS_PER_CALL = 64
+#: Calls after which the processes tell each other where an epoch stands.
+CALLS_PER_PART = 4
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+#: Called in every process with the steps of the epoch so far and their loss, summed over all rows.
+Between = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +78,25 @@ class Loop:
             self._sum, input_signature=[tf.TensorSpec((), tf.float32)], autograph=False
         )
 
-    def epoch(self, number: int) -> float:
-        """Trains on every row once, in an order of its own; returns the mean loss."""
+    def epoch(
+        self, number: int, between: Between, *, steps: int = 0, loss_sum: float = 0.0
+    ) -> float:
+        """Trains on every row once, in an order of its own; returns the mean loss.
+
+        Args:
+            number: from 1; it decides the order.
+            between: called now and then between two steps.
+            steps: those of the epoch that were made before, by another attempt.
+            loss_sum: what they gave; in one of the processes only.
+        """
         batches, counts = self._batches(number)
-        total = 0.0
-        for start in range(0, len(batches), STEPS_PER_CALL):
+        total, calls = loss_sum, 0
+        for start in range(steps, len(batches), STEPS_PER_CALL):
             part = slice(start, start + STEPS_PER_CALL)
             total += float(self._run_steps(batches[part], counts[part]))
+            calls += 1
+            if calls % CALLS_PER_PART == 0 and part.stop < len(batches):
+                between(part.stop, self.sum(total))
         return self.sum(total) / self._train.rows
 
     def sum(self, value: float) -> float:

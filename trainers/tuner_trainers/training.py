@@ -7,6 +7,7 @@ import logging
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -101,9 +102,10 @@ def _resume(
     """Takes up a checkpoint if every rank could read it: all of them, or none."""
     if context.checkpoint is None or round(loop.sum(found is not None)) < context.workers:
         return None
-    if found is not None:
-        state.set(found.variables)
-    return found
+    if found is None:
+        return None
+    state.set(found.variables)
+    return replace(found, loss_sum=0.0) if context.rank else found
 
 
 class _Follower:
@@ -117,16 +119,21 @@ class _Follower:
         """Knows nothing."""
         return _Decision.CONTINUE
 
+    def between(self, steps: int, loss_sum: float) -> None:
+        """Has nothing to do."""
+
 
 def _run(loop: Loop, epochs: int, start: Snapshot | None, part: _Leader | _Follower) -> bool:
     """Trains epoch after epoch until rank 0 says stop; returns whether it did before the end."""
-    done = 0
+    done = steps = 0
+    loss_sum = 0.0
     if start is not None:
-        done, resumed = start.epoch, start
-        if _agree(loop, lambda: part.resume(resumed)) is not _Decision.CONTINUE:
+        done, steps, loss_sum = start.epoch, start.steps, start.loss_sum
+        if _agree(loop, partial(part.resume, start)) is not _Decision.CONTINUE:
             return done < epochs
     for epoch in range(done + 1, epochs + 1):
-        loss = loop.epoch(epoch)
+        loss = loop.epoch(epoch, part.between, steps=steps, loss_sum=loss_sum)
+        steps, loss_sum = 0, 0.0
         if _agree(loop, partial(part.after, epoch, loss)) is not _Decision.CONTINUE:
             return epoch < epochs
     return False
@@ -217,7 +224,12 @@ class _Leader:
 
     def resume(self, start: Snapshot) -> _Decision:
         """Goes on from a checkpoint; reports what is in it, so that the trial's curve is whole."""
-        logger.info("going on after epoch %d, from %s", start.epoch, self._context.checkpoint)
+        logger.info(
+            "going on after epoch %d and %d steps, from %s",
+            start.epoch,
+            start.steps,
+            self._context.checkpoint,
+        )
         self._best, self._history = start.best, [*start.history]
         go_on = True
         for measured in self._history:
@@ -258,9 +270,16 @@ class _Leader:
         artifacts.write_record(directory, self._record(result))
         return result
 
-    def _snapshot(self, epoch: int) -> Snapshot:
+    def between(self, steps: int, loss_sum: float) -> None:
+        """Keeps the middle of a long epoch."""
+        if self._writer.is_due(checkpoints.EPOCH_SECONDS):
+            self._writer.put(self._snapshot(len(self._history), steps, loss_sum))
+
+    def _snapshot(self, epoch: int, steps: int = 0, loss_sum: float = 0.0) -> Snapshot:
         return Snapshot(
             epoch=epoch,
+            steps=steps,
+            loss_sum=loss_sum,
             history=tuple(self._history),
             best=self._best,
             variables=self._state.copy(),
