@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 import pytest
 
 from tuner.errors import InvalidArgumentError, UnavailableError
-from tuner.runner.pool import Capacity, Pool, Shape
+from tuner.runner.pool import Capacity, Node, Pool, Shape
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -36,7 +36,9 @@ class Desk:
         self.built: list[SmallGang] = []
         self.stop = threading.Event()
         self.pool: Pool[SmallGang] = Pool(
-            lambda: Capacity(cpus=cpus), self._build, patience_seconds=patience_seconds
+            lambda: Capacity(nodes=(Node(cpus=cpus),)),
+            self._build,
+            patience_seconds=patience_seconds,
         )
         self.threads = ThreadPoolExecutor(8)
 
@@ -165,7 +167,7 @@ def test_a_gang_that_cannot_be_built_gives_its_room_back(desk: Callable[..., Des
             raise failures.pop()
         return SmallGang(shape)
 
-    here.pool = Pool(lambda: Capacity(cpus=2), build)
+    here.pool = Pool(lambda: Capacity(nodes=(Node(cpus=2),)), build)
     assert here.pool.acquire(TWO, here.stop) is None
     here.stop.clear()
     assert here.pool.acquire(TWO, here.stop) is not None
@@ -208,7 +210,7 @@ def test_what_never_fits_is_refused_with_what_to_change() -> None:
         match=r"each trial needs 8 CPUs, but this machine offers 2: lower resources\.workers or "
         r"resources\.cpus_per_worker",
     ):
-        Capacity(cpus=2).check(Shape(workers=4, cpus_per_worker=2))
+        Capacity(nodes=(Node(cpus=2),)).check(Shape(workers=4, cpus_per_worker=2))
     with pytest.raises(InvalidArgumentError, match="needs 1 GPUs, but this machine offers 0"):
-        Capacity(cpus=2).check(Shape(gpus_per_worker=1))
-    Capacity(cpus=2).check(TWO)
+        Capacity(nodes=(Node(cpus=2),)).check(Shape(gpus_per_worker=1))
+    Capacity(nodes=(Node(cpus=2),)).check(TWO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ import ray
 
 from tuner.config import Settings
 from tuner.errors import UnavailableError
+from tuner.runner import placement
 from tuner.runner.pool import Capacity
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,12 @@ logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 #: The default of two workers per trial runs on one core too.
 _FEWEST_CPUS = 2
+#: How long Ray's head may be silent: ours does not come back, that of a cluster may.
+_OWN_SECONDS, _CLUSTER_SECONDS = 3.0, 30.0
+_PROBE_SECONDS = 2.0
+#: How long a cluster that does not answer is tried to be joined; it may be starting itself.
+_JOIN_SECONDS = 40.0
+_RETRY_SECONDS = 1.0
 _FOLDER = "tuner-ray-"
 
 
@@ -36,6 +44,7 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._folder: Path | None = None
+        self._head, self._seen_time = "", 0.0
         self._where = "the Ray cluster" if settings.ray_address else "this machine"
 
     def __enter__(self) -> Self:
@@ -46,8 +55,9 @@ class Cluster:
             else:
                 self._start()
         except Exception as error:  # what Ray raises is not more special than that
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UnavailableError(f"Ray cannot be used: {line}") from error
+            raise UnavailableError(f"Ray cannot be used: {_line(error)}") from error
+        self._head = str(ray.get_runtime_context().gcs_address)
+        self._seen_time = time.monotonic()
         logger.info("Ray is up after %.1f s", time.monotonic() - start)
         return self
 
@@ -63,20 +73,42 @@ class Cluster:
 
     def capacity(self) -> Capacity:
         """What the machine, or the cluster as it is now, offers to trials."""
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return Capacity(
-            cpus=float(resources.get("CPU", 0)),
-            gpus=float(resources.get("GPU", 0)),
+            nodes=tuple(placement.nodes().values()),
             where=self._where,
+            placement=self._settings.placement.upper(),
         )
 
     def check(self) -> None:
-        """Raises UnavailableError if none of Ray's nodes is there any more."""
+        """Raises UnavailableError if Ray's head does not answer any more, or has no nodes."""
+        host, _, port = self._head.rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), _PROBE_SECONDS):
+                self._seen_time = time.monotonic()
+        except OSError as error:
+            # What Ray's own calls would do now is wait.
+            patience = _CLUSTER_SECONDS if self._settings.ray_address else _OWN_SECONDS
+            if time.monotonic() - self._seen_time < patience:
+                return
+            raise UnavailableError(
+                f"Ray's head at {self._head} does not answer any more ({error}); the runner has "
+                "to start again."
+            ) from error
         if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
             raise UnavailableError("Ray died; the runner has to start again.")
 
     def _join(self, address: str) -> None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        while True:
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                return
+            except (ConnectionError, RuntimeError, TimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("no Ray at %s yet: %s", address, _line(error))
+                ray.shutdown()
+                time.sleep(_RETRY_SECONDS)
 
     def _start(self) -> None:
         sweep()
@@ -98,6 +130,10 @@ def sweep() -> None:
         pid = folder.name.removeprefix(_FOLDER).split("-")[0]
         if pid.isdigit() and not _is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _short() -> str:
