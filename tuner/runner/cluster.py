@@ -98,17 +98,10 @@ class Cluster:
             raise UnavailableError("Ray died; the runner has to start again.")
 
     def _join(self, address: str) -> None:
-        deadline = time.monotonic() + _JOIN_SECONDS
-        while True:
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-                return
-            except (ConnectionError, RuntimeError, TimeoutError) as error:
-                if time.monotonic() > deadline:
-                    raise
-                logger.warning("no Ray at %s yet: %s", address, _line(error))
-                ray.shutdown()
-                time.sleep(_RETRY_SECONDS)
+        host, _, port = address.rpartition(":")
+        if port.isdigit():  # or it is found by Ray, as `auto` is
+            _wait_for(host, int(port))
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
     def _start(self) -> None:
         sweep()
@@ -130,6 +123,22 @@ def sweep() -> None:
         pid = folder.name.removeprefix(_FOLDER).split("-")[0]
         if pid.isdigit() and not _is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Waits until somebody listens: Ray's own waiting is slow, and does not say for what."""
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        try:
+            with socket.create_connection((host, port), _PROBE_SECONDS):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"nobody answers at {host}:{port} ({error}): start the cluster, or set "
+                    "TUNER_RAY_ADDRESS to the address of its head."
+                ) from error
+            time.sleep(_RETRY_SECONDS)
 
 
 def _line(error: BaseException) -> str:

@@ -178,7 +178,8 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> Non
         )
         try:
             runner.run()
-        except UnavailableError:
+        except UnavailableError as error:
+            logger.error("%s", error.message)
             _give_up_soon()
             raise
 
