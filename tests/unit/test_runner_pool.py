@@ -204,6 +204,48 @@ def test_gangs_that_nobody_uses_end(desk: Callable[..., Desk]) -> None:
     assert gang.closed
 
 
+def test_a_worker_does_not_span_two_nodes() -> None:
+    nodes = Node(name="a", cpus=2), Node(name="b", cpus=3, gpus=1), Node(name="c", cpus=0)
+
+    def places(shape: Shape, placement: str) -> str:
+        capacity = Capacity(nodes=nodes, where="the Ray cluster", placement=placement)
+        try:
+            capacity.check(shape)
+        except InvalidArgumentError as error:
+            return error.message
+        return "fits"
+
+    assert places(Shape(workers=2, cpus_per_worker=2), "PACK") == "fits"
+    assert places(Shape(workers=8, cpus_per_worker=0.5), "SPREAD") == "fits"
+    assert places(Shape(workers=3, cpus_per_worker=1), "STRICT_PACK") == "fits"
+    assert places(Shape(cpus_per_worker=3, gpus_per_worker=0.5), "PACK") == "fits"
+    assert places(Shape(workers=3, cpus_per_worker=2), "PACK") == (
+        "each trial needs 3 workers of 2 CPUs, but the Ray cluster has room for 2: a has 2 CPUs "
+        "and 0 GPUs; b has 3 CPUs and 1 GPUs; c has 0 CPUs and 0 GPUs. Lower what each worker "
+        "needs, or add nodes."
+    )
+    assert "has room for 3 on one node: " in places(Shape(workers=4), "STRICT_PACK")
+    assert "room for 2 on nodes of their own: " in places(Shape(workers=3), "STRICT_SPREAD")
+    assert "1 CPUs and 0.6 GPUs, but the Ray cluster has room for 1: " in places(
+        Shape(workers=2, gpus_per_worker=0.6), "PACK"
+    )
+
+
+def test_a_slot_that_waits_in_vain_says_why_once(
+    desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture
+) -> None:
+    here = desk(1)
+    waiting = here.ask(TWO)
+    for _ in range(3):
+        here.pool.tidy()
+    (record,) = caplog.records
+    assert "a trial waits for room: each trial needs 2 CPUs, but this machine offers 1" in (
+        record.getMessage()
+    )
+    here.stop.set()
+    assert waiting.result(5) is None
+
+
 def test_what_never_fits_is_refused_with_what_to_change() -> None:
     with pytest.raises(
         InvalidArgumentError,

@@ -99,7 +99,7 @@ class Capacity:
             ("CPUs", shape.cpus, self.cpus),
             ("GPUs", shape.gpus, self.gpus),
         ):
-            if needed > offered + _ROUNDING:
+            if needed > offered + _ROUNDING and len(self.nodes) == 1:
                 one = kind.lower() + "_per_worker"
                 raise InvalidArgumentError(
                     f"each trial needs {needed:g} {kind}, but {self.where} offers {offered:g}: "
@@ -169,6 +169,8 @@ class Pool(Generic[G]):
         self._idle: list[tuple[G, float]] = []
         self._used: list[Shape] = []
         self._closed = False
+        #: What was said to be missing.
+        self._missing: set[str] = set()
 
     def acquire(self, shape: Shape, stop: threading.Event) -> G | None:
         """Returns a gang once one is free or there is room for one; None when `stop` is set."""
@@ -203,9 +205,10 @@ class Pool(Generic[G]):
             self._changed.notify_all()
 
     def tidy(self) -> None:
-        """Ends gangs that nobody has used for long."""
+        """Ends gangs that nobody has used for long; says for which there is no room at all."""
         oldest = time.monotonic() - self._idle_seconds
         self._evict(lambda gang, since: since < oldest)
+        self._say_what_is_missing()
 
     def close(self) -> None:
         """Ends idle gangs now and every other one when it is released."""
@@ -275,6 +278,19 @@ class Pool(Generic[G]):
         first = self._waiters[0]
         waited = time.monotonic() - first.since
         return first.shape != shape and waited > self._patience_seconds
+
+    def _say_what_is_missing(self) -> None:
+        with self._changed:
+            shapes = {waiter.shape for waiter in self._waiters}
+        capacity, missing = self._capacity(), set[str]()
+        for shape in shapes:
+            try:
+                capacity.check(shape)
+            except InvalidArgumentError as error:  # a node may have gone since the study came
+                missing.add(error.message)
+        for message in missing - self._missing:
+            logger.warning("a trial waits for room: %s", message)
+        self._missing = missing
 
     def _evict(self, chosen: Callable[[G, float], bool]) -> None:
         with self._changed:
