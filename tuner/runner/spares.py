@@ -203,7 +203,8 @@ class Spares:
         except RayError as error:  # the node is gone, or busy
             logger.debug("a node does not say how much memory it has: %s", error)
             found = UNKNOWN
-        if found.free_bytes - SPARE_BYTES >= self._free_share * found.total_bytes > 0:
+        left_bytes = found.free_bytes - SPARE_BYTES
+        if found.total_bytes and left_bytes >= self._free_share * found.total_bytes:
             return True
         self._paused[node_id] = time.monotonic() + _PAUSE_SECONDS
         logger.info(
