@@ -14,7 +14,8 @@ from psycopg import conninfo
 
 from tuner.errors import DataDirectoryError, FailedPreconditionError, InvalidArgumentError
 from tuner_storage import embedded, errors
-from tuner_storage.database import Connection, connect, migrate
+from tuner_storage.database import connect, migrate
+from tuner_storage.pipeline import Connection
 from tuner_storage.queries import QUERIES
 
 #: Servers that run are no part of what a database holds.

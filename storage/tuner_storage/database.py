@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import select
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -15,11 +15,10 @@ import psycopg_pool
 from psycopg import conninfo
 
 from tuner.errors import DataDirectoryError
-from tuner_storage import errors, queries
+from tuner_storage import errors, pipeline, queries
+from tuner_storage.pipeline import Connection, Statement
 
 logger = logging.getLogger(__name__)
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 _CONNECT_SECONDS = 10
 #: How long a caller waits for a connection: longer than PostgreSQL takes to be started again.
@@ -29,6 +28,9 @@ _WAIT_SECONDS = 3.0
 _RECONNECT_SECONDS = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "application_name": "tuner",
+    # psycopg would prepare statements of its own, and after a rollback make PostgreSQL forget all,
+    # those of `pipeline` as well.
+    "prepare_threshold": None,
     # The statements are short; compiling them costs more than it saves.
     "options": "-c jit=off -c timezone=UTC -c client_min_messages=warning"
     " -c idle_in_transaction_session_timeout=5000",
@@ -41,6 +43,8 @@ _OPTIONS: Mapping[str, Any] = {
 #: How many lists and files may be read at once, and how long one may take. Readers have
 #: connections of their own: however many there are, they do not keep anybody from writing.
 _READERS, _READ_MILLISECONDS = 6, 60_000
+#: How long PostgreSQL may take for one transaction.
+_STATEMENT_SECONDS = 60.0
 
 
 class Database:
@@ -76,7 +80,7 @@ class Database:
         usual = {**_OPTIONS, "options": _OPTIONS["options"] + options}
         return psycopg_pool.ConnectionPool(
             url,
-            connection_class=psycopg.Connection[tuple[Any, ...]],
+            connection_class=Connection,
             kwargs={"autocommit": True, **usual},
             min_size=min(2, connections),
             max_size=connections,
@@ -119,20 +123,20 @@ class Database:
         with self.connection() as connection, connection.transaction():
             yield connection
 
-    @contextmanager
-    def pipeline(self) -> Iterator[Connection]:
-        """Lends a connection for statements that go out together, as one transaction.
-
-        One that failed is not lent again: psycopg believes that it prepared the statements behind
-        the failure, which PostgreSQL never saw.
-        """
-        with self.connection() as connection:
+    def execute(self, statements: Sequence[Statement]) -> None:
+        """Executes statements as one transaction, in one round trip; see `pipeline.execute`."""
+        if self._pool is None:
+            raise DataDirectoryError("the database is not open.")
+        with errors.wrapped():
+            connection = self._pool.getconn()
             try:
-                with connection.pipeline():
-                    yield connection
+                pipeline.execute(connection, statements, _STATEMENT_SECONDS)
             except BaseException:
+                # It may be anywhere in what it was told.
                 connection.close()
                 raise
+            finally:
+                self._pool.putconn(connection)
 
     def _check(self, connection: Connection) -> None:
         """Raises if the other end of an idle connection is closed; costs no round trip."""
@@ -164,7 +168,9 @@ def connect(url: str, name: str = "TUNER_DATABASE_URL") -> Connection:
     """Opens a connection outside any pool; raises DataDirectoryError with cause and remedy."""
     target = _target(url, name)
     try:
-        return psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS, **_OPTIONS)
+        return Connection.connect(
+            url, autocommit=True, connect_timeout=_CONNECT_SECONDS, **_OPTIONS
+        )
     except psycopg.Error as error:
         message = f"{_cause(str(error), target)}; {_remedy(str(error))} ({name})."
         # Without the original: libpq's text may quote the connection string.

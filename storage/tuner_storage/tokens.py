@@ -9,7 +9,8 @@ from psycopg.rows import class_row
 
 from tuner.admin import AuditEntry, Role, Token
 from tuner.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
-from tuner_storage.database import Connection, Database
+from tuner_storage.database import Database
+from tuner_storage.pipeline import Connection
 from tuner_storage.queries import QUERIES
 
 

@@ -67,7 +67,7 @@ def statements(writes: Iterable[Write]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _rows(values: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(values, default=_plain, allow_nan=False)
+    return _ENCODER.encode(values)
 
 
 def _plain(value: object) -> str:
@@ -80,6 +80,9 @@ def _plain(value: object) -> str:
         case bytes():
             return "\\x" + value.hex()
     raise TypeError(f"{type(value).__name__} is not written to the database.")
+
+
+_ENCODER = json.JSONEncoder(default=_plain, allow_nan=False)
 
 
 def _numbers(values: Iterable[float]) -> list[float | str]:

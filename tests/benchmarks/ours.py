@@ -28,23 +28,46 @@ _ADDED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Suggests and completes trials, as a script does."""
+    """Suggests and completes trials, as a script does: a loop in two calls, `optimize` in one.
+
+    A turn says how long suggesting and completing took, or the exchange that is both.
+    """
 
     address: str
     study: str
+    one_call: bool = True
 
     @contextmanager
     def open(self, client: int) -> Iterator[Turn]:
         """Connects."""
         with Client(self.address) as tuner, closing(_trials(tuner, self.study)) as trials:
 
-            def turn() -> tuple[float, float]:
+            def turn() -> tuple[float, ...]:
                 begun = time.perf_counter()
                 trial = next(trials)
+                # What `optimize` does around the objective.
+                trial.exchanges = self.one_call
                 suggested = time.perf_counter()
                 trial.complete(score(trial.parameters))
-                return suggested - begun, time.perf_counter() - suggested
+                ended = time.perf_counter()
+                if self.one_call:
+                    return (ended - begun,)
+                return suggested - begun, ended - suggested
 
+            yield turn
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Every client on one of several studies, each at an address of its own."""
+
+    #: The address and the name of each study.
+    studies: tuple[tuple[str, str], ...]
+
+    @contextmanager
+    def open(self, client: int) -> Iterator[Turn]:
+        """Connects."""
+        with Pairs(*self.studies[client % len(self.studies)]).open(client) as turn:
             yield turn
 
 
@@ -53,17 +76,17 @@ def _trials(tuner: Client, study: str) -> Any:
 
 
 @contextmanager
-def running(place: Place) -> Iterator[tuple[str, int]]:
-    """A study server; gives its address and its process id."""
+def running(place: Place, name: str = "data") -> Iterator[tuple[str, int]]:
+    """A study server with a data directory of that name; gives its address and its process id."""
     settings = Settings(
-        data_dir=place.folder / "data",
+        data_dir=place.folder / name,
         database_url=place.url,
         server_port=0,
         log_level="warning",
     )
     environment = settings.environment()
     with server(
-        "study server", place.folder, "-m", "tuner.service", environment=environment
+        f"study server {name}", place.folder, "-m", "tuner.service", environment=environment
     ) as said:
         yield str(said["address"]), int(said["pid"])
 
@@ -74,6 +97,14 @@ def contender(place: Place) -> Iterator[Bench]:
     with running(place) as (address, pid):
         study(address, STUDY, place.algorithm, place.history)
         yield Bench(work=Pairs(address, STUDY), server_pid=pid)
+
+
+@contextmanager
+def in_two_calls(place: Place) -> Iterator[Bench]:
+    """The same, worked on by loops."""
+    with running(place) as (address, pid):
+        study(address, STUDY, place.algorithm, place.history)
+        yield Bench(work=Pairs(address, STUDY, one_call=False), server_pid=pid)
 
 
 def study(address: str, name: str, algorithm: str, history: int) -> None:

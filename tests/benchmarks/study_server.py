@@ -1,6 +1,7 @@
 """The study server beside Optuna's RDBStorage and gRPC proxy, on one PostgreSQL, in one run.
 
-    python tests/benchmarks/study_server.py [--quick] [--only random tpe growth floor] [--json]
+    python tests/benchmarks/study_server.py [--quick] [--json]
+        [--only random tpe growth servers floor]
 
 Clients suggest and complete trials as fast as they can; what is in the study before is not timed.
 With --json, standard output is one JSON object with every figure, instead of a table.
@@ -44,9 +45,9 @@ from tests.benchmarks.crowd import Crowd, Done, Work, in_turn
 from tuner_storage import EmbeddedPostgres
 
 _ALGORITHMS = ("random", "tpe")
-_PARTS = (*_ALGORITHMS, "growth", "floor")
-_OURS, _RDB, _PROXY = "study server", "RDBStorage", "gRPC proxy"
-_CONTENDERS = {"ours": _OURS, "rdb": _RDB, "proxy": _PROXY}
+_PARTS = (*_ALGORITHMS, "growth", "servers", "floor")
+_OURS, _TWO_CALLS, _RDB, _PROXY = "study server", "  in two calls", "RDBStorage", "gRPC proxy"
+_CONTENDERS = {"ours": _OURS, "two_calls": _TWO_CALLS, "rdb": _RDB, "proxy": _PROXY}
 
 #: Whatever is compared takes turns, so that a slow minute of the machine strikes all alike.
 _ROUNDS = 3
@@ -75,18 +76,25 @@ class Report:
 
     algorithms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     growth: dict[str, float] = field(default_factory=dict)
+    servers: dict[str, float] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Our pairs per second over RDBStorage's, and how much dearer a large study is."""
+        """Our pairs per second over RDBStorage's, and how much dearer a large study is.
+
+        Also what two servers do over what one does.
+        """
         found = {
-            algorithm: measured[_OURS]["pairs_per_s"] / measured[_RDB]["pairs_per_s"]
+            algorithm + suffix: measured[ours_]["pairs_per_s"] / measured[_RDB]["pairs_per_s"]
             for algorithm, measured in self.algorithms.items()
-            if {_OURS, _RDB} <= set(measured)
+            for ours_, suffix in ((_OURS, ""), (_TWO_CALLS, "_two_calls"))
+            if {ours_, _RDB} <= set(measured)
         }
         if self.growth:
             found["growth"] = self.growth["ratio"]
+        if self.servers:
+            found["servers"] = self.servers["ratio"]
         return found
 
 
@@ -120,16 +128,23 @@ class _Stand:
             "pairs_per_s": done.rate,
             "slowest_round_pairs_per_s": min(rates),
             "fastest_round_pairs_per_s": max(rates),
-            "suggest_p50_ms": done.quantile(0, 0.5),
-            "suggest_p99_ms": done.quantile(0, 0.99),
-            "complete_p50_ms": done.quantile(1, 0.5),
-            "complete_p99_ms": done.quantile(1, 0.99),
+            **_latencies(done),
             "server_cpu_s": server,
             "postgres_cpu_s": postgres,
             "clients_cpu_s": done.cpu_seconds,
             # What other programs took away, in CPUs.
             "others_cpus": max(0.0, machine - server - postgres - done.cpu_seconds) / done.seconds,
         }
+
+
+def _latencies(done: Done) -> dict[str, float]:
+    """Of suggesting and of completing, or of the exchange that is both."""
+    calls = ("exchange",) if len(done.turns[0]) == 1 else ("suggest", "complete")
+    return {
+        f"{call}_p{percent}_ms": done.quantile(part, percent / 100)
+        for part, call in enumerate(calls)
+        for percent in (50, 99)
+    }
 
 
 class Benchmark:
@@ -151,6 +166,8 @@ class Benchmark:
                 self._algorithm(algorithm)
         if "growth" in options.parts:
             self._growth()
+        if "servers" in options.parts:
+            self._servers()
 
     def _place(self, name: str, algorithm: str, history: int) -> Place:
         """A fresh database, and a folder."""
@@ -221,9 +238,39 @@ class Benchmark:
             name = f"small-{clients}-{number}"
             ours.study(address, name, "random", _GROWTH_FROM)
             self._settle()
-            small.append(_some(ours.Pairs(address, name), clients))
-            large.append(_some(ours.Pairs(address, "large"), clients))
+            small.append(_some(ours.Pairs(address, name, one_call=False), clients))
+            large.append(_some(ours.Pairs(address, "large", one_call=False), clients))
         return in_turn(small).quantile(0, 0.5), in_turn(large).quantile(0, 0.5)
+
+    # --- several servers -------------------------------------------------------------------
+
+    def _servers(self) -> None:
+        """Two studies in the hands of one server, and of two on the same database.
+
+        With TPE, as then the server is what a pair waits for, and not this machine as a whole.
+        """
+        options, rates = self._options, list[float]()
+        for count in (1, 2):
+            place = self._place(f"servers_{count}", "tpe", options.history)
+            with ExitStack() as stack:
+                addresses = [
+                    stack.enter_context(ours.running(place, f"data{number}"))[0]
+                    for number in range(count)
+                ]
+                studies = list[tuple[str, str]]()
+                for number in range(2):
+                    _say(f"servers: {count}: study {number + 1}: {options.history:,} trials")
+                    # Whoever is asked to create a study owns it.
+                    address, name = addresses[number % count], f"study-{number}"
+                    ours.study(address, name, "tpe", options.history)
+                    studies.append((address, name))
+                self._settle()
+                done = _timed(ours.Spread(tuple(studies)), options.clients, options.seconds)
+                rates.append(done.rate)
+        one, two = rates
+        self.report.servers.update(
+            one_pairs_per_s=one, two_pairs_per_s=two, ratio=two / one, history=options.history
+        )
 
     # --- the floor -------------------------------------------------------------------------
 
@@ -256,7 +303,7 @@ def _some(work: Work, clients: int) -> Done:
 
 
 def _contenders(keys: Sequence[str]) -> Mapping[str, Contender]:
-    found: dict[str, Contender] = {"ours": ours.contender}
+    found: dict[str, Contender] = {"ours": ours.contender, "two_calls": ours.in_two_calls}
     if {"rdb", "proxy"} & set(keys):
         # Optuna is heavy, and each client imports what this module does.
         from tests.benchmarks import rivals
@@ -283,6 +330,7 @@ def as_json(options: Options, report: Report) -> str:
         "cpus": os.cpu_count(),
         "algorithms": report.algorithms,
         "growth": report.growth,
+        "servers": report.servers,
         "floor": report.floor,
     }
     return json.dumps(document, indent=2)
@@ -299,6 +347,9 @@ def as_text(options: Options, report: Report) -> str:
         lines += [*_pairs_table(algorithm, measured), ""]
     if report.growth:
         lines += [*_growth_table(report.growth), ""]
+    if report.servers:
+        one, two = report.servers["one_pairs_per_s"], report.servers["two_pairs_per_s"]
+        lines += [f"tpe, two studies, pairs/s: one server {one:.1f}, two servers {two:.1f}", ""]
     if report.floor:
         lines += [*_floor_table(options.clients, report.floor), ""]
     if (others := _most_others(report)) > _OTHERS_CPUS:
@@ -322,10 +373,12 @@ def _pairs_table(algorithm: str, measured: Mapping[str, Mapping[str, float]]) ->
     for name, row in measured.items():
         each = 1000 / max(row["pairs"], 1)
         server = f"{row['server_cpu_s'] * each:.2f}" if name != _RDB else "-"
+        calls = ("exchange",) if "exchange_p50_ms" in row else ("suggest", "complete")
+        quantiles = [row[f"{call}_p{percent}_ms"] for call in calls for percent in (50, 99)]
+        # One call that is both stands between the two.
+        latencies = "".join(f"{value:>9.2f}" for value in quantiles).center(36)
         lines.append(
-            f"{name:<14}{row['pairs_per_s']:>9.1f}"
-            f"{row['suggest_p50_ms']:>9.2f}{row['suggest_p99_ms']:>9.2f}"
-            f"{row['complete_p50_ms']:>9.2f}{row['complete_p99_ms']:>9.2f}"
+            f"{name:<14}{row['pairs_per_s']:>9.1f}{latencies}"
             f"{server:>10}{row['postgres_cpu_s'] * each:>10.2f}{row['clients_cpu_s'] * each:>8.2f}"
         )
     return lines

@@ -309,6 +309,13 @@ def _complete(hostile: Hostile) -> Message:
     return request
 
 
+def _exchange(hostile: Hostile) -> Message:
+    ended = _complete(hostile).SerializeToString()
+    request = pb.ExchangeTrialRequest.FromString(ended)
+    request.worker_id = hostile.random.choice(("ann", "bob", ""))
+    return request
+
+
 def _release(hostile: Hostile) -> Message:
     name, token = _of_token(hostile)
     return pb.ReleaseTrialRequest(name=name, lease_token=token)
@@ -368,6 +375,7 @@ _SEEDS: Mapping[str, Callable[[Hostile], Message]] = {
     "SuggestTrials": _suggest,
     "ReportTrial": _report,
     "CompleteTrial": _complete,
+    "ExchangeTrial": _exchange,
     "ReleaseTrial": _release,
     "WriteTrialLog": _log,
     "AddTrials": _add,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.integration import trials
-from tuner_trainers import artifacts, checkpoints, loop, training
+from tuner_trainers import artifacts, checkpoints, feed, loop, training
 from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
 
 
@@ -102,7 +102,8 @@ def test_the_best_epoch_may_be_one_of_the_lost_attempt(folder: Path, tmp_path: P
 def test_a_trial_goes_on_in_the_middle_of_a_long_epoch(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "STEPS_PER_CALL", 2)
+    monkeypatch.setattr(feed, "STEPS_PER_CALL", 2)
+    monkeypatch.setattr(feed, "CALL_ROWS", 1)
     monkeypatch.setattr(loop, "CALLS_PER_PART", 1)
     monkeypatch.setattr(checkpoints, "EPOCH_SECONDS", 0.0)
     task = trials.make_task(folder, epochs=3, dropout=0.3)

@@ -12,12 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tuner
 from tuner.cli import main
 from tuner.client import Client, Study
+from tuner.client.trial import RunningTrial
 from tuner.config import Settings
 from tuner.errors import (
     AlreadyExistsError,
@@ -72,7 +74,7 @@ def loss(x: object) -> float:
 
 def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
     study = client.create_study(
-        name, SPACE, minimize="loss", trials=12, search="random", seed=3, early_stopping="none"
+        name, SPACE, minimize="loss", trials=30, search="random", seed=3, early_stopping="none"
     )
     seen = []
     for trial in study:
@@ -80,10 +82,10 @@ def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
             seen.append(trial.number)
             for step in range(3):
                 assert trial.report({"loss": loss(p["x"]) + 2 - step, "other": 1.0})
-    assert seen == list(range(12))
+    assert seen == list(range(30))
     assert study.state is StudyState.COMPLETED
     trials = list(study.trials())
-    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 12
+    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 30
     for done in trials:
         assert done.value == pytest.approx(loss(done.parameters["x"]))
         assert done.metrics["other"] == 1.0
@@ -91,9 +93,70 @@ def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
     assert best.value == min(trial.value for trial in trials if trial.value is not None)
     assert best.parameters == trials[best.number].parameters
     shares = study.importance()
-    assert shares.trials == 12
+    assert shares.trials == 30
     assert sum(shares.parameters.values()) == pytest.approx(1.0)
     assert max(shares.parameters, key=shares.parameters.__getitem__) == "x"
+
+
+def test_an_objective_is_optimized_in_one_call_a_trial(client: Client, name: str) -> None:
+    """With errors, results that were reported, and a limit of this worker's own."""
+    study = client.create_study(name, SPACE, maximize="score", trials=9, early_stopping="none")
+    calls = list[str]()
+    original = study._connection.call
+
+    def counted(verb: Any, request: Any, **limits: Any) -> Any:
+        # A heartbeat may come at any time.
+        if not isinstance(request, pb.ReportTrialRequest):
+            calls.append(type(request).__name__.removesuffix("Request"))
+        return original(verb, request, **limits)
+
+    study._connection.call = counted  # type: ignore[method-assign]
+    seen = list[int]()
+
+    def objective(trial: RunningTrial) -> float | None:
+        seen.append(trial.number)
+        if trial.number == 1 and trial.attempt == 1:
+            raise ValueError("once")
+        if trial.number == 2:
+            trial.report(-5.0)
+            return None
+        return -abs(float(trial.parameters["x"]))
+
+    study.optimize(objective, trials=4)
+    assert seen == [0, 1, 1, 2]  # what failed is due again before anything new
+    assert Counter(calls) == {"SuggestTrials": 1, "ExchangeTrial": 3, "CompleteTrial": 1}
+    # Nobody holds a trial that nobody works on.
+    assert study.refresh().trial_counts.running == 0
+    study.optimize(objective)
+    assert study.state is StudyState.COMPLETED
+    assert [trial.state for trial in study.trials()] == [TrialState.SUCCEEDED] * 9
+    assert sorted({*seen}) == list(range(9))
+
+
+def test_ctrl_c_in_an_objective_gives_the_trial_back(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=3)
+
+    def objective(trial: RunningTrial) -> float:
+        if trial.number == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(objective)
+    counts = study.refresh().trial_counts
+    assert (counts.succeeded, counts.queued, counts.running) == (1, 1, 0)
+
+
+def test_a_study_stopped_in_an_objective_proposes_nothing_more(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=9)
+
+    def objective(trial: RunningTrial) -> float:
+        study.stop("good enough")
+        return 1.0
+
+    study.optimize(objective)
+    assert study.state is StudyState.STOPPED
+    assert study.refresh().trial_counts.total == 1
 
 
 def test_pages_are_read_one_after_the_other(

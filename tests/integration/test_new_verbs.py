@@ -675,6 +675,17 @@ def _complete_request(caller: Caller) -> Message:
     )
 
 
+def _exchange_request(caller: Caller) -> Message:
+    _created(caller)
+    trial = caller.one()
+    return pb.ExchangeTrialRequest(
+        name=trial.name,
+        lease_token=trial.lease.token,
+        final_measurement=trial_pb2.Measurement(metrics={"auc": 0.5}),
+        worker_id="ann",
+    )
+
+
 def _release_request(caller: Caller) -> Message:
     _created(caller)
     trial = caller.one()
@@ -714,6 +725,7 @@ REPEATABLE = [
     Repeatable("ResumeStudy", _resume_request),
     Repeatable("SuggestTrials", _suggest_request),
     Repeatable("CompleteTrial", _complete_request),
+    Repeatable("ExchangeTrial", _exchange_request),
     Repeatable("ReleaseTrial", _release_request),
     Repeatable("StopTrial", _stop_trial_request),
     Repeatable("RetryTrials", _retry_request),
@@ -805,7 +817,7 @@ def test_another_request_id_is_another_request(what: Repeatable, caller: Caller)
         case "DeleteStudy":
             with refused("NOT_FOUND", "NOT_FOUND"):
                 call(request, timeout=30)
-        case "CompleteTrial" | "ReleaseTrial":
+        case "CompleteTrial" | "ExchangeTrial" | "ReleaseTrial":
             with refused("ABORTED", "LEASE_LOST"):
                 call(request, timeout=30)
         case "PrepareStudy":

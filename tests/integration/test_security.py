@@ -125,10 +125,18 @@ def test_strangers_hold_no_threads_and_health_is_open(tmp_path: Path, database_u
                 hanging(no_message(), timeout=20, metadata=metadata)
             assert refused_with.value.code() is grpc.StatusCode.UNAUTHENTICATED
             assert time.monotonic() - start < 10
-        never.set()
         health = health_pb2_grpc.HealthStub(channel)
         answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        # Anybody may ask for health; whoever never says of what holds no thread of the others.
+        check: Any = channel.stream_unary("/grpc.health.v1.Health/Check")
+        hanging_checks = [check.future(no_message(), timeout=30) for _ in range(1100)]
+        with client(settings, secret_of(Settings(data_dir=tmp_path), Role.READER)) as ann:
+            assert list(ann.studies()) == []
+        assert not any(call.done() for call in hanging_checks)
+        for call in hanging_checks:
+            call.cancel()
+        never.set()
 
 
 def test_a_revoked_tokens_streams_end(tmp_path: Path, database_url: str) -> None:
@@ -418,6 +426,28 @@ def test_tls_protects_and_is_checked(
                 plain.ping()
         with pytest.raises(UnauthenticatedError):
             tuner.connect(settings.server, tls_ca=authority.ca, token="tuner_guess")
+
+
+def test_a_renewed_certificate_is_shown_to_the_next_caller(
+    tmp_path: Path, database_url: str, authority: Authority, other: Authority
+) -> None:
+    shown, renewed = authority.sign("mine", "IP:127.0.0.1"), other.sign("new", "IP:127.0.0.1")
+    with serving(tmp_path, database_url, **tls_of(shown)) as settings:
+        secret = secret_of(Settings(data_dir=tmp_path), Role.READER)
+
+        def reaches(ca: str) -> bool:
+            try:
+                with tuner.connect(settings.server, token=secret, tls_ca=ca) as ann:
+                    return list(ann.studies()) == []
+            except UnavailableError:
+                return False
+
+        assert reaches(authority.ca) and not reaches(other.ca)
+        # A certificate without its key is not shown.
+        Path(shown.certificate).write_bytes(Path(renewed.certificate).read_bytes())
+        assert reaches(authority.ca) and not reaches(other.ca)
+        Path(shown.key).write_bytes(Path(renewed.key).read_bytes())
+        assert reaches(other.ca) and not reaches(authority.ca)
 
 
 def test_the_servers_own_machine_needs_no_certificate(

@@ -168,6 +168,9 @@ class TrialMachine(RuleBasedStateMachine):
     def suggest(self, worker: str, count: int) -> None:
         request = pb.SuggestTrialsRequest(parent=self.name, worker_id=worker, count=count)
         answer: pb.SuggestTrialsResponse = self.call("SuggestTrials", request)
+        self._check_suggested(answer, worker, count)
+
+    def _check_suggested(self, answer: pb.SuggestTrialsResponse, worker: str, count: int) -> None:
         expected = self.model.suggest(worker, count or 1, self.clock.now)
         assert [number_of(t) for t in answer.trials] == [t.number for t in expected]
         state = study_pb2.Study.State.Name(answer.study_state)
@@ -240,6 +243,26 @@ class TrialMachine(RuleBasedStateMachine):
         if final is not None:
             request.final_measurement.CopyFrom(_measurement(final))
         self.call("CompleteTrial", request, self.model.complete(trial, token, final))
+
+    @precondition(lambda self: any(trial.tokens for trial in self.model.trials))
+    @rule(pick=picks, final=st.one_of(st.none(), values), worker=workers, late=st.booleans())
+    def exchange(self, pick: int, final: float | None, worker: str, late: bool) -> None:
+        """Ends a trial, perhaps one that is not held any more, and asks for the next one."""
+        held = [t for t in self.model.trials if t.tokens and (late or t.state == "RUNNING")]
+        if not held:
+            return
+        trial = held[pick % len(held)]
+        token, measured = trial.tokens[-1], None if final is None else (99, final)
+        request = pb.ExchangeTrialRequest(
+            name=self.path(trial), lease_token=token, worker_id=worker
+        )
+        if measured is not None:
+            request.final_measurement.CopyFrom(_measurement(measured))
+        refused = self.model.complete(trial, token, measured)
+        answer = self.call("ExchangeTrial", request, refused)
+        if refused is None:
+            assert trial_pb2.Trial.State.Name(answer.ended_state) == trial.state
+            self._check_suggested(answer.next, worker, 1)
 
     @precondition(lambda self: self.model.of("RUNNING"))
     @rule(pick=picks, cause=st.sampled_from((*RETRIES, "USER_ERROR", "TIMED_OUT")))

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -380,17 +380,45 @@ class Study:
 
     def __iter__(self) -> Iterator[RunningTrial]:
         """Leases one trial after the other until the study ends."""
+        answer: pb.SuggestTrialsResponse | None = None
         while True:
-            answer = self._suggest()
-            for message in answer.trials:
-                yield from self._lend(convert.trial_from_proto(message))
+            if answer is None:
+                answer = self._suggest()
             if answer.trials:
+                answer = yield from self._lend(convert.trial_from_proto(answer.trials[0]))
                 continue
             if StudyState(study_pb2.Study.State.Name(answer.study_state)).is_finished:
                 return
             logger.debug("no trial now: %s", answer.wait.reason)
             seconds = answer.wait.retry_after.ToTimedelta().total_seconds()
             time.sleep(min(max(seconds, 0.05), _LONGEST_WAIT_SECONDS))
+            answer = None
+
+    def optimize(
+        self,
+        objective: Callable[[RunningTrial], float | Mapping[str, float] | None],
+        *,
+        trials: int | None = None,
+    ) -> None:
+        """Works on trials until the study ends.
+
+        From one trial to the next it takes one call of the server, where a loop over the study
+        takes two: nothing of yours can come between them.
+
+        Args:
+            objective: is called with each trial and returns its result, as `complete` takes it;
+                None where it has reported. Its exceptions fail the attempt with their stack, and
+                Ctrl-C gives the trial back.
+            trials: how many to work on at most.
+        """
+        if trials is not None and trials < 1:
+            return
+        for count, trial in enumerate(self, start=1):
+            trial.exchanges = count != trials
+            with trial:
+                trial.complete(objective(trial))
+            if count == trials:
+                return
 
     def _suggest(self) -> pb.SuggestTrialsResponse:
         request = pb.SuggestTrialsRequest(
@@ -402,13 +430,19 @@ class Study:
         )
         return self._connection.call(lambda stub: stub.SuggestTrials, request)
 
-    def _lend(self, record: values.Trial) -> Iterator[RunningTrial]:
+    def _lend(
+        self, record: values.Trial
+    ) -> Generator[RunningTrial, None, pb.SuggestTrialsResponse | None]:
+        """Lends a trial; returns what was answered if its end was an exchange."""
         trial = RunningTrial(self._connection, record, self.metric)
         if record.lease is not None:
             self._heartbeat.add(trial, record.lease.expire_time)
         try:
             yield trial
+            # Whoever comes back for another trial without having ended this one.
+            trial.exchanges = True
             trial.finish()
+            return trial.following
         except GeneratorExit:
             trial.release("the loop was left")
             raise

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuner import convert
 from tuner.client.channel import Connection
@@ -57,6 +57,10 @@ class RunningTrial:
         self._connection = connection
         self._trial = trial
         self._metric = metric
+        #: Whether the attempt ends by asking for the next trial, in the same call.
+        self.exchanges = False
+        #: What was answered to that.
+        self.following: pb.SuggestTrialsResponse | None = None
         self._started = time.monotonic()
         self._next_step = 0 if trial.checkpoint is None else trial.checkpoint.step + 1
         self._reported = False
@@ -157,12 +161,10 @@ class RunningTrial:
             raise InvalidArgumentError(
                 f"trial {self.number} has no result: report one, or complete it with a value."
             )
-        request = self._completion()
-        if result is not None:
-            step = max(self._next_step - 1, 0)
-            measurement = convert.measurement_to_proto(self._measured(result, step))
-            request.final_measurement.CopyFrom(measurement)
-        self._end(request)
+        if result is None:
+            return self._end()
+        step = max(self._next_step - 1, 0)
+        self._end(result=convert.measurement_to_proto(self._measured(result, step)))
 
     def infeasible(self, reason: str) -> None:
         """Ends the attempt: the parameters cannot be trained, and the search should know."""
@@ -170,9 +172,7 @@ class RunningTrial:
 
     def fail(self, failure: Failure) -> None:
         """Ends the attempt without a result."""
-        request = self._completion()
-        request.failure.CopyFrom(convert.failure_to_proto(failure))
-        self._end(request)
+        self._end(failure=convert.failure_to_proto(failure))
 
     def release(self, reason: str) -> None:
         """Gives the trial back, unharmed, for any worker."""
@@ -284,16 +284,29 @@ class RunningTrial:
             elapsed=timedelta(seconds=time.monotonic() - self._started),
         )
 
-    def _completion(self) -> pb.CompleteTrialRequest:
-        return pb.CompleteTrialRequest(
-            name=self.name, lease_token=self._lease_token, request_id=str(uuid.uuid4())
-        )
-
-    def _end(self, request: pb.CompleteTrialRequest) -> None:
+    def _end(
+        self,
+        *,
+        result: trial_pb2.Measurement | None = None,
+        failure: trial_pb2.Failure | None = None,
+    ) -> None:
         if not self._open:
             return
+        said: dict[str, Any] = {
+            "name": self.name,
+            "lease_token": self._lease_token,
+            "final_measurement": result,
+            "failure": failure,
+            "request_id": str(uuid.uuid4()),
+        }
         try:
-            self._connection.call(lambda stub: stub.CompleteTrial, request)
+            if self.exchanges:
+                exchange = pb.ExchangeTrialRequest(**said, worker_id=worker_id(), host=hostname())
+                answer = self._connection.call(lambda stub: stub.ExchangeTrial, exchange)
+                self.following = answer.next
+            else:
+                end = pb.CompleteTrialRequest(**said)
+                self._connection.call(lambda stub: stub.CompleteTrial, end)
         except (LeaseLostError, NotFoundError):
             self.lose()
         self._open = False

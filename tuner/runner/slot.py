@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from tuner.runner.worker import Assignment, Context, Outcome
 from tuner.study import Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
+from tuner_trainers.storage import Storage
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -53,6 +54,8 @@ class Tools:
     heartbeat: Heartbeat
     pool: Pool[Gang]
     artifacts: Path
+    #: For rows, where a trial's workers run.
+    storage: Storage
     #: Set when the runner stops.
     stopping: threading.Event
 
@@ -162,12 +165,15 @@ class Slot:
             self._tools.heartbeat.remove(flight)
 
     def _assign(self, trial: Trial) -> Assignment:
+        study = self._study()
         folder = folder_of(self._tools.artifacts, trial.study_id, trial.number)
+        # Each worker may be on the machine of all the others.
+        storage = replace(self._tools.storage, workers=parallel(study) * self._shape.workers)
         return Assignment(
             trial=trial.name,
             lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
-            train=partial(train, task_of(self._study(), trial)),
+            train=partial(train, task_of(study, trial), storage),
             checkpoint="" if trial.checkpoint is None else trial.checkpoint.uri,
         )
 
@@ -288,8 +294,10 @@ def task_of(study: Study, trial: Trial) -> TrialTask:
     )
 
 
-def train(task: TrialTask, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+def train(
+    task: TrialTask, storage: Storage, context: Context, strategy: tf.distribute.Strategy | None
+) -> Result:
     """Trains a trial in a worker's process."""
     from tuner_trainers import training  # imports TensorFlow
 
-    return training.train(task, context, strategy)
+    return training.train(task, context, strategy, storage)

@@ -127,6 +127,8 @@ class Board:
 
     def if_due(self, failed: Collection[int]) -> tuple[TrialCounts, int]:
         """What `counts` and `since_best` would be if some failed trials were due again."""
+        if not failed:
+            return self.counts, len(self._since_best)
         counts, moved = self.counts, len(failed)
         counts = replace(counts, queued=counts.queued + moved, failed=counts.failed - moved)
         return counts, len(self._since_best.difference(failed))
@@ -144,8 +146,16 @@ class Board:
     @property
     def counts(self) -> TrialCounts:
         """How many trials are in which state."""
-        by_state = {s.value.lower(): len(n) for s, n in self._by_state.items()}
-        return TrialCounts(**by_state, past=self.past)
+        state = self._by_state
+        return TrialCounts(
+            queued=len(state[TrialState.QUEUED]),
+            running=len(state[TrialState.RUNNING]),
+            succeeded=len(state[TrialState.SUCCEEDED]),
+            pruned=len(state[TrialState.PRUNED]),
+            failed=len(state[TrialState.FAILED]),
+            infeasible=len(state[TrialState.INFEASIBLE]),
+            past=self.past,
+        )
 
 
 def _covers(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -63,6 +63,14 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """A trial that a worker ended, and what it was given in exchange."""
+
+    ended: Trial
+    next: Suggested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewTrial:
     """A trial of the user's own: with anything measured it is a past one."""
 

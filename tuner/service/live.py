@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -19,7 +19,16 @@ from tuner.errors import (
 )
 from tuner.service import outcome
 from tuner.service.events import Reported
-from tuner.service.exchange import Asking, Directive, NewTrial, Report, Result, Suggested, Wait
+from tuner.service.exchange import (
+    Asking,
+    Directive,
+    Exchanged,
+    NewTrial,
+    Report,
+    Result,
+    Suggested,
+    Wait,
+)
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply, silent
 from tuner.study import (
@@ -39,8 +48,8 @@ from tuner_storage import writes
 
 M = TypeVar("M", bound=Message)
 
-#: A trial with all that it measured has to fit into one message.
-_MOST_MEASUREMENTS = 100_000
+#: A trial with all that it measured has to fit into one message: steps, and metrics at all steps.
+_MOST_MEASUREMENTS, _MOST_VALUES = 100_000, 300_000
 _SOON = timedelta(seconds=0.3)
 _LATER = timedelta(seconds=1)
 
@@ -275,10 +284,7 @@ class LiveStudy:
         if report.checkpoint is not None:
             trial = replace(trial, checkpoint=report.checkpoint)
         if report.measurement is not None:
-            if len(self._reported.get(trial.number, ())) >= _MOST_MEASUREMENTS:
-                raise InvalidArgumentError(
-                    f"an attempt may report {_MOST_MEASUREMENTS} steps; report less often."
-                )
+            self._check_room_for(report.measurement, self._reported.get(trial.number, ()))
             result = self._result(trial, report.measurement)
             trial = outcome.with_result(study.spec, trial, result)
             verdict = self.record.engine.report(trial.number, report.measurement)
@@ -288,6 +294,15 @@ class LiveStudy:
         if news is not None:
             trial = replace(trial, stop_requested=True, state_reason=news)
         return trial, news
+
+    @staticmethod
+    def _check_room_for(new: Measurement, reported: Collection[int]) -> None:
+        values = (len(reported) + 1) * len(new.metrics)
+        if len(reported) >= _MOST_MEASUREMENTS or values > _MOST_VALUES:
+            raise InvalidArgumentError(
+                f"an attempt may report {_MOST_MEASUREMENTS:,} steps and {_MOST_VALUES:,} values; "
+                "report less often, or fewer metrics."
+            )
 
     def _result(self, trial: Trial, new: Measurement) -> Measurement | None:
         """The result so far. Looks at all measurements only where one takes another's place."""
@@ -336,6 +351,17 @@ class LiveStudy:
                 self._end(trial, Result(failure=failure), now, final=True)
             raise
 
+    def exchange(
+        self, number: int, token: str, result: Result, asking: Asking, reply: Reply[Exchanged, M]
+    ) -> M:
+        """Ends an attempt as `complete` does, and leases as `suggest` does, in one change."""
+
+        def verb(now: datetime) -> Exchanged:
+            ended = self._complete(number, token, result, now)
+            return Exchanged(ended=ended, next=self._suggest(asking, now))
+
+        return self.record.run(reply, verb)
+
     def release(self, number: int, token: str, reason: str, reply: Reply[Trial, M]) -> M:
         """Gives a trial back: it is due again. Raises LeaseLostError as `complete` does."""
         reason = reason or "given back by its worker"
@@ -352,15 +378,19 @@ class LiveStudy:
         reported = self._reported.pop(number, {})
         record.board.put(ended)
         if ended.state.is_finished:
-            measurements = tuple(reported[step] for step in sorted(reported))
-            record.engine.finish(replace(ended, measurements=measurements))
+            if reported:
+                measurements = tuple(reported[step] for step in sorted(reported))
+                record.engine.finish(replace(ended, measurements=measurements))
+            else:
+                record.engine.finish(ended)
         record.tell(ended)
         record.tell_study()
         record.settle(now)
         return ended
 
     def _after(self, trial: Trial, result: Result, now: datetime, final: bool) -> Trial:
-        trial = replace(trial, artifact_uri=result.artifact_uri or trial.artifact_uri)
+        if result.artifact_uri:
+            trial = replace(trial, artifact_uri=result.artifact_uri)
         if result.failure is not None:
             earlier = self._causes.get(trial.number, ())
             return outcome.failed(trial, result.failure, earlier, now, final=final)

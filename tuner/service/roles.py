@@ -30,6 +30,7 @@ METHODS: Mapping[str, Role] = {
     "SuggestTrials": Role.WRITER,
     "ReportTrial": Role.WRITER,
     "CompleteTrial": Role.WRITER,
+    "ExchangeTrial": Role.WRITER,
     "ReleaseTrial": Role.WRITER,
     "StopTrial": Role.WRITER,
     "RetryTrials": Role.WRITER,

@@ -16,20 +16,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from grpc_health.v1 import (  # type: ignore[import-untyped]
-    health,
-    health_pb2,
-    health_pb2_grpc,
-)
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from tuner.config import Settings
-from tuner.service import listen, servicer
+from tuner.service import health, listen, servicer
 from tuner.service.admin import AdminServicer
 from tuner.service.allowed import Allowed
 from tuner.service.auth import TokenGuard
 from tuner.service.fleet import Fleet
 from tuner.service.forwarding import Forwarder
+from tuner.service.health import Health
 from tuner.service.holdings import holdings
 from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
@@ -96,7 +92,7 @@ class StudyServer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = ExitStack()
-        self._health = health.HealthServicer()
+        self._health = Health()
         self._postgres: EmbeddedPostgres | None = None
         try:
             self.address, self.local_address = self._start()
@@ -125,8 +121,9 @@ class StudyServer:
 
     def close(self) -> None:
         """Lets calls under way finish, and stops everything."""
-        self._health.enter_graceful_shutdown()
+        self._health.ending()
         self._stack.close()
+        self._health.close()
 
     def _start(self) -> tuple[str, str]:
         settings, stack = self._settings, self._stack
@@ -162,13 +159,12 @@ class StudyServer:
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)
         add_AdminServiceServicer_to_server(admin, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._health.add_to(server)
         if guard is None:
             # What strangers may ask for would hold threads of those who have tokens.
-            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*_SERVICES, health.NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        for name in ("", *_SERVICES):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.serving(*_SERVICES)
         server.start()
         stack.callback(lambda: server.stop(_GRACE_SECONDS).wait(2 * _GRACE_SECONDS))
         stack.callback(studies.end_streams)

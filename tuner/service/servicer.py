@@ -17,7 +17,15 @@ from tuner import convert
 from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.service import lifecycle, pages, validate, watch
 from tuner.service.events import Event, Reported
-from tuner.service.exchange import Asking, Directive, NewTrial, Report, Result, Suggested
+from tuner.service.exchange import (
+    Asking,
+    Directive,
+    Exchanged,
+    NewTrial,
+    Report,
+    Result,
+    Suggested,
+)
 from tuner.service.lifecycle import Changes, Prepared
 from tuner.service.reply import Reply
 from tuner.service.studies import Studies
@@ -126,11 +134,7 @@ class StudyServicer(StudyServiceServicer):
     def SuggestTrials(
         self, request: pb.SuggestTrialsRequest, context: Context
     ) -> pb.SuggestTrialsResponse:
-        asking = Asking(
-            worker_id=validate.worker_id(request.worker_id),
-            count=validate.count(request.count),
-            host=validate.reason(request.host),
-        )
+        asking = _asking(request.worker_id, request.count, request.host)
         reply = _reply(_suggested, pb.SuggestTrialsResponse, "SuggestTrials", request.request_id)
         return self._studies.do(
             parse_study_name(request.parent), lambda live: live.suggest(asking, reply)
@@ -150,6 +154,17 @@ class StudyServicer(StudyServiceServicer):
         result, reply = _result(request), _trial("CompleteTrial", "", request.request_id)
         return self._studies.do(
             study_id, lambda live: live.complete(number, request.lease_token, result, reply)
+        )
+
+    def ExchangeTrial(
+        self, request: pb.ExchangeTrialRequest, context: Context
+    ) -> pb.ExchangeTrialResponse:
+        study_id, number = parse_trial_name(request.name)
+        result, asking = _result(request), _asking(request.worker_id, 1, request.host)
+        reply = _reply(_exchanged, pb.ExchangeTrialResponse, "ExchangeTrial", request.request_id)
+        return self._studies.do(
+            study_id,
+            lambda live: live.exchange(number, request.lease_token, result, asking, reply),
         )
 
     def ReleaseTrial(self, request: pb.ReleaseTrialRequest, context: Context) -> trial_pb2.Trial:
@@ -323,6 +338,13 @@ def _suggested(suggested: Suggested) -> pb.SuggestTrialsResponse:
     return response
 
 
+def _exchanged(exchanged: Exchanged) -> pb.ExchangeTrialResponse:
+    return pb.ExchangeTrialResponse(
+        ended_state=trial_pb2.Trial.State.Value(exchanged.ended.state.value),
+        next=_suggested(exchanged.next),
+    )
+
+
 def _retried(names: list[str]) -> pb.RetryTrialsResponse:
     return pb.RetryTrialsResponse(names=names)
 
@@ -337,6 +359,14 @@ def _directive(told: Directive) -> pb.ReportTrialResponse:
         decision=pb.ReportTrialResponse.STOP if stop else pb.ReportTrialResponse.CONTINUE,
         reason=told.reason,
         expire_time=convert.time_to_proto(told.expire_time),
+    )
+
+
+def _asking(worker_id: str, count: int, host: str) -> Asking:
+    return Asking(
+        worker_id=validate.worker_id(worker_id),
+        count=validate.count(count),
+        host=validate.reason(host),
     )
 
 
@@ -366,7 +396,7 @@ def _words(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: labels[key] for key in sorted(labels)}
 
 
-def _result(request: pb.CompleteTrialRequest) -> Result:
+def _result(request: pb.CompleteTrialRequest | pb.ExchangeTrialRequest) -> Result:
     final = failure = None
     if request.HasField("final_measurement"):
         final = validate.measurement(convert.measurement_from_proto(request.final_measurement))

@@ -650,6 +650,88 @@ class CompleteTrialRequest(_message.Message):
 Global___CompleteTrialRequest: _TypeAlias = CompleteTrialRequest  # noqa: Y015
 
 @_typing.final
+class ExchangeTrialRequest(_message.Message):
+    """The request of ExchangeTrial: that of CompleteTrial, and who asks for the next trial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    FINAL_MEASUREMENT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    ARTIFACT_URI_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The trial's name."""
+    lease_token: _builtins.str
+    """The token of the worker's lease."""
+    artifact_uri: _builtins.str
+    """Where the trial's weights and predictions lie."""
+    request_id: _builtins.str
+    """A UUID that makes the request repeatable."""
+    worker_id: _builtins.str
+    """Who asks for the next trial; 1 to 128 characters."""
+    host: _builtins.str
+    """The machine the worker runs on, for people."""
+    @_builtins.property
+    def final_measurement(self) -> _trial_pb2.Measurement:
+        """The result. Unset: the best of the reported measurements, by the first metric."""
+
+    @_builtins.property
+    def failure(self) -> _trial_pb2.Failure:
+        """Set if the attempt has no result."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
+        final_measurement: _trial_pb2.Measurement | None = ...,
+        failure: _trial_pb2.Failure | None = ...,
+        artifact_uri: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "final_measurement", b"final_measurement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_uri", b"artifact_uri", "failure", b"failure", "final_measurement", b"final_measurement", "host", b"host", "lease_token", b"lease_token", "name", b"name", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTrialRequest: _TypeAlias = ExchangeTrialRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeTrialResponse(_message.Message):
+    """The answer of ExchangeTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_STATE_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    ended_state: _trial_pb2.Trial.State.ValueType
+    """What became of the trial that ended; QUEUED if it is due again."""
+    @_builtins.property
+    def next(self) -> Global___SuggestTrialsResponse:
+        """The next trial, or why there is none."""
+
+    def __init__(
+        self,
+        *,
+        ended_state: _trial_pb2.Trial.State.ValueType = ...,
+        next: Global___SuggestTrialsResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next", b"next"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_state", b"ended_state", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTrialResponse: _TypeAlias = ExchangeTrialResponse  # noqa: Y015
+
+@_typing.final
 class ReleaseTrialRequest(_message.Message):
     """The request of ReleaseTrial."""
 

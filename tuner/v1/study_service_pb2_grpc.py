@@ -101,6 +101,11 @@ class StudyServiceStub(object):
                 request_serializer=tuner_dot_v1_dot_study__service__pb2.CompleteTrialRequest.SerializeToString,
                 response_deserializer=tuner_dot_v1_dot_trial__pb2.Trial.FromString,
                 _registered_method=True)
+        self.ExchangeTrial = channel.unary_unary(
+                '/tuner.v1.StudyService/ExchangeTrial',
+                request_serializer=tuner_dot_v1_dot_study__service__pb2.ExchangeTrialRequest.SerializeToString,
+                response_deserializer=tuner_dot_v1_dot_study__service__pb2.ExchangeTrialResponse.FromString,
+                _registered_method=True)
         self.ReleaseTrial = channel.unary_unary(
                 '/tuner.v1.StudyService/ReleaseTrial',
                 request_serializer=tuner_dot_v1_dot_study__service__pb2.ReleaseTrialRequest.SerializeToString,
@@ -256,6 +261,13 @@ class StudyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExchangeTrial(self, request, context):
+        """Ends an attempt and leases the worker its next trial: CompleteTrial and SuggestTrials in one call and one commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseTrial(self, request, context):
         """Gives a trial back, unharmed: it is due again for any worker.
         """
@@ -403,6 +415,11 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     servicer.CompleteTrial,
                     request_deserializer=tuner_dot_v1_dot_study__service__pb2.CompleteTrialRequest.FromString,
                     response_serializer=tuner_dot_v1_dot_trial__pb2.Trial.SerializeToString,
+            ),
+            'ExchangeTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeTrial,
+                    request_deserializer=tuner_dot_v1_dot_study__service__pb2.ExchangeTrialRequest.FromString,
+                    response_serializer=tuner_dot_v1_dot_study__service__pb2.ExchangeTrialResponse.SerializeToString,
             ),
             'ReleaseTrial': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseTrial,
@@ -793,6 +810,33 @@ class StudyService(object):
             '/tuner.v1.StudyService/CompleteTrial',
             tuner_dot_v1_dot_study__service__pb2.CompleteTrialRequest.SerializeToString,
             tuner_dot_v1_dot_trial__pb2.Trial.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tuner.v1.StudyService/ExchangeTrial',
+            tuner_dot_v1_dot_study__service__pb2.ExchangeTrialRequest.SerializeToString,
+            tuner_dot_v1_dot_study__service__pb2.ExchangeTrialResponse.FromString,
             options,
             channel_credentials,
             insecure,

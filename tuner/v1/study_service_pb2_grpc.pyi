@@ -67,6 +67,8 @@ class StudyServiceStub:
     """Records a measurement, renews the lease, and says whether to go on. Without a measurement it is a heartbeat."""
     CompleteTrial: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.CompleteTrialRequest, _trial_pb2.Trial]
     """Ends an attempt, with a result or with a failure."""
+    ExchangeTrial: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.ExchangeTrialRequest, _study_service_pb2.ExchangeTrialResponse]
+    """Ends an attempt and leases the worker its next trial: CompleteTrial and SuggestTrials in one call and one commit."""
     ReleaseTrial: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.ReleaseTrialRequest, _trial_pb2.Trial]
     """Gives a trial back, unharmed: it is due again for any worker."""
     StopTrial: _grpc.UnaryUnaryMultiCallable[_study_service_pb2.StopTrialRequest, _trial_pb2.Trial]
@@ -130,6 +132,8 @@ class StudyServiceAsyncStub(StudyServiceStub):
     """Records a measurement, renews the lease, and says whether to go on. Without a measurement it is a heartbeat."""
     CompleteTrial: _aio.UnaryUnaryMultiCallable[_study_service_pb2.CompleteTrialRequest, _trial_pb2.Trial]  # type: ignore[assignment]
     """Ends an attempt, with a result or with a failure."""
+    ExchangeTrial: _aio.UnaryUnaryMultiCallable[_study_service_pb2.ExchangeTrialRequest, _study_service_pb2.ExchangeTrialResponse]  # type: ignore[assignment]
+    """Ends an attempt and leases the worker its next trial: CompleteTrial and SuggestTrials in one call and one commit."""
     ReleaseTrial: _aio.UnaryUnaryMultiCallable[_study_service_pb2.ReleaseTrialRequest, _trial_pb2.Trial]  # type: ignore[assignment]
     """Gives a trial back, unharmed: it is due again for any worker."""
     StopTrial: _aio.UnaryUnaryMultiCallable[_study_service_pb2.StopTrialRequest, _trial_pb2.Trial]  # type: ignore[assignment]
@@ -262,6 +266,14 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trial_pb2.Trial, _abc.Awaitable[_trial_pb2.Trial]]:
         """Ends an attempt, with a result or with a failure."""
+
+    @_abc_1.abstractmethod
+    def ExchangeTrial(
+        self,
+        request: _study_service_pb2.ExchangeTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_study_service_pb2.ExchangeTrialResponse, _abc.Awaitable[_study_service_pb2.ExchangeTrialResponse]]:
+        """Ends an attempt and leases the worker its next trial: CompleteTrial and SuggestTrials in one call and one commit."""
 
     @_abc_1.abstractmethod
     def ReleaseTrial(
