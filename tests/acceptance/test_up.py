@@ -109,7 +109,7 @@ def test_a_dead_ray_ends_the_runner_which_comes_back_with_another(
         study = submit(client, tmp_path, "headless", trials=1, epochs=400)
         until(lambda: list(study.trials()) and study.trial(0).record.checkpoint)
         up.look()
-        (head,) = [pid for pid in up.pids if "gcs_server" in command(pid).split()[0]]
+        (head,) = [pid for pid in up.pids if "gcs_server" in command(pid).partition(" ")[0]]
         os.kill(head, signal.SIGKILL)
         assert study.wait(200) is StudyState.COMPLETED
         trial = study.trial(0)
