@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -32,19 +33,24 @@ _PROBE_SECONDS = 2.0
 #: How long a cluster that does not answer is tried to be joined; it may be starting itself.
 _JOIN_SECONDS = 40.0
 _RETRY_SECONDS = 1.0
+#: How long the runner may take to end once Ray's head is gone.
+_END_SECONDS = 10.0
 _FOLDER = "tuner-ray-"
 
 
 class Cluster:
     """The process's connection to Ray. Opened in the main thread, which must outlive it.
 
-    Ray's own processes are killed by the kernel when the thread that started them ends.
+    Ray's own processes are killed by the kernel when the thread that started them ends. Another
+    thread looks whether Ray's head is there: without it, whoever asks Ray something waits.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._folder: Path | None = None
-        self._head, self._seen_time = "", 0.0
+        self._head = ""
+        self._dead = ""
+        self._closing = threading.Event()
         self._where = "the Ray cluster" if settings.ray_address else "this machine"
 
     def __enter__(self) -> Self:
@@ -57,7 +63,7 @@ class Cluster:
         except Exception as error:  # what Ray raises is not more special than that
             raise UnavailableError(f"Ray cannot be used: {_line(error)}") from error
         self._head = str(ray.get_runtime_context().gcs_address)
-        self._seen_time = time.monotonic()
+        threading.Thread(target=self._watch, name="ray-head", daemon=True).start()
         logger.info("Ray is up after %.1f s", time.monotonic() - start)
         return self
 
@@ -67,6 +73,7 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closing.set()
         ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -81,21 +88,34 @@ class Cluster:
 
     def check(self) -> None:
         """Raises UnavailableError if Ray's head does not answer any more, or has no nodes."""
+        if not self._dead and any(
+            node["Alive"]
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+        ):
+            return
+        raise UnavailableError(self._dead or "Ray died; the runner has to start again.")
+
+    def _watch(self) -> None:
+        """Looks for Ray's head until it is gone, or the cluster is left."""
         host, _, port = self._head.rpartition(":")
-        try:
-            with socket.create_connection((host, int(port)), _PROBE_SECONDS):
-                self._seen_time = time.monotonic()
-        except OSError as error:
-            # What Ray's own calls would do now is wait.
-            patience = _CLUSTER_SECONDS if self._settings.ray_address else _OWN_SECONDS
-            if time.monotonic() - self._seen_time < patience:
-                return
-            raise UnavailableError(
-                f"Ray's head at {self._head} does not answer any more ({error}); the runner has "
-                "to start again."
-            ) from error
-        if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
-            raise UnavailableError("Ray died; the runner has to start again.")
+        patience = _CLUSTER_SECONDS if self._settings.ray_address else _OWN_SECONDS
+        seen_time = time.monotonic()
+        while not self._closing.wait(_RETRY_SECONDS):
+            try:
+                with socket.create_connection((host, int(port)), _PROBE_SECONDS):
+                    seen_time = time.monotonic()
+            except OSError as error:
+                if time.monotonic() - seen_time >= patience:
+                    self._dead = (
+                        f"Ray's head at {self._head} does not answer any more ({error}); the "
+                        "runner has to start again."
+                    )
+                    break
+        if self._dead:
+            logger.error("%s", self._dead)
+            # The main thread may wait for Ray, which would wait for longer.
+            if not self._closing.wait(_END_SECONDS):
+                os._exit(1)
 
     def _join(self, address: str) -> None:
         host, _, port = address.rpartition(":")
