@@ -136,6 +136,9 @@ TRAINERS: Mapping[str, Mapping[str, TrainerParameter]] = {
     "tabular": {parameter.setting.name: parameter for parameter in _TABULAR},
 }
 
+#: The trainer that is a program of the user's own.
+PROGRAM = "program"
+
 #: The metrics that trainers of the box report after each epoch, and which direction is better.
 METRICS: Mapping[Task, Mapping[str, Goal]] = {
     Task.BINARY: {
@@ -159,6 +162,11 @@ METRICS: Mapping[Task, Mapping[str, Goal]] = {
         "loss": Goal.MINIMIZE,
     },
 }
+
+
+def is_own(trainer: str | None) -> bool:
+    """Whether a trainer is the user's own: a program, or an object of a module."""
+    return trainer is not None and trainer not in TRAINERS
 
 
 def parameter_of(trainer: str, name: str) -> TrainerParameter:

@@ -6,12 +6,12 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
+from tuner import processes
 from tuner.client.access import Access
 from tuner.errors import UnavailableError
 from tuner.runner.pool import Shape
@@ -58,13 +58,15 @@ class Gang:
         After a lost worker or a cancellation the gang is broken, and after a failure that not all
         of its workers have got over: the others may wait in a collective for ever.
         """
-        oom_kills = _oom_kills()
+        oom_kills = processes.oom_kills()
         refs = [actor.train.remote(assignment) for actor in self._actors]
         try:
             outcome = self._collect(refs, cancelled)
         except RayActorError as error:
             self.broken = True
-            return Outcome(failure=_death(error, killed_by_memory=_oom_kills() > oom_kills))
+            return Outcome(
+                failure=_death(error, killed_by_memory=processes.oom_kills() > oom_kills)
+            )
         except RayError as error:
             self.broken = True
             return Outcome(failure=Failure(cause=Cause.LOST, message=_gist(error)))
@@ -97,7 +99,7 @@ class Gang:
     def _count(self, timeout_seconds: float) -> None:
         """Makes the workers do something together."""
         counts = self._ask("count", timeout_seconds=timeout_seconds)
-        if set(counts) != {self.shape.workers}:
+        if set(counts) != {self.shape.workers if self.shape.mirrored else 1}:
             raise UnavailableError(f"{self.shape.workers} workers count {counts}.")
 
     def close(self) -> None:
@@ -114,7 +116,8 @@ class Gang:
             "max_restarts": 0,
         }
         threads = max(1, int(shape.cpus_per_worker))
-        return ray.remote(Worker).options(**options).remote(rank, shape.workers, threads, access)
+        worker = ray.remote(Worker).options(**options)
+        return worker.remote(rank, shape.workers, threads, access, tensorflow=shape.tensorflow)
 
     def _ask(
         self, method: str, *args: object, timeout_seconds: float = BUILD_SECONDS
@@ -162,15 +165,6 @@ def _death(error: RayActorError, *, killed_by_memory: bool) -> Failure:
         )
         return Failure(cause=Cause.OUT_OF_MEMORY, message=message, stack=text[-20_000:])
     return Failure(cause=Cause.LOST, message="a worker of the gang died.", stack=text[-20_000:])
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel of this machine has killed for want of memory."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def _gist(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from tuner import convert
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableError
+from tuner.runner import own
 from tuner.runner.gang import Gang
 from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
@@ -121,7 +122,7 @@ class Slot:
 
     def _step(self, gang: Gang) -> bool:
         """Runs one trial, or waits for one; returns whether there may be more."""
-        if self._study().statistics is None:
+        if self._study().state is StudyState.PREPARING:
             return not self._tools.stopping.wait(_PREPARING_SECONDS)
         if not gang.answers():
             return True
@@ -160,6 +161,8 @@ class Slot:
             self._tools.heartbeat.remove(flight)
 
     def _assign(self, trial: Trial) -> Assignment:
+        if self._study().spec.data is None:  # a trainer of the user's own reads its own
+            return own.assignment(self._study(), trial, self._tools.artifacts)
         folder = self._tools.artifacts / "studies" / trial.study_id / "trials" / str(trial.number)
         return Assignment(
             trial=trial.name,
@@ -194,7 +197,8 @@ class Slot:
             artifact_uri=artifact_uri,
             request_id=str(uuid.uuid4()),
         )
-        if result is not None:
+        # Without metrics: the server chooses the result among what was reported.
+        if result is not None and result.metrics:
             final = Measurement(step=result.step, metrics=result.metrics)
             request.final_measurement.CopyFrom(convert.measurement_to_proto(final))
         if failure is not None:

@@ -60,6 +60,8 @@ class Assignment:
     lease_token: str
     artifact_dir: str
     train: Train
+    #: Whether `artifact_dir` is the attempt's own, or that of all attempts at the trial.
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +127,10 @@ class Context:
         return True
 
     def prepare_artifacts(self) -> None:
-        """Makes the attempt's folder, empty: an earlier study of this name may have left one."""
-        shutil.rmtree(self.artifact_dir, ignore_errors=True)
-        self.artifact_dir.mkdir(parents=True)
+        """Makes the folder; one of the attempt's own is empty, though an earlier study left it."""
+        if self._assignment.fresh:
+            shutil.rmtree(self.artifact_dir, ignore_errors=True)
+        self.artifact_dir.mkdir(parents=True, exist_ok=True)
 
 
 class Worker:
@@ -136,12 +139,15 @@ class Worker:
     The strategy is built once and serves trial after trial; a second one would hang.
     """
 
-    def __init__(self, rank: int, workers: int, threads: int, access: Access) -> None:
+    def __init__(
+        self, rank: int, workers: int, threads: int, access: Access, *, tensorflow: bool = True
+    ) -> None:
         self._rank = rank
         self._workers = workers
         self._connection = Connection(access)
         self._strategy: tf.distribute.Strategy | None = None
-        _warm_up(threads)
+        if tensorflow:
+            _warm_up(threads)
 
     def endpoint(self) -> str:
         """Returns host:port where this worker's TensorFlow will listen."""
@@ -166,10 +172,10 @@ class Worker:
 
     def count(self) -> int:
         """Returns how many workers there are, added up over all of them by the strategy."""
-        import tensorflow as tf  # heavy, and only workers have it
-
         if self._strategy is None:
             return 1
+        import tensorflow as tf  # heavy, and only workers have it
+
         ones = self._strategy.run(lambda: tf.constant(1.0))
         return int(self._strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
 
