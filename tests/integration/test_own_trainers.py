@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +101,9 @@ def test_a_trainer_of_cloud_ml_engine_runs_as_it_is(
           learning_rate: {float: [0.001, 0.5], log: true}
           batch_size: {discrete: [8, 16]}
           offset: {float: [-1.0e-6, -1.0e-7]}
-          optimizer: {categorical: [sgd, momentum], when: {momentum: {momentum: {float: [0, 0.9]}}}}
+          optimizer:
+            categorical: [sgd, momentum]
+            when: {momentum: {momentum: {float: [0, 0.9]}}}
         search: {algorithm: random, seed: 3, early_stopping: none}
         limits: {trials: 3, parallel: 2}
         """
@@ -290,3 +291,113 @@ def test_a_task_that_fails_ends_the_others(
     pids = [int(path.read_text()) for path in trial_folder(settings, study).glob("job-*/[cw]*")]
     assert pids
     until(lambda: not any(map(is_alive, pids)), 30)
+
+
+# --- objects of a module ---------------------------------------------------------------------
+
+WAVE = """
+VERSION = {version}
+class Trainer:
+    def space(self, trial):
+        for layer in range(trial.int("layers", 1, 3)):
+            trial.int(f"units_{{layer}}", 4, 64)
+    def train(self, context, parameters):
+        import os
+        from helper import doubled
+        (context.artifact_dir / "notes").write_text(f"seed {{context.seed}}")
+        for step in range(1, 4):
+            told = {{"score": doubled(VERSION) + step, "pid": os.getpid()}}
+            if not context.report(step, told):
+                return
+"""
+MODULE = """
+study: {name}
+metric: {{name: score}}
+trainer: {trainer}
+search: {{algorithm: random, seed: 4, early_stopping: none}}
+limits: {{trials: 2}}
+resources: {{workers: {workers}}}
+"""
+
+
+def test_a_class_trains_and_its_space_is_found(
+    submit: Callable[[str], Study], tmp_path: Path
+) -> None:
+    values, pids = [], set()
+    for version in (1, 2):
+        folder = tmp_path / str(version)
+        folder.mkdir()
+        (folder / "wave.py").write_text(WAVE.format(version=version))
+        (folder / "helper.py").write_text(f"def doubled(x): return x * {version}")
+        trainer = f"{{module: wave:Trainer, code: {version}}}"
+        study = submit(MODULE.format(name=f"wave-{version}", trainer=trainer, workers=1))
+        assert study.wait(200) is StudyState.COMPLETED, study.record
+        assert study.record.statistics is None
+        names = {parameter.name for parameter in study.record.spec.space.walk()}
+        assert names == {"layers", "units_0", "units_1", "units_2"}
+        for trial in study.trials(full=True):
+            failures = [attempt.failure for attempt in trial.record.attempts]
+            assert trial.state is TrialState.SUCCEEDED, failures
+            assert [measurement.step for measurement in trial.measurements] == [1, 2, 3]
+            assert f"units_{int(trial.parameters['layers']) - 1}" in trial.parameters
+            assert (job_of(study, trial.number) / "notes").read_text() == "seed 4"
+            values.append(trial.value)
+            pids.add(trial.metrics["pid"])
+    assert values == [4, 4, 7, 7], "each study runs the modules that it brought"
+    assert len(pids) == 1, "on one warm gang"
+
+
+def test_workers_of_a_class_train_in_step_and_stop_together(
+    submit: Callable[[str], Study], tmp_path: Path
+) -> None:
+    (tmp_path / "steps.py").write_text(
+        textwrap.dedent(
+            """
+            class Trainer:
+                def train(self, context, parameters):
+                    step, go_on = 0, True
+                    while go_on and step < 50:
+                        step += 1
+                        go_on = context.report(step, {"score": step - 100 * context.trial})
+                    (context.artifact_dir.parent / f"rank{context.rank}").write_text(str(step))
+            """
+        )
+    )
+    asked = MODULE.format(name="in-step", trainer="steps:Trainer", workers=2)
+    asked = asked.replace("early_stopping: none", "early_stopping: median")
+    asked = asked.replace("trials: 2", "trials: 6") + "parameters: {x: {float: [0, 1]}}\n"
+    study = submit(asked)
+    assert study.wait(200) is StudyState.COMPLETED, study.record
+    for number, state in ((0, TrialState.SUCCEEDED), (5, TrialState.PRUNED)):
+        trial = study.trial(number)
+        assert trial.state is state, trial.record
+        steps = [(job_of(study, number).parent / f"rank{rank}").read_text() for rank in (0, 1)]
+        assert steps[0] == steps[1] == str(len(trial.measurements))
+
+
+def test_what_a_class_raises_is_kept_with_its_stack(
+    submit: Callable[[str], Study], tmp_path: Path
+) -> None:
+    (tmp_path / "faulty.py").write_text(
+        "class Trainer:\n"
+        "    def train(self, context, parameters):\n"
+        "        self.deeper(parameters)\n"
+        "    def deeper(self, parameters):\n"
+        "        raise KeyError('units')\n"
+    )
+    asked = MODULE.format(name="faulty", trainer="faulty:Trainer", workers=1)
+    study = submit(asked + "parameters: {x: {float: [0, 1]}}\n")
+    study.wait(120)
+    failure = study.trial(0).record.attempts[0].failure
+    assert failure is not None and failure.cause is Cause.USER_ERROR
+    assert failure.message == "KeyError: 'units'"
+    assert "in deeper" in failure.stack and "faulty.py" in failure.stack
+
+
+def test_a_trainer_that_cannot_be_used_is_refused_in_a_line(
+    submit: Callable[[str], Study], tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text("import no_such_library\n")
+    study = submit(MODULE.format(name="odd", trainer="odd:Trainer", workers=1))
+    with pytest.raises(DataError, match="odd imports 'no_such_library', which is not installed"):
+        study.wait_prepared(100)

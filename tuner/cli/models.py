@@ -48,6 +48,11 @@ def _artifacts(study: Study, trial: Trial) -> Path:
             f"trial {trial.number} of {study.study_id} is {trial.state.lower()} and has left no "
             "weights; choose another with --trial."
         )
+    if study.record.spec.data is None:
+        raise FailedPreconditionError(
+            f"the trainer of {study.study_id} is your own, and what a trial wrote is no model that "
+            f"tuner knows: take trial {trial.number} from {uri}."
+        )
     path = Path(uri)
     if not path.is_dir():
         raise FailedPreconditionError(

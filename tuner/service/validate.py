@@ -90,6 +90,11 @@ def _check_own(asked: StudySpec) -> None:
         )
     if is_program and asked.data is not None:
         raise InvalidArgumentError("a program reads its data by itself; leave `data` out.")
+    if is_own(asked.trainer) and asked.data is None and asked.export_model:
+        raise InvalidArgumentError(
+            "`export` knows the models that are trained on `data`; leave it out: what the winner "
+            "wrote is kept."
+        )
     _at_most(len(own.command), _ARGUMENTS, "words of a command")
     _at_most(len(own.environment), _ARGUMENTS, "variables")
     for argument in (*own.command, *own.environment, *own.environment.values()):
