@@ -50,8 +50,8 @@ def _artifacts(study: Study, trial: Trial) -> Path:
         )
     if study.record.spec.data is None:
         raise FailedPreconditionError(
-            f"the trainer of {study.study_id} is your own, and what a trial wrote is no model that "
-            f"tuner knows: take trial {trial.number} from {uri}."
+            f"the trainer of {study.study_id} is your own, and what its trials wrote is no model "
+            f"that tuner knows: trial {trial.number} left it in {uri}."
         )
     path = Path(uri)
     if not path.is_dir():
