@@ -141,8 +141,10 @@ def _spec(top: Section, study_id: str, folder: Path) -> StudySpec:
         _check_script(top, found)
     elif trainer_spaces.is_own(trainer) and data is None:
         _check_own(top, trainer == trainer_spaces.PROGRAM, found)
-        managed = False  # it reports what it likes
-    metrics = metric_sections.metrics(top, managed, data)
+    # Without data a trainer of the user's own reports what it likes.
+    boxed = trainer in trainer_spaces.TRAINERS
+    boxed |= trainer != trainer_spaces.PROGRAM and top.has("data")
+    metrics = metric_sections.metrics(top, boxed, data)
     spec = StudySpec(
         metrics=metrics,
         space=_space(top, found),
@@ -156,7 +158,7 @@ def _spec(top: Section, study_id: str, folder: Path) -> StudySpec:
         resources=sections.resources(top, trainer),
         export_model=sections.export_model(top),
         labels=sections.labels(top),
-        constraints=metric_sections.constraints(top, managed, data),
+        constraints=metric_sections.constraints(top, boxed, data),
         warm_start=sections.warm_start(top, study_id),
         measurement_selection=metric_sections.measurement(top),
     )

@@ -56,7 +56,7 @@ def data(top: Section, folder: Path, trainer: str | None) -> DataSource | None:
         message = "a program reads its data by itself: name it in the command, and remove `data`"
         top.problems.add(top.entries["data"][0], message)
         return None
-    if top.has("trainer") and not is_own(trainer):
+    if trainer is not None and not is_own(trainer):
         top.require("data", f"`data: {example}`")
     keys = ("train", "validation", "test", "label", "task", "types", "missing", "exclude")
     section = top.section("data", keys, example)

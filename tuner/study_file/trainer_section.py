@@ -48,7 +48,8 @@ def _own(top: Section, folder: Path) -> tuple[str | None, OwnTrainer]:
     kinds = [kind for kind in _KINDS if section.has(kind)]
     if len(kinds) != 1:
         what = f"has both {' and '.join(kinds)}; keep one" if kinds else f"needs {_EXAMPLE}"
-        section.problems.add(section.where, f"trainer {what}")
+        if kinds or not section.has_unknown:
+            section.problems.add(section.where, f"trainer {what}")
         return None, OwnTrainer()
     code = section.text("code", "a folder, a package or a module")
     written = None if code is None else _resolved(code, folder)
