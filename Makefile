@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test soak bench lint format protos check-protos lock install chromium clean
+.PHONY: demo test soak bench bench-search lint format protos check-protos lock install chromium clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,10 @@ soak: install
 # The study server beside Optuna's storages; BENCH="--quick" for a first look, BENCH="--json" for machines.
 bench: install
 	@$(BIN)/python tests/benchmarks/study_server.py $(BENCH)
+
+# What a suggestion costs, beside Optuna's samplers; BENCH="--json" for machines.
+bench-search: install
+	@$(BIN)/python tests/benchmarks/search.py $(BENCH)
 
 lint: install
 	@$(BIN)/ruff format --check .

@@ -30,6 +30,20 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "TUNER_ARTIFACTS",
         "where checkpoints and models lie; in the data directory",
     ),
+    "cache_dir": (
+        "TUNER_CACHE_DIR",
+        "where each machine keeps rows that it has read, on a disk of its own; in the data "
+        "directory",
+    ),
+    "cache_gib": (
+        "TUNER_CACHE_GIB",
+        "what these rows may take of the disk, in GiB; 0 means half of what is free",
+    ),
+    "memory_gib": (
+        "TUNER_MEMORY_GIB",
+        "what the encoded rows of one worker may take of the memory, in GiB; 0 means its share "
+        "of half the machine's",
+    ),
     "ray_address": (
         "TUNER_RAY_ADDRESS",
         "a Ray cluster, instead of one on this machine",
@@ -98,6 +112,9 @@ class Settings:
     web_port: int = 8480
     database_url: str = field(default="", repr=False)
     artifacts: str = ""
+    cache_dir: str = ""
+    cache_gib: float = 0.0
+    memory_gib: float = 0.0
     ray_address: str = ""
     cpus: int = 0
     lease_seconds: float = 30.0
@@ -129,6 +146,11 @@ class Settings:
             raise InvalidArgumentError(
                 f"TUNER_LEASE_SECONDS must be 1 to 86400, but got {self.lease_seconds:g}."
             )
+        for name in ("cache_gib", "memory_gib"):
+            if not 0 <= getattr(self, name) <= 1 << 30:
+                raise InvalidArgumentError(
+                    f"{VARIABLES[name][0]} must be 0 or more GiB, but got {getattr(self, name):g}."
+                )
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise InvalidArgumentError(
                 f"TUNER_LOG_LEVEL must be debug, info, warning or error, but got "
@@ -170,6 +192,11 @@ class Settings:
     def artifacts_dir(self) -> Path:
         """Where checkpoints, statistics and models lie."""
         return Path(self.artifacts).expanduser() if self.artifacts else self.data_dir / "artifacts"
+
+    @property
+    def rows_dir(self) -> Path:
+        """Where this machine keeps rows that it has read."""
+        return Path(self.cache_dir).expanduser() if self.cache_dir else self.data_dir / "cache"
 
     @property
     def local_token_file(self) -> Path:

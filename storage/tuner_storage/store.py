@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from tuner import convert
 from tuner.errors import NotFoundError
 from tuner.study import Attempt, Cause, Measurement, Study, StudyState, Trial
 from tuner_storage import rows, writes
+from tuner_storage.columns import Block, MeasurementColumns, MetricColumns, TrialColumns
 from tuner_storage.database import Database
 from tuner_storage.pipeline import Connection
 from tuner_storage.queries import QUERIES
@@ -32,6 +34,10 @@ from tuner_storage.writes import Write
 
 R = TypeVar("R")
 
+#: How many trials are read at once.
+_BLOCK = 10_000
+#: No trial has a higher number.
+_LAST = 2**31 - 1
 _ORDERS = {
     "number": "list_trials_by_number",
     "number desc": "list_trials_by_number_desc",
@@ -119,20 +125,25 @@ class Store:
     # --- trials ---
 
     def load_trials(self, stored: StoredStudy) -> LoadedTrials:
-        """Everything that a server keeps in memory of a study's trials."""
-        parameters = {"study": stored.key, "numbers": None}
-        with self._database.transaction() as connection:
-            found = _fetch(connection, rows.TrialRow, "all_trials", parameters)
-            measured = _measured(connection, parameters)
+        """Everything that a server keeps in memory of a study's trials.
+
+        The server has claimed the study, so nobody else writes to it: the reads need not be one
+        transaction, which PostgreSQL would end as idle if making trials of the rows took long.
+        """
+        parameters = {"study": stored.key}
+        with self._database.connection() as connection:
+            trials = [
+                trial
+                for block in _blocks(connection, stored.key)
+                for trial in block.trials(stored.study.study_id, stored.key)
+            ]
             causes: dict[int, list[Cause]] = defaultdict(list)
             for number, cause in connection.execute(QUERIES["list_causes"], parameters):
                 causes[number].append(Cause(cause))
             attempt_time = _one(connection, "attempt_time", parameters)
             answered = connection.execute(QUERIES["list_requests"], parameters).fetchall()
         return LoadedTrials(
-            trials=tuple(
-                row.to_trial(stored.study.study_id, measured.get(row.number, ())) for row in found
-            ),
+            trials=tuple(trials),
             causes={number: tuple(listed) for number, listed in causes.items()},
             attempt_time=attempt_time,
             answered=frozenset((request_id, method) for request_id, method in answered),
@@ -168,6 +179,7 @@ class Store:
         }
         if page.order in _ORDERS:
             name = _ORDERS[page.order]
+            parameters |= _start(page)
         else:
             name = "list_trials_by_key"
             # A name may hold spaces: that of a cross does.
@@ -275,6 +287,34 @@ def _fetch(
         return cursor.execute(QUERIES[name], parameters).fetchall()
 
 
+def _blocks(connection: Connection, key: int) -> Iterator[Block]:
+    """A study's history, so many trials at a time.
+
+    Reading a column keeps all threads of the process from running, those too that renew the
+    server's registration.
+    """
+    first = 0
+    while True:
+        range_ = {"study": key, "first": first, "past": first + _BLOCK}
+        block = Block(
+            columns=_columns(connection, TrialColumns, "load_trials", range_),
+            results=_columns(connection, MetricColumns, "load_results", range_),
+            measured=_columns(connection, MeasurementColumns, "load_measurements", range_),
+        )
+        yield block
+        if len(block.columns.number) < _BLOCK:
+            return
+        first += _BLOCK
+
+
+def _columns(connection: Connection, kind: type[R], name: str, parameters: Mapping[str, Any]) -> R:
+    """The one row of a query whose columns are arrays; what is NULL, of nothing, is empty."""
+    # Binary arrays are read several times as fast as text.
+    with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        row = cursor.execute(QUERIES[name], parameters).fetchone() or {}
+    return kind(**{column: values or [] for column, values in row.items()})
+
+
 def _one(connection: Connection, name: str, parameters: Mapping[str, Any]) -> Any:
     row = connection.execute(QUERIES[name], parameters).fetchone()
     return None if row is None else row[0]
@@ -292,6 +332,13 @@ def _measured(
     for row in _fetch(connection, rows.MeasurementRow, "list_measurements", parameters):
         measured[row.trial].append(row.to_measurement())
     return measured
+
+
+def _start(page: TrialPage) -> Mapping[str, Any]:
+    """What the page comes after, in an order that an index has; before everything at first."""
+    if page.after_number is None:
+        return {"number": _LAST if page.order == "number desc" else -1, "rank": -math.inf}
+    return {"rank": math.inf if page.after_key is None else -page.after_key}
 
 
 def _completed(

@@ -61,6 +61,8 @@ class Orphan:
     study_id: str
     #: Whether it already is the server's that asked: handed over, or not loaded yet.
     given: bool
+    #: How many trials it has.
+    trials: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

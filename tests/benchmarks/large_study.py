@@ -1,10 +1,11 @@
-"""What a large study costs: adding, reading, filtering, watching and loading many trials.
+"""What a large study costs: adding, reading, filtering, watching, loading, taking over.
 
     python tests/benchmarks/large_study.py [--trials N] [--watchers N] [--json]
 
-Every figure is of one server process, called over gRPC on this machine, on an embedded PostgreSQL.
-Figures are shown on standard error as they come; with --json, standard output is one JSON object
-of all of them.
+Every figure is of one server process, called over gRPC on this machine, on an embedded PostgreSQL;
+at the end there are two, and the one that owns the study is killed. The peer of loading is a COPY
+of the same rows, which is as fast as PostgreSQL gives them away. Figures are shown on standard
+error as they come; with --json, standard output is one JSON object of all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 
 if not __package__:
     # Run by its path: once more as a module, so that it and its children find `tests`.
@@ -40,6 +43,7 @@ from tuner_storage import EmbeddedPostgres
 _STUDY, _METRICS = "large", {"auc": "maximize", "latency": "minimize"}
 _SPACE = {name: Float(0, 1) for name in "abcdef"}
 _SECONDS = 300.0
+_LOAD, _COPY = "loading the study after a restart, s", "a COPY of its rows, s"
 
 
 class Measures:
@@ -105,6 +109,7 @@ def read(measures: Measures, address: str) -> None:
         measures.time("a page of 1,000 trials by number, s", page, 3)
         measures.time("the best 1,000, s", lambda: page(order_by="best"), 3)
         measures.time("a page ordered by a metric, s", lambda: page(order_by="metrics.latency"), 3)
+        measures.time("all pages of the best, s", lambda: _all_pages(page, order_by="best"))
         condition = "metrics.auc > 0.99 AND parameters.a < 0.5"
         measures.time("a page of what a filter finds, s", lambda: page(filter=condition), 3)
         measures.time("the Pareto front, s", lambda: page(optimal=True), 3)
@@ -115,6 +120,12 @@ def read(measures: Measures, address: str) -> None:
         )
         study = pb.GetStudyRequest(name=f"studies/{_STUDY}")
         measures.time("the study, s", lambda: stub.GetStudy(study, timeout=_SECONDS), 5)
+
+
+def _all_pages(page: Callable[..., pb.ListTrialsResponse], **fields: str) -> None:
+    token = page(**fields).next_page_token
+    while token:
+        token = page(page_token=token, **fields).next_page_token
 
 
 def work(measures: Measures, address: str, name: str, pairs: int = 200) -> None:
@@ -181,6 +192,60 @@ def _watcher(stack: ExitStack, address: str) -> set[int]:
     return numbers
 
 
+def copy(url: str) -> None:
+    """Reads the rows of the study's trials, and does nothing with them."""
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        query = (
+            "COPY (SELECT trials.* FROM tuner.trials JOIN tuner.studies USING (study)"
+            f" WHERE study_id = '{_STUDY}' ORDER BY number) TO STDOUT (FORMAT BINARY)"
+        )
+        with cursor.copy(query.encode()) as rows:
+            for _ in rows:
+                pass
+
+
+def take_over(measures: Measures, folder: Path, url: str) -> None:
+    """Kills the server that owns the study: how long until another one goes on with it."""
+    (folder / "second").mkdir()
+    with (
+        running(folder, url) as (first, owner),
+        running(folder / "second", url) as (second, heir),
+        grpc.insecure_channel(first) as to_first,
+        grpc.insecure_channel(second) as to_second,
+    ):
+        lease = pb.SuggestTrialsRequest(parent=f"studies/{_STUDY}", worker_id="held")
+        held = StudyServiceStub(to_first).SuggestTrials(lease, timeout=_SECONDS).trials[0]
+        stub = StudyServiceStub(to_second)
+        report = pb.ReportTrialRequest(name=held.name, lease_token=held.lease.token)
+        another = pb.SuggestTrialsRequest(parent=f"studies/{_STUDY}", worker_id="other")
+        stub.ReportTrial(report, timeout=_SECONDS)
+        before = cpu_seconds(heir)
+        os.kill(owner, signal.SIGKILL)
+        start = time.perf_counter()
+        _until(lambda: stub.ReportTrial(report, timeout=_SECONDS))
+        measures.note("from kill -9 to a report at the other server, s", _since(start))
+        _until(lambda: stub.SuggestTrials(another, timeout=_SECONDS))
+        measures.note("from kill -9 to a new trial at the other server, s", _since(start))
+        measures.note("CPU of the other server for it, s", cpu_seconds(heir) - before)
+
+
+def _until(call: Callable[[], object]) -> None:
+    """Calls until it is answered, as a client does."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            call()
+            return
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start
+
+
 def memory(pid: int) -> float:
     """A process's resident memory, in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
@@ -214,13 +279,15 @@ def main() -> int:
                 work(measures, address, "suggest p50, ms")
                 watch(measures, address, pid, asked.watchers)
             with running(folder, postgres.url) as (address, pid), Client(address) as client:
-                measures.time(
-                    "loading the study after a restart, s",
-                    lambda: client.get_study(_STUDY).importance(),
-                )
+                measures.time(_LOAD, lambda: client.get_study(_STUDY))
+                measures.note("CPU of a server that starts and loads it, s", cpu_seconds(pid))
                 measures.note("memory after that, MiB", memory(pid))
+                client.get_study("watched").delete(force=True)
+            measures.time(_COPY, lambda: copy(postgres.url), 3)
+            take_over(measures, folder, postgres.url)
     if asked.json:
-        print(json.dumps({"ratios": {}, **measures.figures}))
+        ratios = {"loading/COPY": measures.figures[_LOAD] / measures.figures[_COPY]}
+        print(json.dumps({"ratios": ratios, **measures.figures}))
     return 0
 
 

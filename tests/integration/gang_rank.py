@@ -1,6 +1,9 @@
-"""One rank of a gang, in a process of its own: trains three trials, the second of which fails.
+"""One rank of a gang, in a process of its own: trains some trials, the second of which fails.
 
 python -m tests.integration.gang_rank FOLDER RANK HOST:PORT,HOST:PORT
+
+The last trial is the first one again, with rows that are streamed. Without an address, one process
+trains with two replicas.
 """
 
 from __future__ import annotations
@@ -16,24 +19,32 @@ from tests.integration import trials
 
 def main(folder: Path, rank: int, workers: list[str]) -> None:
     """Writes what each trial came to, to rank-{rank}.json."""
-    cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
-    os.environ["TF_CONFIG"] = json.dumps(cluster)
+    if workers:
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+        os.environ["TF_CONFIG"] = json.dumps(cluster)
     import tensorflow as tf  # only after TF_CONFIG is set
 
     from tuner_trainers import training
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy() if len(workers) > 1 else None
+    if not workers:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    else:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy() if len(workers) > 1 else None
     results = []
-    for trial, dropout in ((0, 0.0), (1, 0.0), (2, 0.1)):
-        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{trial}"
+    for trial, dropout, memory_bytes in ((0, 0.0, 0), (1, 0.0, 0), (2, 0.1, 0), (0, 0.0, 1)):
+        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{trial}-{memory_bytes}"
         artifact_dir.mkdir()
         context = trials.Context(artifact_dir, rank=rank, workers=len(workers))
         if trial == 1:
             context.decide = _lose
         task = trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
         try:
-            result = training.train(task, context, strategy)
+            result = training.train(task, context, strategy, trials.storage(folder, memory_bytes))
             end = "stopped" if result.stopped else "whole"
         except ConnectionError as error:
             end = str(error)
@@ -47,4 +58,4 @@ def _lose(step: int, metrics: Mapping[str, float]) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","))
+    main(Path(sys.argv[1]), int(sys.argv[2]), [a for a in sys.argv[3].split(",") if a])

@@ -74,7 +74,7 @@ def loss(x: object) -> float:
 
 def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
     study = client.create_study(
-        name, SPACE, minimize="loss", trials=12, search="random", seed=3, early_stopping="none"
+        name, SPACE, minimize="loss", trials=30, search="random", seed=3, early_stopping="none"
     )
     seen = []
     for trial in study:
@@ -82,10 +82,10 @@ def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
             seen.append(trial.number)
             for step in range(3):
                 assert trial.report({"loss": loss(p["x"]) + 2 - step, "other": 1.0})
-    assert seen == list(range(12))
+    assert seen == list(range(30))
     assert study.state is StudyState.COMPLETED
     trials = list(study.trials())
-    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 12
+    assert [trial.state for trial in trials] == [TrialState.SUCCEEDED] * 30
     for done in trials:
         assert done.value == pytest.approx(loss(done.parameters["x"]))
         assert done.metrics["other"] == 1.0
@@ -93,7 +93,7 @@ def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
     assert best.value == min(trial.value for trial in trials if trial.value is not None)
     assert best.parameters == trials[best.number].parameters
     shares = study.importance()
-    assert shares.trials == 12
+    assert shares.trials == 30
     assert sum(shares.parameters.values()) == pytest.approx(1.0)
     assert max(shares.parameters, key=shares.parameters.__getitem__) == "x"
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
 from optuna.testing.pytest_storages import StorageTestCase
 
 from tests.unit.engine_support import at, spec, trial
@@ -24,6 +32,20 @@ class TestMirrorIsAStorage(StorageTestCase):
     @pytest.fixture
     def storage(self) -> BaseStorage:
         return Mirror()
+
+
+class TestOurTpeIsASampler(
+    BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase
+):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: TreeTPESampler(startup=0)
+
+
+class TestOurTpeStartsAtRandom(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return TreeTPESampler
 
 
 SPACE = Space(
@@ -142,3 +164,72 @@ def test_our_tpe_serves_plain_optuna() -> None:
         SPACE.check(point)
         study.tell(asked, abs(float(point["lr"]) - 0.01) + float(point.get("momentum", 1)))
     assert study.best_value < 0.3
+
+
+def rings(trial: optuna.Trial) -> float:
+    """Parameters that appear for some values of others only."""
+    x = trial.suggest_float("x", -5, 5)
+    kind = trial.suggest_categorical("kind", ["round", "square", None])
+    if kind is None:
+        return 30.0
+    steps = trial.suggest_int("steps", 1, 64, log=True)
+    if kind == "square":
+        x += trial.suggest_float("shift", 0, 1, step=0.25)
+    return x * x + abs(steps - 8)
+
+
+def seeded(trials: int) -> optuna.Study:
+    study = optuna.create_study(sampler=TreeTPESampler(seed=5))
+    study.optimize(rings, n_trials=trials)
+    return study
+
+
+def test_our_tpe_finds_its_space_in_the_trials() -> None:
+    study = seeded(80)
+    assert [t.params for t in study.trials] == [t.params for t in seeded(80).trials]
+    assert study.best_value < 1
+    late = [t.params["kind"] for t in study.trials[50:]]
+    assert late.count(None) < len(late) / 3
+
+
+def test_our_tpe_goes_on_in_another_process_as_it_would_have_here() -> None:
+    study = seeded(30)
+    # A copy learns all from the trials again.
+    study.sampler = copy.deepcopy(study.sampler)
+    study.optimize(rings, n_trials=10)
+    assert [t.params for t in study.trials] == [t.params for t in seeded(40).trials]
+
+
+def test_our_tpe_keeps_parallel_trials_apart() -> None:
+    def both(trial: optuna.Trial) -> float:
+        return abs(trial.suggest_float("x", 0, 1) - 0.5) + abs(trial.suggest_float("y", 0, 1))
+
+    def together(state: optuna.trial.TrialState) -> float:
+        study = optuna.create_study(sampler=TreeTPESampler(seed=1))
+        study.optimize(both, n_trials=40)
+        drawn = []
+        for _ in range(12):
+            asked = study.ask()
+            asked.suggest_float("x", 0, 1)
+            # The objective has not asked for y yet, but others know already what it will be.
+            left = study.trials[-1].system_attrs["tpe:relative_params:0"]
+            drawn.append(float(json.loads(left)["y"]))
+            if state is optuna.trial.TrialState.FAIL:
+                study.tell(asked, state=state)
+        return max(drawn) - min(drawn)
+
+    assert together(optuna.trial.TrialState.FAIL) < together(optuna.trial.TrialState.RUNNING)
+
+
+def test_one_sampler_may_serve_one_study_after_another() -> None:
+    sampler = TreeTPESampler(seed=5)
+    for _ in range(2):
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(rings, n_trials=25)
+        assert [t.params for t in study.trials] == [t.params for t in seeded(25).trials]
+
+
+def test_our_tpe_serves_threads() -> None:
+    study = optuna.create_study(sampler=TreeTPESampler(seed=5))
+    study.optimize(rings, n_trials=60, n_jobs=4)
+    assert len({tuple(t.params.items()) for t in study.trials}) == 60

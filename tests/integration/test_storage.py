@@ -56,6 +56,7 @@ from tuner_storage import (
     TrialPage,
     writes,
 )
+from tuner_storage.queries import QUERIES
 
 
 @pytest.fixture
@@ -387,7 +388,7 @@ def test_a_server_that_starts_again_has_its_studies_still(held: Held, server: UU
     store = held.store
     store.enter_server(server, "elsewhere:2", LEASE)
     assert store.find_owner("mine") == "elsewhere:2"
-    assert store.list_orphans(server) == [Orphan(study_id="mine", given=True)]
+    assert store.list_orphans(server) == [Orphan(study_id="mine", given=True, trials=0)]
     assert held.claim(server).epoch == held.ownership.epoch + 1
 
 
@@ -402,7 +403,7 @@ def test_a_study_is_handed_over_to_a_living_server(held: Held) -> None:
     assert store.find_owner("mine") == "heir:1"
     with pytest.raises(StaleError):
         held.report(0, loss(0.5))
-    assert store.list_orphans(heir) == [Orphan(study_id="mine", given=True)]
+    assert store.list_orphans(heir) == [Orphan(study_id="mine", given=True, trials=1)]
     assert held.claim(heir).epoch > held.ownership.epoch + 1
 
 
@@ -424,7 +425,8 @@ def test_orphans_are_the_studies_to_be_worked_on_that_nobody_owns(store: Store) 
             store.leave_server(dead)
             dead = entered(store, "dead:1", timedelta(milliseconds=-1))
     assert store.list_orphans(me) == [
-        Orphan(study_id=name, given=name == "mine") for name in ("free", "dead", "mine", "ending")
+        Orphan(study_id=name, given=name == "mine", trials=int(name == "ending"))
+        for name in ("free", "dead", "mine", "ending")
     ]
 
 
@@ -749,6 +751,40 @@ def test_pages_of_every_order_reach_every_trial_once(
         last, key = found[-1]
         page = replace(page, after_number=last.number, after_key=key)
     assert seen == numbers
+
+
+@pytest.mark.parametrize(
+    ("query", "place"),
+    [
+        ("list_trials_by_number", {"number": 999}),
+        ("list_trials_by_number_desc", {"number": 1000}),
+        ("list_trials_by_score", {"rank": -0.5, "number": 999}),
+        ("list_trials_by_score", {"rank": math.inf, "number": 1800}),
+    ],
+)
+def test_a_page_reads_no_trials_but_its_own(
+    held: Held, database_url: str, query: str, place: dict[str, float]
+) -> None:
+    """Not even among a thousand that are equal."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tuner.trials (study, number, state, parameters, space_version, attempt,"
+            " score, create_time, end_time) SELECT %s, number, 'SUCCEEDED', '{}', 1, 1,"
+            " CASE WHEN number < 1500 THEN 0.5 END, now(), now()"
+            " FROM generate_series(0, 1999) AS number",
+            (held.key,),
+        )
+        connection.execute("VACUUM ANALYZE tuner.trials")
+        nothing = dict.fromkeys(("states", "numbers", "filter"))
+        row = connection.execute(
+            b"EXPLAIN (ANALYZE, FORMAT JSON) " + QUERIES[query],
+            {"study": held.key, "limit": 10, **nothing, **place},
+        ).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert plan["Actual Rows"] == 10
+    (scan,) = plan["Plans"]
+    assert scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) == 10, scan
 
 
 @pytest.mark.parametrize("order", ["number", "number desc", "best", "metrics.extra"])

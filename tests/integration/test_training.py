@@ -23,6 +23,7 @@ from tuner.errors import DataError, InfeasibleError, InvalidArgumentError
 from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
 from tuner_trainers import artifacts, data, model, prepare, rows, statistics, training
 from tuner_trainers.context import ENVIRONMENT, Result, TrialTask
+from tuner_trainers.storage import Storage
 
 RMSE = Metric(name="val_rmse", goal=Goal.MINIMIZE)
 ACCURACY = Metric(name="val_accuracy")
@@ -37,7 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _train(task: TrialTask, to: Path) -> tuple[Result, trials.Context]:
     context = trials.Context(to)
     to.mkdir(exist_ok=True)
-    return training.train(task, context), context
+    return training.train(task, context, None, _storage(task)), context
+
+
+def _storage(task: TrialTask) -> Storage:
+    return trials.storage(Path(task.statistics_path).parent)
 
 
 def test_a_trial_learns_and_reports_every_epoch(folder: Path, tmp_path: Path) -> None:
@@ -136,8 +141,9 @@ def test_artifacts_build_the_model_again(folder: Path, tmp_path: Path) -> None:
     learned = statistics.Statistics.load(tmp_path / artifacts.STATISTICS)
     again = model.build_model(record.task, learned, record.target)
     again.network.set_weights(artifacts.read_weights(tmp_path))
-    raw = rows.load(str(folder / "test.csv"), record.inputs, ("answer", "string"), ("?",))
-    outputs = again.forward()(rows.encode(raw, again.encoder, again.target).inputs)
+    label, storage = ("answer", "string"), trials.storage(folder)
+    raw = rows.load(str(folder / "test.csv"), record.inputs, label, ("?",), storage)
+    outputs = again.forward()(rows.encode(raw, again.encoder, again.target).encoded(slice(None)))
     recorded = pq.read_table(tmp_path / artifacts.TEST)
     np.testing.assert_allclose(recorded["probability(yes)"], outputs[:, 1], atol=1e-6)
     assert recorded["_row"].to_pylist() == list(range(200))
@@ -166,7 +172,7 @@ def test_validation_rows_are_recorded_and_drawn_from_the_studys_seed(
 def test_a_trial_stops_when_told_to(folder: Path, tmp_path: Path) -> None:
     context = trials.Context(tmp_path)
     context.decide = lambda step, metrics: step < 2
-    result = training.train(trials.make_task(folder), context)
+    result = training.train(trials.make_task(folder), context, None, trials.storage(folder))
     assert result.stopped
     assert len(context.reports) == 2
     assert artifacts.read_record(tmp_path).result == result
@@ -179,7 +185,7 @@ def test_an_error_of_reporting_ends_the_trial(folder: Path, tmp_path: Path) -> N
     context = trials.Context(tmp_path)
     context.decide = lose
     with pytest.raises(ConnectionError, match="lost"):
-        training.train(trials.make_task(folder), context)
+        training.train(trials.make_task(folder), context, None, trials.storage(folder))
     assert not (tmp_path / artifacts.TRIAL).exists()
 
 
@@ -209,11 +215,15 @@ def test_validation_rows_of_one_class_are_refused(tmp_path: Path) -> None:
 
 def test_rows_are_read_again_only_when_the_file_changed(tmp_path: Path) -> None:
     path = trials.write_rows(tmp_path / "rows.csv", rows=50)
-    kinds = {"age": "number", "city": "string"}
-    first = rows.load(str(path), kinds, ("answer", "string"), ())
-    assert rows.load(str(path), kinds, ("answer", "string"), ()) is first
+
+    def load() -> rows.RawRows:
+        kinds, storage = {"age": "number", "city": "string"}, trials.storage(tmp_path)
+        return rows.load(str(path), kinds, ("answer", "string"), (), storage)
+
+    first = load()
+    assert load() is first
     trials.write_rows(path, rows=60)
-    assert rows.load(str(path), kinds, ("answer", "string"), ()).count == 60
+    assert load().count == 60
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
@@ -225,19 +235,55 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     one, leader, follower = (
         json.loads((tmp_path / f"rank-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )
-    assert [trial["end"] for trial in one] == ["whole", "lost", "whole"]
-    assert [trial["end"] for trial in leader] == ["whole", "lost", "whole"]
+    assert [trial["end"] for trial in one] == ["whole", "lost", "whole", "whole"]
+    assert [trial["end"] for trial in leader] == ["whole", "lost", "whole", "whole"]
     # The follower is told of the leader's end, and both are fit for the next trial.
-    assert [trial["end"] for trial in follower] == ["whole", "stopped", "whole"]
+    assert [trial["end"] for trial in follower] == ["whole", "stopped", "whole", "whole"]
     assert len(one[0]["losses"]) == 4
     np.testing.assert_allclose(leader[0]["losses"], one[0]["losses"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(leader[2]["losses"], one[2]["losses"], rtol=0.2)
+    # Streamed rows come in the same order, and so do those of a gang.
+    np.testing.assert_allclose(one[3]["losses"], one[0]["losses"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(leader[3]["losses"], leader[0]["losses"], rtol=0, atol=1e-6)
+
+
+def test_two_replicas_of_a_process_have_the_losses_of_one(tmp_path: Path) -> None:
+    trials.make_task(tmp_path)
+    with _ranks(tmp_path, 1) as alone, _ranks(tmp_path, 0) as mirrored:
+        for process in (*alone, *mirrored):
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output[-3000:]
+    one, both = (
+        json.loads((tmp_path / f"rank-{name}.json").read_text()) for name in ("1-0", "0-0")
+    )
+    for trial in (0, 3):
+        np.testing.assert_allclose(both[trial]["losses"], one[trial]["losses"], rtol=0, atol=1e-5)
+
+
+def test_streamed_rows_train_the_same_model(folder: Path, tmp_path: Path) -> None:
+    task, contexts = trials.make_task(folder, test=True, dropout=0.1), []
+    for name, memory_bytes in (("held", 1 << 30), ("streamed", 1)):
+        (tmp_path / name).mkdir()
+        contexts.append(trials.Context(tmp_path / name))
+        storage = trials.storage(folder, memory_bytes)
+        training.train(task, contexts[-1], None, storage)
+    held, streamed = (context.reports for context in contexts)
+    for one, other in zip(held, streamed, strict=True):
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=0, atol=1e-6)
+    for name in (artifacts.VALIDATION, artifacts.TEST):
+        one, other = (pq.read_table(tmp_path / part / name) for part in ("held", "streamed"))
+        assert one["_row"] == other["_row"] and one["_actual"] == other["_actual"]
+        np.testing.assert_allclose(one["probability(yes)"], other["probability(yes)"], atol=1e-6)
+    lines = [(tmp_path / part / artifacts.GOLDEN).read_text() for part in ("held", "streamed")]
+    assert lines[0] == lines[1]
 
 
 @contextmanager
 def _ranks(folder: Path, workers: int) -> Iterator[list[subprocess.Popen[str]]]:
     """Starts the ranks of a gang; none outlives the test."""
     addresses = ",".join(f"127.0.0.1:{_free_port()}" for _ in range(workers))
+    ranks = range(max(workers, 1))
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.integration.gang_rank", folder, str(rank), addresses],
@@ -246,7 +292,7 @@ def _ranks(folder: Path, workers: int) -> Iterator[list[subprocess.Popen[str]]]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(workers)
+        for rank in ranks
     ]
     try:
         yield processes

@@ -11,6 +11,7 @@ from tuner.space import Value
 from tuner.study import DataSource, Feature, Metric
 from tuner_trainers import statistics
 from tuner_trainers.context import TrialTask
+from tuner_trainers.storage import Storage
 
 FEATURES = (
     Feature(name="age", kind="numeric", columns=("age",), settings={"buckets": 8}),
@@ -60,6 +61,11 @@ def write_rows(path: Path, rows: int = 600, seed: int = 0) -> Path:
         )
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def storage(folder: Path, memory_bytes: int = 0) -> Storage:
+    """Where the rows of `folder` are kept; as much as the machine allows is held in memory."""
+    return Storage(cache_dir=folder / "cache", cache_bytes=1 << 30, memory_bytes=memory_bytes)
 
 
 def make_task(

@@ -23,6 +23,14 @@ def test_the_data_directory_is_absolute_and_holds_the_artifacts(tmp_path: Path) 
     assert settings.artifacts_dir == settings.data_dir / "artifacts"
 
 
+def test_rows_are_kept_in_the_data_directory_unless_another_disk_is_named(tmp_path: Path) -> None:
+    assert Settings(data_dir=tmp_path).rows_dir == tmp_path / "cache"
+    settings = Settings.read({"TUNER_CACHE_DIR": "/fast", "TUNER_MEMORY_GIB": "0.5"})
+    assert (settings.rows_dir, settings.memory_gib) == (Path("/fast"), 0.5)
+    with pytest.raises(InvalidArgumentError, match="TUNER_CACHE_GIB must be 0 or more"):
+        Settings.read({"TUNER_CACHE_GIB": "-1"})
+
+
 def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
     settings = Settings.read(
         {}, data_dir=tmp_path, server_port=1, lease_seconds=2.5, token="x", insecure=True

@@ -223,8 +223,8 @@ class TestFiles:
             data.read(str(tmp_path / uri))
 
     def test_other_schemes_are_refused(self) -> None:
-        with pytest.raises(DataError, match="s3:// is not read"):
-            data.read("s3://bucket/rows.csv")
+        with pytest.raises(DataError, match="ftp:// is not read"):
+            data.read("ftp://host/rows.csv")
 
     def test_fingerprint_follows_the_content_and_not_the_place(self, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir()

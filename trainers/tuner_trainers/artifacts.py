@@ -106,7 +106,7 @@ def read_weights(directory: Path) -> Weights:
 
 def write_predictions(
     path: Path,
-    rows: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.integer[Any]],
     predicted: Mapping[str, npt.NDArray[Any]],
     actual: npt.NDArray[Any],
 ) -> None:
@@ -118,7 +118,7 @@ def write_predictions(
         predicted: the columns that predicting raw rows gives.
         actual: the raw labels, in the column `_actual`.
     """
-    columns = {"_row": rows, **predicted, "_actual": actual}
+    columns = {"_row": rows.astype(np.int64), **predicted, "_actual": actual}
     table = pa.table({name: pa.array(column) for name, column in columns.items()})
     _written(path, lambda temporary: pq.write_table(table, temporary))
 

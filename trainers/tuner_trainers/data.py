@@ -1,4 +1,4 @@
-"""Reads rows from CSV and Parquet as columns of numbers and strings, in whole or in batches."""
+"""Reads rows from files as columns of numbers and strings, in whole or in batches."""
 
 from __future__ import annotations
 
@@ -197,8 +197,9 @@ def split(
         least one, and never all.
     """
     count = min(max(round(rows * fraction), 1), rows - 1)
-    order = np.random.default_rng(seed).permutation(rows)
-    return np.sort(order[count:]), np.sort(order[:count])
+    validates = np.zeros(rows, np.bool_)
+    validates[np.random.default_rng(seed).permutation(rows)[:count]] = True
+    return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
 class _Encoder:

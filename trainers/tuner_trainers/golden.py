@@ -60,7 +60,7 @@ def choose(rows: Rows, statistics: Statistics, words: Sequence[str]) -> Columns:
     """
     drawn = np.linspace(0, rows.count - 1, min(DRAWN_ROWS, rows.count)).astype(np.int64)
     places = rows.places[drawn]
-    columns = {name: _raw(tf.gather(t, places)) for name, t in rows.raw.columns.items()}
+    columns = rows.raw.take(places, rows.raw.columns)
     first = {name: column[:1] for name, column in columns.items()}
     strange = [{name: _missing(column) for name, column in first.items()}]
     for name, column in first.items():
@@ -104,13 +104,6 @@ def read(path: Path, kinds: Mapping[str, str]) -> Golden:
         for name, kind in kinds.items()
     }
     return Golden(inputs, np.asarray([line["outputs"] for line in lines], np.float64))
-
-
-def _raw(tensor: tf.Tensor) -> npt.NDArray[Any]:
-    values = tensor.numpy()
-    if values.dtype != object:
-        return values  # type: ignore[no-any-return]
-    return np.asarray([value.decode("utf-8") for value in values.tolist()], object)
 
 
 def _plain(column: npt.NDArray[Any]) -> list[Any]:

@@ -1,37 +1,21 @@
 """Our training loop: one process or many, the same losses.
 
-Keras's own `fit` fails under MultiWorkerMirroredStrategy, so the loop is ours. Every process holds
-all rows and draws the same permutation; each replica takes every n-th row of each global batch,
-and gradients are summed over the replicas, so that a step is that of one process.
+Keras's own `fit` fails under MultiWorkerMirroredStrategy, so the loop is ours. Every process draws
+the same order of all rows; each replica takes every n-th row of each global batch, and gradients
+are summed over the replicas, so that a step is that of one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-#: Steps that run in one call of the graph.
-STEPS_PER_CALL = 64
+from tuner_trainers.feed import Feed, Shape
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
-    """Encoded rows: tensors [rows, ...] by the network's input, and labels float32 [rows]."""
-
-    inputs: Mapping[str, tf.Tensor]
-    labels: tf.Tensor
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return int(self.labels.shape[0])
+Tensors = Mapping[str, tf.Tensor]
 
 
 class Loop:
@@ -39,12 +23,11 @@ class Loop:
 
     Args:
         strategy: in whose scope the network and the optimizer were built.
-        network: from `train.inputs` to outputs.
+        network: from the feed's inputs to outputs.
         optimizer: of the network's variables.
         loss: labels and outputs of a batch to the loss of each row.
-        train: the rows, the same in every process.
+        feed: the rows, the same in every process.
         batch_size: rows of a step over all replicas.
-        seed: of the order of the rows.
     """
 
     def __init__(
@@ -53,20 +36,25 @@ class Loop:
         network: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss: Loss,
-        train: Examples,
+        feed: Feed,
         *,
         batch_size: int,
-        seed: int,
     ) -> None:
         self._strategy, self._network, self._optimizer = strategy, network, optimizer
-        self._loss, self._train = loss, train
-        self._batch_size, self._seed = batch_size, seed
-        self._replicas = int(strategy.num_replicas_in_sync)
-        self._share = -(-batch_size // self._replicas)
+        self._loss, self._feed = loss, feed
+        self._shape = Shape(
+            batch_size=batch_size,
+            replicas=int(strategy.num_replicas_in_sync),
+            local=_local_replicas(strategy),
+        )
         self._run_steps = tf.function(
             self._steps,
             input_signature=[
-                tf.TensorSpec((None, self._share * self._replicas), tf.int32),
+                {
+                    name: tf.TensorSpec((None, self._shape.local_rows, *t.shape[1:]), t.dtype)
+                    for name, t in network.input.items()
+                },
+                tf.TensorSpec((None, self._shape.local_rows), tf.float32),
                 tf.TensorSpec((None,), tf.int32),
             ],
         )
@@ -76,45 +64,37 @@ class Loop:
 
     def epoch(self, number: int) -> float:
         """Trains on every row once, in an order of its own; returns the mean loss."""
-        batches, counts = self._batches(number)
         total = 0.0
-        for start in range(0, len(batches), STEPS_PER_CALL):
-            part = slice(start, start + STEPS_PER_CALL)
-            total += float(self._run_steps(batches[part], counts[part]))
-        return self.sum(total) / self._train.rows
+        with self._feed.epoch(number, self._shape) as feed:
+            for steps in feed:
+                total += float(self._run_steps(dict(steps.inputs), steps.labels, steps.counts))
+        return self.sum(total) / self._feed.rows
 
     def sum(self, value: float) -> float:
         """The sum of what each process gives, in every process."""
         return float(self._run_sum(tf.constant(value, tf.float32)))
 
-    def _batches(self, epoch: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """The rows of each step, int32 [steps, share * replicas], and how many are real."""
-        rows, size = self._train.rows, self._batch_size
-        order = np.random.default_rng([self._seed, epoch]).permutation(rows).astype(np.int32)
-        steps = -(-rows // size)
-        batches = np.zeros((steps, size), np.int32)
-        batches.ravel()[:rows] = order
-        counts = np.full(steps, size, np.int32)
-        counts[-1] = rows - (steps - 1) * size
-        padding = self._share * self._replicas - size
-        return np.pad(batches, ((0, 0), (0, padding))), counts
-
-    def _steps(self, batches: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    def _steps(self, inputs: Tensors, labels: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
         """Runs the steps; returns the summed loss of the rows that this process saw."""
         total = tf.zeros((), tf.float32)
-        for index in tf.range(tf.shape(batches)[0]):
-            losses = self._strategy.run(self._step, args=(batches[index], counts[index]))
+        for index in tf.range(tf.shape(counts)[0]):
+            part = {name: tensor[index] for name, tensor in inputs.items()}
+            losses = self._strategy.run(self._step, args=(part, labels[index], counts[index]))
             total += tf.add_n(self._strategy.experimental_local_results(losses))
         return total
 
-    def _step(self, batch: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def _step(self, inputs: Tensors, labels: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """One replica's part of a step: every n-th row of the batch, padding with weight 0."""
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        places = tf.range(self._share) * self._replicas + replica
-        rows = tf.gather(batch, places)
+        share, replica = self._shape.share, _replica()
+        places = tf.range(share) * self._shape.replicas + replica
         weights = tf.cast(places < count, tf.float32)
-        inputs = {name: tf.gather(rows_of, rows) for name, rows_of in self._train.inputs.items()}
-        labels = tf.gather(self._train.labels, rows)
+        if len(self._shape.local) > 1:
+            start = (replica - self._shape.local[0]) * share
+            inputs = {name: tensor[start : start + share] for name, tensor in inputs.items()}
+            inputs = {
+                name: tf.ensure_shape(t, (share, *t.shape[1:])) for name, t in inputs.items()
+            }
+            labels = labels[start : start + share]
         variables = [variable.value for variable in self._network.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -130,3 +110,15 @@ class Loop:
         values = self._strategy.run(tf.identity, args=(value,))
         copies = len(self._strategy.experimental_local_results(values))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) / copies
+
+
+def _replica() -> tf.Tensor:
+    """The number of the replica that calls it, among all."""
+    context = tf.distribute.get_replica_context()
+    return tf.convert_to_tensor(context.replica_id_in_sync_group, tf.int32)
+
+
+def _local_replicas(strategy: tf.distribute.Strategy) -> tuple[int, ...]:
+    """Which replicas are in this process; they follow one another."""
+    numbers = strategy.run(_replica)
+    return tuple(int(number) for number in strategy.experimental_local_results(numbers))

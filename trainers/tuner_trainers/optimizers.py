@@ -44,16 +44,26 @@ class Adam(_Summing, keras.optimizers.Adam):  # type: ignore[misc]
     On small networks it is operations that cost time, in the graph's making and in each step.
     """
 
+    def _backend_update_step(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable], rate: tf.Tensor
+    ) -> None:
+        """Updates all variables; called by Keras. The powers are the same for each of them."""
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        betas = (self.beta_1, self.beta_2)
+        self._powers = [tf.pow(tf.cast(beta, tf.float32), step) for beta in betas]
+        super()._backend_update_step(gradients, variables, rate)
+        self._powers = []  # tensors of a graph, which would be kept with them
+
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
         """Updates one variable; called by Keras."""
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        beta1_power, beta2_power = self._powers
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            beta1_power=beta1_power,
+            beta2_power=beta2_power,
             lr=tf.cast(rate, variable.dtype),
             beta1=self.beta_1,
             beta2=self.beta_2,

@@ -47,19 +47,46 @@ class IdFeature:
 class Encoder:
     """The preprocessing of a trial.
 
-    `model` maps the raw `columns`, [batch] each, to `numbers` float32 [batch, width] and `ids`
-    int32 [batch, len(ids)]; either is absent where no feature makes it.
+    `model` maps the raw `columns`, [batch] each, to `numbers` float32 [batch, width], made of
+    `number_columns`, and `ids` int32 [batch, len(ids)], each made of its `id_columns`; either is
+    absent where no feature makes it.
     """
 
     model: keras.Model
     columns: tuple[str, ...]
+    number_columns: tuple[str, ...]
     numbers: int
     ids: tuple[IdFeature, ...]
+    id_columns: tuple[tuple[str, ...], ...]
+    #: The ids one by one, int32 [batch] each.
+    id_tensors: tuple[keras.KerasTensor, ...]
 
     def encode(self, raw: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """Encodes rows; columns that no feature uses are ignored."""
         encoded: Mapping[str, tf.Tensor] = self.model([raw[name] for name in self.columns])
         return encoded
+
+    def part(self, places: Sequence[int], *, numbers: bool = False) -> Encoder:
+        """The preprocessing of some of the ids, or of the numbers, or both, by the same layers."""
+        tensors = tuple(self.id_tensors[place] for place in places)
+        id_columns = tuple(self.id_columns[place] for place in places)
+        numbers = numbers and self.numbers > 0
+        outputs = {"numbers": self.model.output["numbers"]} if numbers else {}
+        if tensors:
+            outputs["ids"] = keras.ops.stack(tensors, axis=1)
+        needed = {name for columns in id_columns for name in columns}
+        needed |= set(self.number_columns) if numbers else set()
+        inputs = dict(zip(self.columns, self.model.inputs, strict=True))
+        columns = tuple(name for name in self.columns if name in needed)
+        return Encoder(
+            model=keras.Model([inputs[name] for name in columns], outputs),
+            columns=columns,
+            number_columns=self.number_columns if numbers else (),
+            numbers=self.numbers if numbers else 0,
+            ids=tuple(self.ids[place] for place in places),
+            id_columns=id_columns,
+            id_tensors=tensors,
+        )
 
 
 def build_encoder(
@@ -99,8 +126,9 @@ class _Builder:
         self._inputs: dict[str, keras.KerasTensor] = {}
         self._known: dict[str, keras.KerasTensor] = {}
         self._tokens: dict[tuple[str, bool], keras.KerasTensor] = {}
-        self._numbers: list[keras.KerasTensor] = []
+        self._numbers: list[tuple[str, keras.KerasTensor]] = []
         self._ids: list[keras.KerasTensor] = []
+        self._id_columns: list[tuple[str, ...]] = []
         self._id_features: list[IdFeature] = []
 
     def add(self, feature: Feature, settings: Settings) -> None:
@@ -113,16 +141,19 @@ class _Builder:
 
     def build(self) -> Encoder:
         outputs: dict[str, keras.KerasTensor] = {}
-        width = sum(block.shape[1] for block in self._numbers)
-        if self._numbers:
-            outputs["numbers"] = keras.ops.concatenate(self._numbers, axis=1)
+        blocks = [block for _, block in self._numbers]
+        if blocks:
+            outputs["numbers"] = keras.ops.concatenate(blocks, axis=1)
         if self._ids:
             outputs["ids"] = keras.ops.stack(self._ids, axis=1)
         return Encoder(
             model=keras.Model(list(self._inputs.values()), outputs, name="preprocessing"),
             columns=tuple(self._inputs),
-            numbers=width,
+            number_columns=tuple(name for name, _ in self._numbers),
+            numbers=sum(block.shape[1] for block in blocks),
             ids=tuple(self._id_features),
+            id_columns=tuple(self._id_columns),
+            id_tensors=tuple(self._ids),
         )
 
     def _add_numeric(self, feature: Feature, settings: Settings) -> None:
@@ -133,12 +164,12 @@ class _Builder:
                 f"{column.name!r} holds strings; give it `kind: categorical`."
             )
         raw = self._input(column)
-        self._numbers.append(_scale(column, str(settings["scaling"]))(raw))
+        self._numbers.append((column.name, _scale(column, str(settings["scaling"]))(raw)))
         buckets = _whole(settings, "buckets")
         if buckets and buckets > 1:
             boundaries = column.quantiles(buckets).tolist()
             ids = layers.Buckets(boundaries)(raw)
-            self._add_ids(feature.name, ids, size=len(boundaries) + 2, reserved=1, embedding=0)
+            self._add_ids(feature, ids, size=len(boundaries) + 2, reserved=1, embedding=0)
 
     def _add_categorical(self, feature: Feature, settings: Settings) -> None:
         column = _column(self._statistics, feature.columns[0])
@@ -152,17 +183,17 @@ class _Builder:
             ids = layers.Vocabulary(words, oov_buckets)(tokens)
             reserved = 1 + oov_buckets
             size = reserved + len(words)
-        self._add_ids(feature.name, ids, size, reserved, _whole(settings, "embedding"))
+        self._add_ids(feature, ids, size, reserved, _whole(settings, "embedding"))
 
     def _add_cross(self, feature: Feature, settings: Settings) -> None:
         columns = [_column(self._statistics, name) for name in feature.columns]
         buckets = _whole(settings, "buckets") or 2
         ids = layers.Cross(buckets)([self._token(column, coarse=True) for column in columns])
-        self._add_ids(feature.name, ids, 1 + buckets, 1, _whole(settings, "embedding"))
+        self._add_ids(feature, ids, 1 + buckets, 1, _whole(settings, "embedding"))
 
     def _add_ids(
         self,
-        name: str,
+        feature: Feature,
         ids: keras.KerasTensor,
         size: int,
         reserved: int,
@@ -170,8 +201,9 @@ class _Builder:
     ) -> None:
         dimensions = default_embedding(size) if embedding is None else embedding
         self._ids.append(ids)
+        self._id_columns.append(feature.columns)
         self._id_features.append(
-            IdFeature(name=name, size=size, reserved=reserved, embedding=dimensions)
+            IdFeature(name=feature.name, size=size, reserved=reserved, embedding=dimensions)
         )
 
     def _input(self, column: ColumnStatistics) -> keras.KerasTensor:

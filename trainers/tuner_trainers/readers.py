@@ -1,12 +1,12 @@
-"""Streams CSV and Parquet files as Arrow arrays by column, in bounded memory."""
+"""Streams CSV, Parquet and TFRecord files as Arrow arrays by column, in bounded memory."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +14,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from tuner.errors import DataError
-from tuner_trainers import sources
+from tuner_trainers import sources, tfrecords
 from tuner_trainers.sources import Source
+from tuner_trainers.stores import File
 
 #: Large enough that the fixed cost of a batch does not matter, small enough for any memory.
 _BATCH_ROWS = 131_072
@@ -40,6 +41,8 @@ def schema(source: Source) -> Mapping[str, Any]:
     Raises:
         DataError: a name twice, files whose columns differ, or a file that is not what it says.
     """
+    if source.format == "tfrecord":
+        return tfrecords.schema(source.files)
     first: dict[str, Any] = {}
     for file in source.files:
         types = _csv_types(file) if source.format == "csv" else _parquet_types(file)
@@ -55,17 +58,26 @@ def schema(source: Source) -> Mapping[str, Any]:
 def stream(source: Source, columns: Sequence[str]) -> Iterator[RawBatch]:
     """Yields the rows of every file, with `columns` only; raises DataError."""
     done = 0
+    read = _reader(source, columns)
     for file in source.files:
-        batches = _csv(file, columns) if source.format == "csv" else _parquet(file, columns)
-        for batch in batches:
-            yield RawBatch(
-                arrays=batch.arrays, rows=batch.rows, bytes_done=done + batch.bytes_done
-            )
-        done += file.stat().st_size
+        with file.store.explained(file.path):
+            for batch in read(file):
+                yield replace(batch, bytes_done=done + batch.bytes_done)
+        done += file.size_bytes
+
+
+def _reader(source: Source, columns: Sequence[str]) -> Callable[[File], Iterator[RawBatch]]:
+    if source.format == "csv":
+        return lambda file: _csv(file, columns)
+    if source.format == "parquet":
+        return lambda file: _parquet(file, columns)
+    types = schema(source)
+    wanted = {column: types[column] for column in columns}
+    return lambda file: _tfrecord(file, wanted)
 
 
 def _check_same(
-    first_file: Path, first: Mapping[str, Any], file: Path, types: Mapping[str, Any]
+    first_file: File, first: Mapping[str, Any], file: File, types: Mapping[str, Any]
 ) -> None:
     missing = [name for name in first if name not in types]
     added = [name for name in types if name not in first]
@@ -88,21 +100,21 @@ def _wider(a: Any, b: Any) -> Any:
     return b if textual else a
 
 
-def _check_unique(file: Path, names: Sequence[str]) -> None:
+def _check_unique(file: File, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
         if name and name in names[:index]:
             raise DataError(f"{file} has two columns {name!r}; rename one.")
 
 
-def _csv_types(file: Path) -> dict[str, Any]:
+def _csv_types(file: File) -> dict[str, Any]:
     names = [name.strip() for name in _header(file)]
     _check_unique(file, names)
     return {name: pa.string() for name in names if name}
 
 
-def _header(file: Path) -> list[str]:
+def _header(file: File) -> list[str]:
     try:
-        with pa.input_stream(str(file), compression=sources.compression(file)) as stream:
+        with _decompressed(file) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
             return next(csv.reader(text, delimiter=sources.delimiter(file)), [])
     except UnicodeDecodeError as error:
@@ -111,13 +123,18 @@ def _header(file: Path) -> list[str]:
         raise DataError(f"cannot read the header of {file}: {_line(error)}.") from error
 
 
-def _csv(file: Path, columns: Sequence[str]) -> Iterator[RawBatch]:
+def _decompressed(file: File) -> Any:
+    codec = sources.compression(file)
+    return pa.CompressedInputStream(file.open(), codec) if codec else file.open()
+
+
+def _csv(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
     header = _header(file)
     names = {name.strip(): name for name in header}
     wanted = [names[column] for column in columns]
     codec = sources.compression(file)
     try:
-        with pa.OSFile(str(file)) as raw:
+        with file.open() as raw:
             data = pa.CompressedInputStream(raw, codec) if codec else raw
             reader = pacsv.open_csv(data, **_csv_options(file, wanted, threads=True))
             for batch in reader:
@@ -129,7 +146,7 @@ def _csv(file: Path, columns: Sequence[str]) -> Iterator[RawBatch]:
         raise DataError(f"cannot read {file}: {_line(error)}.") from error
 
 
-def _csv_options(file: Path, wanted: Sequence[str], *, threads: bool) -> dict[str, Any]:
+def _csv_options(file: File, wanted: Sequence[str], *, threads: bool) -> dict[str, Any]:
     return {
         "read_options": pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=threads),
         "parse_options": pacsv.ParseOptions(
@@ -144,7 +161,7 @@ def _csv_options(file: Path, wanted: Sequence[str], *, threads: bool) -> dict[st
     }
 
 
-def _csv_error(file: Path, error: Exception) -> DataError:
+def _csv_error(file: File, error: Exception) -> DataError:
     message = str(error)
     if "invalid UTF8" in message:
         return _not_utf8(file)
@@ -160,7 +177,7 @@ def _csv_error(file: Path, error: Exception) -> DataError:
     return DataError(f"{file} is not CSV that can be read: {_line(error)}.")
 
 
-def _ragged(file: Path, message: str) -> DataError:
+def _ragged(file: File, message: str) -> DataError:
     """Reads again in one thread, as only then rows are counted."""
     seen: list[Any] = []
 
@@ -172,7 +189,7 @@ def _ragged(file: Path, message: str) -> DataError:
     options["parse_options"].invalid_row_handler = note
     options["convert_options"].include_columns = []
     try:
-        with pa.input_stream(str(file), compression=sources.compression(file)) as data:
+        with _decompressed(file) as data:
             for _ in pacsv.open_csv(data, **options):
                 pass
     except pa.ArrowInvalid:
@@ -187,27 +204,30 @@ def _ragged(file: Path, message: str) -> DataError:
     )
 
 
-def _not_utf8(file: Path) -> DataError:
+def _not_utf8(file: File) -> DataError:
     return DataError(f"{file} is not UTF-8; convert it, as `iconv -f LATIN1 -t UTF-8` does.")
 
 
-def _parquet_types(file: Path) -> dict[str, Any]:
+def _parquet_types(file: File) -> dict[str, Any]:
     with _open_parquet(file) as parquet:
         arrow_schema = parquet.schema_arrow
     _check_unique(file, arrow_schema.names)
     return {field.name: field.type for field in arrow_schema if field.name}
 
 
-def _open_parquet(file: Path, columns: Sequence[str] = ()) -> Any:
-    try:
-        # What is a dictionary in the file need not be made one again; numbers are not touched.
-        return pq.ParquetFile(file, read_dictionary=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise _corrupted(file, error) from error
+@contextmanager
+def _open_parquet(file: File, columns: Sequence[str] = ()) -> Iterator[Any]:
+    with file.open() as raw:
+        try:
+            # What is a dictionary in the file need not be made one again; numbers are not touched.
+            parquet = pq.ParquetFile(raw, read_dictionary=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupted(file, error) from error
+        yield parquet
 
 
-def _parquet(file: Path, columns: Sequence[str]) -> Iterator[RawBatch]:
-    size = file.stat().st_size
+def _parquet(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
+    size = file.size_bytes
     rows = 0
     with _open_parquet(file, columns) as parquet:
         total = max(parquet.metadata.num_rows, 1)
@@ -220,7 +240,14 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[RawBatch]:
             raise _corrupted(file, error) from error
 
 
-def _corrupted(file: Path, error: Exception) -> DataError:
+def _tfrecord(file: File, columns: Mapping[str, Any]) -> Iterator[RawBatch]:
+    done = 0
+    for arrays, rows, size in tfrecords.stream(file, columns):
+        done = min(done + size, file.size_bytes)  # of a compressed file, its size is more
+        yield RawBatch(arrays=arrays, rows=rows, bytes_done=done)
+
+
+def _corrupted(file: File, error: Exception) -> DataError:
     return DataError(f"{file} is not a whole Parquet file: {_line(error)}; write it again.")
 
 

@@ -1,4 +1,4 @@
-"""Finds the files behind a path, a directory or a pattern, and tells one data set from another."""
+"""Finds the files behind a path, a URI, a directory or a pattern; tells data sets apart."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ import glob
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Literal
 
 from tuner.errors import DataError
+from tuner_trainers import stores
+from tuner_trainers.stores import File
 
 #: Rows read so far, bytes read so far, bytes in all.
 Progress = Callable[[int, int, int], None]
 
-Format = Literal["csv", "parquet"]
+Format = Literal["csv", "parquet", "tfrecord"]
 
 _FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".tfrecord": "tfrecord",
+    ".tfrecords": "tfrecord",
 }
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-_EXPECTED = "CSV (.csv, .tsv, also .gz, .bz2 or .zst) or Parquet (.parquet, .pq)"
+_NAMES = {"csv": "CSV", "parquet": "Parquet", "tfrecord": "TFRecord"}
+_EXPECTED = (
+    "CSV (.csv, .tsv) or TFRecord (.tfrecord, .tfrecords), both also .gz, .bz2 or .zst, "
+    "or Parquet (.parquet, .pq)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +40,17 @@ class Source:
 
     uri: str
     format: Format
-    files: tuple[Path, ...]
+    files: tuple[File, ...]
 
     @property
     def size_bytes(self) -> int:
         """The size of all files."""
-        return sum(file.stat().st_size for file in self.files)
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def version(self) -> tuple[tuple[str, int, int], ...]:
+        """Path, size and time of each file: another one if the data was written again."""
+        return tuple((str(file), file.size_bytes, file.mtime_ns) for file in self.files)
 
 
 def locate(uri: str) -> Source:
@@ -47,35 +60,39 @@ def locate(uri: str) -> Source:
     neither `.` nor `_`.
 
     Raises:
-        DataError: nothing there, nothing readable, or not one kind of data.
+        DataError: nothing there, nothing in it, or not one kind of data.
     """
-    files = _files(_local(uri))
-    formats = {_format(file) for file in files}
+    if not uri:
+        raise DataError("the path of the data is empty; give a file, a directory or a pattern.")
+    files = _files(uri)
+    formats = dict.fromkeys(_format(file) for file in files)
     if len(formats) > 1:
-        raise DataError(f"{uri} holds both CSV and Parquet files; name one kind by a pattern.")
-    for file in files:
-        _check_readable(file)
-    return Source(uri=uri, format=formats.pop(), files=tuple(files))
+        kinds = " and ".join(sorted(_NAMES[kind] for kind in formats))
+        raise DataError(f"{uri} holds both {kinds} files; name one kind by a pattern.")
+    empty = next((file for file in files if not file.size_bytes), None)
+    if empty is not None:
+        raise DataError(f"{empty} is empty; it needs rows.")
+    return Source(uri=uri, format=next(iter(formats)), files=tuple(files))
 
 
 def fingerprint(uri: str) -> str:
     """Returns a SHA-256 over the bytes of the files of `uri`: equal for equal data anywhere."""
     digest = hashlib.sha256()
     for file in locate(uri).files:
-        digest.update(file.stat().st_size.to_bytes(8, "big"))
-        with file.open("rb") as stream:
+        digest.update(file.size_bytes.to_bytes(8, "big"))
+        with file.store.explained(file.path), file.open() as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
-def compression(file: Path) -> str | None:
+def compression(file: File) -> str | None:
     """The compression that the file's name tells, for pyarrow."""
-    return _COMPRESSIONS.get(file.suffix.lower())
+    return _COMPRESSIONS.get(PurePosixPath(file.name).suffix.lower())
 
 
-def delimiter(file: Path) -> str:
+def delimiter(file: File) -> str:
     """What stands between the values of a line."""
-    return "\t" if ".tsv" in [suffix.lower() for suffix in file.suffixes] else ","
+    return "\t" if ".tsv" in _suffixes(file) else ","
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:
@@ -84,64 +101,37 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def _local(uri: str) -> str:
-    if uri.startswith("file://"):
-        return uri.removeprefix("file://")
-    if "://" in uri:
-        scheme = uri.split("://", 1)[0]
-        raise DataError(f"{uri}: {scheme}:// is not read; give a path that the runner can open.")
-    if not uri:
-        raise DataError("the path of the data is empty; give a file, a directory or a pattern.")
-    return uri
-
-
-def _files(path: str) -> list[Path]:
-    try:
-        if Path(path).is_dir():
-            return _in_directory(Path(path))
-        if Path(path).exists():
-            return [Path(path)]
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; check its permissions.") from error
-    matches = sorted(Path(match) for match in glob.glob(path, recursive=True))
-    files = [match for match in matches if match.is_file()]
-    if files:
-        return files
+def _files(uri: str) -> Sequence[File]:
+    store, path = stores.locate(uri)
+    found, in_directory = store.find(path)
+    if in_directory:
+        found = [file for file in found if _is_data(file)]
+        if not found:
+            raise DataError(f"the directory {uri} has no data files; it needs {_EXPECTED}.")
+    if found:
+        return found
     if glob.has_magic(path):
-        raise DataError(f"no file matches {path}; check the pattern and where the runner runs.")
-    raise DataError(f"{path} does not exist; check the path, which is read where the runner runs.")
+        raise DataError(f"no file matches {uri}; check the pattern and where the runner runs.")
+    raise DataError(f"{uri} does not exist; check the path, which is read where the runner runs.")
 
 
-def _in_directory(directory: Path) -> list[Path]:
-    files = sorted(
-        file
-        for file in directory.iterdir()
-        if file.is_file() and not file.name.startswith((".", "_")) and _extension(file) in _FORMATS
-    )
-    if not files:
-        raise DataError(f"the directory {directory} has no data files; it needs {_EXPECTED}.")
-    return files
+def _is_data(file: File) -> bool:
+    return not file.name.startswith((".", "_")) and _extension(file) in _FORMATS
 
 
-def _extension(file: Path) -> str:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
+def _suffixes(file: File) -> list[str]:
+    return [suffix.lower() for suffix in PurePosixPath(file.name).suffixes]
+
+
+def _extension(file: File) -> str:
+    suffixes = _suffixes(file)
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
-def _format(file: Path) -> Format:
+def _format(file: File) -> Format:
     found = _FORMATS.get(_extension(file))
     if found is None or (found == "parquet" and compression(file)):
         raise DataError(f"{file} has no known extension; data is {_EXPECTED}.")
     return found
-
-
-def _check_readable(file: Path) -> None:
-    try:
-        with file.open("rb") as stream:
-            empty = not stream.read(1)
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check its permissions.") from error
-    if empty:
-        raise DataError(f"{file} is empty; it needs a header and rows.")

@@ -20,25 +20,32 @@ from tuner.trainer_spaces import Task, check_metric
 from tuner_trainers import artifacts, data, golden, metrics, rows
 from tuner_trainers.artifacts import TrialRecord
 from tuner_trainers.context import Result, TrialContext, TrialTask
+from tuner_trainers.feed import Feed
 from tuner_trainers.golden import Golden
 from tuner_trainers.heads import loss_of
-from tuner_trainers.loop import Examples, Loop
+from tuner_trainers.loop import Loop
 from tuner_trainers.model import Model, build_model
 from tuner_trainers.optimizers import build_optimizer
 from tuner_trainers.preprocessing import input_kinds
 from tuner_trainers.rows import Rows
 from tuner_trainers.statistics import Statistics
+from tuner_trainers.storage import Storage
 from tuner_trainers.target import target_of
 
 Outputs = npt.NDArray[np.floating[Any]]
 
 
 def train(
-    task: TrialTask, context: TrialContext, strategy: tf.distribute.Strategy | None = None
+    task: TrialTask,
+    context: TrialContext,
+    strategy: tf.distribute.Strategy | None = None,
+    storage: Storage | None = None,
 ) -> Result:
     """Trains a trial; every process of a gang calls it with the same task.
 
-    Rank 0 reports each epoch to the context and writes the artifacts; only its result has metrics.
+    Rows that do not fit into the memory that the storage allows are encoded as they are needed,
+    in the same order. Rank 0 reports each epoch to the context and writes the artifacts; only its
+    result has metrics.
 
     Raises:
         InfeasibleError: the loss or the study's metric is not a number.
@@ -47,7 +54,8 @@ def train(
     """
     keras.utils.set_random_seed(trial_seed(task))
     try:
-        return _train(task, context, strategy or tf.distribute.get_strategy())
+        strategy = strategy or tf.distribute.get_strategy()
+        return _train(task, context, strategy, storage or Storage())
     finally:
         # Frees the graphs, so that a process trains trial after trial in the same memory.
         keras.backend.clear_session()
@@ -66,18 +74,20 @@ class _Decision(IntEnum):
     ABORT = 2
 
 
-def _train(task: TrialTask, context: TrialContext, strategy: tf.distribute.Strategy) -> Result:
+def _train(
+    task: TrialTask, context: TrialContext, strategy: tf.distribute.Strategy, storage: Storage
+) -> Result:
     statistics = Statistics.load(Path(task.statistics_path))
     target = target_of(task.data, statistics)
     check_metric(task.metric, target.task)
     model = build_model(task, statistics, target, strategy)
-    training, validation = _rows(task, statistics, model)
+    training, validation = _rows(task, statistics, model, storage)
     loop = _loop(task, model, training, strategy)
     epochs = int(model.parameters["epochs"])
     if context.rank:
         stopped = _run(loop, epochs, lambda epoch, loss: _Decision.CONTINUE)
         return Result(metrics={}, step=0, stopped=stopped)
-    leader = _Leader(task, context, statistics, model, validation)
+    leader = _Leader(task, context, statistics, model, validation, storage)
     stopped = _run(loop, epochs, leader.after)
     return leader.finish(stopped)
 
@@ -97,34 +107,41 @@ def _run(loop: Loop, epochs: int, after: Callable[[int, float], _Decision]) -> b
     return False
 
 
-def _rows(task: TrialTask, statistics: Statistics, model: Model) -> tuple[Rows, Rows]:
+def _rows(
+    task: TrialTask, statistics: Statistics, model: Model, storage: Storage
+) -> tuple[Rows, Rows]:
     """The rows that train and those that validate; each has a label."""
-    whole = _load(task, task.data.train_uri, statistics, model)
+    whole = _load(task, task.data.train_uri, statistics, model, storage)
     if task.data.validation_uri:
         training = whole.labelled()
-        validation = _load(task, task.data.validation_uri, statistics, model).labelled()
+        validation = _load(task, task.data.validation_uri, statistics, model, storage).labelled()
     else:
         fraction = task.data.validation_fraction or 0.0
         kept, held_out = data.split(whole.count, fraction, task.seed)
         training, validation = whole.take(kept).labelled(), whole.take(held_out).labelled()
     if not training.count:
         raise DataError(f"{task.data.train_uri} has no row with a label to train on.")
-    classes = len(np.unique(validation.labels))
+    classes = len(np.unique(validation.labels()))
     if not classes or (model.target.task is Task.BINARY and classes < 2):
         raise DataError(
             f"the {validation.count} validation rows hold "
             f"{'one class' if classes else 'no label'} only; set more rows apart."
         )
+    if training.encoded_bytes + validation.encoded_bytes <= storage.most_memory_bytes:
+        return training.hold(), validation.hold()
     return training, validation
 
 
-def _load(task: TrialTask, uri: str, statistics: Statistics, model: Model) -> Rows:
+def _load(
+    task: TrialTask, uri: str, statistics: Statistics, model: Model, storage: Storage
+) -> Rows:
     label = statistics.columns[task.data.label]
     raw = rows.load(
         uri,
         input_kinds(task.features, statistics),
         (label.name, label.kind),
         task.data.missing_values,
+        storage,
     )
     return rows.encode(raw, model.encoder, model.target)
 
@@ -132,15 +149,13 @@ def _load(task: TrialTask, uri: str, statistics: Statistics, model: Model) -> Ro
 def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute.Strategy) -> Loop:
     with strategy.scope():
         optimizer = build_optimizer(model.parameters, model.network)
-    labels = tf.constant(model.target.learned(training.labels))
     return Loop(
         strategy,
         model.network,
         optimizer,
         loss_of(model.target.task),
-        Examples(inputs=training.inputs, labels=labels),
+        Feed(training, trial_seed(task)),
         batch_size=int(model.parameters["batch_size"]),
-        seed=trial_seed(task),
     )
 
 
@@ -164,16 +179,17 @@ class _Leader:
         statistics: Statistics,
         model: Model,
         validation: Rows,
+        storage: Storage,
     ) -> None:
         self._task, self._context, self._statistics = task, context, statistics
-        self._model, self._validation = model, validation
+        self._model, self._validation, self._storage = model, validation, storage
         self._forward = model.forward()
         self._best: _Best | None = None
         self._history: list[Mapping[str, float]] = []
 
     def after(self, epoch: int, loss: float) -> _Decision:
         """Evaluates and reports an epoch."""
-        outputs = self._forward(self._validation.inputs)
+        outputs = self._predicted(self._validation)
         measured = {"loss": loss, **self._measure("val", self._validation, outputs)}
         self._check(epoch, measured)
         measured = _finite(measured)
@@ -213,25 +229,29 @@ class _Leader:
     def _measure(self, prefix: str, part: Rows, outputs: Outputs) -> dict[str, float]:
         """The metrics of the rows with a label."""
         target = self._model.target
-        known = np.isfinite(part.labels)
-        measured = metrics.evaluate(
-            target.task, part.labels[known], outputs[known], target.deviation
-        )
+        labels = part.labels()
+        known = np.isfinite(labels)
+        measured = metrics.evaluate(target.task, labels[known], outputs[known], target.deviation)
         return {f"{prefix}_{name}": value for name, value in measured.items()}
+
+    def _predicted(self, part: Rows) -> Outputs:
+        return np.concatenate([self._forward(inputs) for inputs in part.chunks()])
 
     def _test(self, directory: Path) -> Mapping[str, float]:
         """Predicts the test rows, if there are any; returns their metrics."""
         uri = self._task.data.test_uri
         if not uri:
             return {}
-        part = _load(self._task, uri, self._statistics, self._model)
-        outputs = self._forward(part.inputs)
+        part = _load(self._task, uri, self._statistics, self._model, self._storage)
+        outputs = self._predicted(part)
         self._write_predictions(directory / artifacts.TEST, part, outputs)
         return _finite(self._measure("test", part, outputs))
 
     def _write_predictions(self, path: Path, part: Rows, outputs: Outputs) -> None:
         predicted = self._model.target.predicted(outputs)
-        artifacts.write_predictions(path, part.places, predicted, part.raw.labels[part.places])
+        label = part.raw.label
+        actual = part.raw.take(part.places, [label])[label]
+        artifacts.write_predictions(path, part.places, predicted, actual)
 
     def _golden(self) -> Golden:
         words = self._task.data.missing_values

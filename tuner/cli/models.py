@@ -64,7 +64,7 @@ def _artifacts(study: Study, trial: Trial) -> Path:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--input", required=True, metavar="FILE", help="Raw rows: CSV or Parquet.")
+@click.option("--input", required=True, metavar="FILE", help="Raw rows: CSV, Parquet or TFRecord.")
 @click.option("--output", type=click.Path(path_type=Path), help="A CSV file; else the screen.")
 @json_option
 @click.pass_obj

@@ -27,7 +27,7 @@ _TOP = 4
 def statistics(
     session: Session, file: str, types: tuple[str, ...], missing: tuple[str, ...]
 ) -> None:
-    """Show what FILE holds: a CSV or Parquet file, a folder, a glob or a URI."""
+    """Show what FILE holds: CSV, Parquet or TFRecord; a file, a folder, a glob or a URI."""
     kinds = dict(_pair(given) for given in types)
     with ExitStack() as stack:
         found = scan(file, types=kinds, missing_values=missing, progress=_progress(session, stack))

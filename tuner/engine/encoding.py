@@ -32,11 +32,31 @@ class Encoding:
         self.distributions: Mapping[str, BaseDistribution] = {
             parameter.name: distribution_of(parameter.domain) for parameter in space.walk()
         }
-        self._domains = {parameter.name: parameter.domain for parameter in space.walk()}
+        # Those whose values are others there.
+        self._translated = {
+            parameter.name: parameter.domain
+            for parameter in space.walk()
+            if isinstance(parameter.domain, Discrete)
+            or (isinstance(parameter.domain, Categorical) and _is_ambiguous(parameter.domain))
+        }
 
     def encode(self, point: Mapping[str, Value]) -> dict[str, Encoded]:
         """The point's values as Optuna holds them."""
-        return {name: encode(self._domains[name], value) for name, value in point.items()}
+        encoded = dict(point)
+        for name, domain in self._translated.items():
+            if name in encoded:
+                encoded[name] = encode(domain, encoded[name])
+        return encoded
+
+    def point(self, drawn: Mapping[str, Encoded]) -> dict[str, Value]:
+        """The point that a sampler drew; it may leave out parameters with only one value."""
+
+        def choose(parameter: Parameter) -> Value:
+            if parameter.name in drawn:
+                return decode(parameter.domain, drawn[parameter.name])
+            return domains.nth(parameter.domain, 0)
+
+        return points.walk(self._space, choose)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Draws a point through a trial of Optuna's, so through its study's sampler."""

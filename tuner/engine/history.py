@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from array import array
+from collections.abc import Sequence
 
 import optuna
 from optuna.pruners import NopPruner
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.engine import earlier as warm
@@ -35,11 +34,13 @@ class History:
         #: What samplers know of earlier studies.
         self.warm_start = warm.read(spec, self._translation, earlier)
         self._mirror = Mirror()
-        directions = [direction_of(metric.goal) for metric in spec.metrics]
-        self._study_id = self._mirror.create_new_study(directions, name)
+        self.directions = [direction_of(metric.goal) for metric in spec.metrics]
+        self._study_id = self._mirror.create_new_study(self.directions, name)
         self._informed = WarmMirror(self._mirror, self.warm_start.trials)
         #: The points of trials in any state, as far as they lie in the space.
         self.tried: set[points.Key] = set()
+        #: The number of each trial that came or changed, as often as it did.
+        self.changes = array("q")
         self._informative = 0
 
     def __len__(self) -> int:
@@ -55,19 +56,13 @@ class History:
         """The study's own trials in Optuna's terms; not to be changed."""
         return self._mirror.get_all_trials(self._study_id, deepcopy=False)
 
+    def trial(self, number: int) -> FrozenTrial:
+        """One of the study's own trials in Optuna's terms; not to be changed."""
+        return self._mirror.get_trial(number)
+
     def study(self) -> optuna.Study:
         """The study's own trials in Optuna's terms, for its samplers, plots and importance."""
         return optuna.Study(self._name, self._mirror, pruner=NopPruner())
-
-    @contextmanager
-    def draft(self, sampler: BaseSampler) -> Iterator[optuna.Trial]:
-        """A next trial to draw parameters through; forgotten at the end."""
-        study = optuna.Study(self._name, self._informed, sampler, NopPruner())
-        trial_id = self._mirror.create_new_trial(self._study_id)
-        try:
-            yield optuna.Trial(study, trial_id)
-        finally:
-            self._mirror.drop_last(self._study_id)
 
     def put(self, trial: Trial) -> None:
         """Takes in a trial, new or changed.
@@ -75,9 +70,10 @@ class History:
         Raises:
             ValueError: it is neither the next trial nor one already known.
         """
-        if trial.number > len(self):
-            raise ValueError(f"trial {trial.number} came before trial {len(self)}.")
-        known = self._mirror.get_trial(trial.number) if trial.number < len(self) else None
+        trials = len(self)
+        if trial.number > trials:
+            raise ValueError(f"trial {trial.number} came before trial {trials}.")
+        known = self.trial(trial.number) if trial.number < trials else None
         values = {} if self._metric is None else values_by_step(trial, self._metric)
         if not values and known is not None:
             values = known.intermediate_values
@@ -91,7 +87,7 @@ class History:
         """Takes in a value at a step; ignored with several metrics."""
         if self._metric is None:
             return
-        trial = self._mirror.get_trial(number)
+        trial = self.trial(number)
         before = is_informative(trial)
         if trial.intermediate_values is NOTHING:
             trial.intermediate_values = {}
@@ -101,7 +97,7 @@ class History:
 
     def restart(self, number: int) -> None:
         """Forgets the values of a trial, which is pending again."""
-        old = self._mirror.get_trial(number)
+        old = self.trial(number)
         new = copy.copy(old)
         new.state, new.values, new.datetime_complete = TrialState.RUNNING, None, None
         new.intermediate_values, new.system_attrs = NOTHING, NOTHING
@@ -110,3 +106,4 @@ class History:
     def _replace(self, old: FrozenTrial | None, new: FrozenTrial) -> None:
         self._informative += is_informative(new) - (old is not None and is_informative(old))
         self._mirror.put(self._study_id, new)
+        self.changes.append(new.number)

@@ -61,12 +61,6 @@ class Mirror(BaseStorage):
             study.trials[trial.number] = trial
         study.listings.clear()
 
-    def drop_last(self, study_id: int) -> None:
-        """Forgets the newest trial."""
-        study = self._study(study_id)
-        study.trials.pop()
-        study.listings.clear()
-
     # Studies.
 
     def create_new_study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import marshal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,9 @@ def walk(space: Space, choose: Callable[[Parameter], Value]) -> dict[str, Value]
 
 def key_of(point: Mapping[str, Value]) -> Key:
     """What makes the point equal to another."""
-    return hashlib.blake2b(repr(sorted(point.items())).encode(), digest_size=16).digest()
+    # Version 2 writes equal values as equal bytes; later ones depend on who else refers to them.
+    told = marshal.dumps(sorted(point.items()), 2)
+    return hashlib.blake2b(told, digest_size=16).digest()
 
 
 def centre(space: Space) -> dict[str, Value]:
@@ -92,5 +95,6 @@ def project(space: Space, parameters: Mapping[str, Value]) -> Projection:
             complete = False
             continue
         values[parameter.name] = value
-        pending.extend(reversed(list(parameter.active_children(value))))
+        if parameter.children:
+            pending.extend(reversed(list(parameter.active_children(value))))
     return Projection(values=values, complete=complete)

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from optuna.samplers import BaseSampler
 
 from tuner.engine import points
 from tuner.engine.encoding import Encoding
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
-from tuner.engine.tpe import TreeTPESampler
+from tuner.engine.tpe import Model, Outcomes, Tree
 from tuner.space import Space, Value
 from tuner.study import StudySpec
 
@@ -102,46 +101,49 @@ class SobolPolicy(Policy):
         return drawn
 
 
-class SamplerPolicy(Policy):
-    """Points drawn by a sampler of Optuna's kind, made anew for each so that it keeps no state."""
-
-    def __init__(self, space: Space, seed: int, history: History) -> None:
-        self._space = space
-        self._encoding = Encoding(space)
-        self._seed = seed
-        self._history = history
-
-    @abstractmethod
-    def sampler(self, seed: int) -> BaseSampler:
-        """A sampler for one draw."""
-
-    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
-        """A point drawn through a trial that is forgotten afterwards."""
-        seed = int(generator(self._seed, number, attempt).integers(1 << 32))
-        with self._history.draft(self.sampler(seed)) as trial:
-            return self._encoding.suggest(trial)
-
-
-class TpePolicy(SamplerPolicy):
+class TpePolicy(Policy):
     """Tree-structured Parzen estimators, multivariate, running trials taken as bad ones.
 
     With several metrics the good trials are those of the first fronts; those beyond a constraint
-    are bad ones.
+    are bad ones. What it learned is kept from one proposal to the next, and only read: the same
+    is learned from the history at any time.
     """
 
     def __init__(self, space: Space, seed: int, history: History, *, startup: int = 10) -> None:
-        super().__init__(space, seed, history)
+        self._encoding = Encoding(space)
+        self._random = RandomPolicy(space, seed)
+        self._seed = seed
+        self._history = history
         self._startup = startup
+        self._tree = Tree(space)
+        self._outcomes = Outcomes(history.directions)
+        self._model = Model(self._outcomes)
+        self._read = 0
+        for row, trial in enumerate(history.warm_start.trials):
+            self._outcomes.put(row, trial)
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
+        """A point at random, and from enough trials on one that the model draws."""
+        if self._history.informative < self._startup:
+            return self._random.propose(number, attempt)
+        self._catch_up()
+        randomness = generator(self._seed, number, attempt)
+        drawn = self._tree.draw(
+            lambda block: self._model.draw(block, randomness), self._tree.choices
+        )
+        return self._encoding.point(drawn)
+
+    def _catch_up(self) -> None:
+        earlier = len(self._history.warm_start.trials)
+        for number in self._history.changes[self._read :]:
+            self._outcomes.put(earlier + number, self._history.trial(number))
+        self._read = len(self._history.changes)
 
     @property
     def in_use(self) -> str:
         """What it started from."""
         earlier = self._history.warm_start.summary
         return f"tpe ({earlier})" if earlier else "tpe"
-
-    def sampler(self, seed: int) -> BaseSampler:
-        """Our TPE over the tree."""
-        return TreeTPESampler(self._space, startup=self._startup, seed=seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

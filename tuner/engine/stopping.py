@@ -33,6 +33,13 @@ class Curve:
 
     def add(self, step: int, value: float) -> None:
         """Records a value; a step reported again takes the new one."""
+        if not self._steps or step > self._steps[-1]:
+            # As it usually comes.
+            best = self._best[-1] if self._best else math.nan
+            self._steps.append(step)
+            self._values.append(value)
+            self._best.append(value if self._goal.better(value, best) else best)
+            return
         at = bisect_right(self._steps, step)
         if at and self._steps[at - 1] == step:
             at -= 1
@@ -60,7 +67,10 @@ class Rule(ABC):
 
     def record(self, number: int, step: int, value: float) -> None:
         """Takes note of what a trial measured."""
-        self._curves.setdefault(number, Curve(self._metric.goal)).add(step, value)
+        curve = self._curves.get(number)
+        if curve is None:
+            curve = self._curves[number] = Curve(self._metric.goal)
+        curve.add(step, value)
 
     def restart(self, number: int) -> None:
         """Forgets what a trial measured: another attempt starts over."""

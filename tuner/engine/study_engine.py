@@ -49,7 +49,7 @@ class StudyEngine:
         self._policy = policy_of(spec, self._grid, self._history)
         self._rule = RULES[spec.early_stopping_in_use](spec.metric)
         for trial in trials:
-            self.add(trial)
+            self._take(trial)
 
     @property
     def algorithm_in_use(self) -> str:
@@ -78,8 +78,11 @@ class StudyEngine:
 
     def add(self, trial: Trial) -> None:
         """Takes in a trial that was created; one with the number of a known trial replaces it."""
-        self._history.put(trial)
         self._rule.restart(trial.number)
+        self._take(trial)
+
+    def _take(self, trial: Trial) -> None:
+        self._history.put(trial)
         for measurement in trial.measurements:
             value = judged(self._spec, measurement)
             if value is not None:

@@ -98,13 +98,13 @@ class Translation:
     ) -> tuple[optuna.trial.TrialState, list[float] | None]:
         if not trial.state.is_finished:
             return _Optuna.RUNNING, None
+        if trial.state not in (TrialState.SUCCEEDED, TrialState.PRUNED):
+            return _Optuna.FAIL, None
         final = _finite(trial.final_measurement, self._spec.metrics)
         if trial.state is TrialState.PRUNED and len(self._spec.metrics) == 1:
             last = [values_by_step[max(values_by_step)]] if values_by_step else final
             return _Optuna.PRUNED, last if last and math.isfinite(last[0]) else None
-        if trial.state in (TrialState.SUCCEEDED, TrialState.PRUNED) and final is not None:
-            return _Optuna.COMPLETE, final
-        return _Optuna.FAIL, None
+        return (_Optuna.FAIL, None) if final is None else (_Optuna.COMPLETE, final)
 
 
 def direction_of(goal: Goal) -> StudyDirection:
@@ -136,11 +136,15 @@ def is_informative(trial: FrozenTrial) -> bool:
 
 def _finite(measurement: Measurement | None, metrics: tuple[Metric, ...]) -> list[float] | None:
     """The value of each metric; None unless all were measured and are finite."""
-    values = [value_of(measurement, metric) for metric in metrics]
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return finite if len(finite) == len(metrics) else None
+    found = list[float]()
+    for metric in metrics:
+        value = value_of(measurement, metric)
+        if value is None or not math.isfinite(value):
+            return None
+        found.append(value)
+    return found
 
 
 def _naive(moment: datetime) -> datetime:
     # Optuna's own times are local ones without a zone, and the two kinds do not compare.
-    return moment.astimezone().replace(tzinfo=None)
+    return datetime.fromtimestamp(moment.timestamp())

@@ -26,6 +26,7 @@ from tuner.runner.slot import WORKED_ON, Tools
 from tuner.study import Study
 from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
+from tuner_trainers.storage import GIB, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class Runner:
             heartbeat=Heartbeat(),
             pool=Pool(cluster.capacity, builder(access)),
             artifacts=settings.artifacts_dir,
+            storage=Storage(
+                cache_dir=settings.rows_dir,
+                cache_bytes=int(settings.cache_gib * GIB),
+                memory_bytes=int(settings.memory_gib * GIB),
+            ),
             stopping=threading.Event(),
         )
         self._publisher = Publisher(self._connection, settings.artifacts_dir)

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from tuner.runner.worker import Assignment, Context, Outcome
 from tuner.study import Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.context import Result, TrialTask
+from tuner_trainers.storage import Storage
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,6 +53,8 @@ class Tools:
     heartbeat: Heartbeat
     pool: Pool[Gang]
     artifacts: Path
+    #: For rows, where a trial's workers run.
+    storage: Storage
     #: Set when the runner stops.
     stopping: threading.Event
 
@@ -161,14 +164,17 @@ class Slot:
             self._tools.heartbeat.remove(flight)
 
     def _assign(self, trial: Trial) -> Assignment:
-        if self._study().spec.data is None:  # a trainer of the user's own reads its own
-            return own.assignment(self._study(), trial, self._tools.artifacts)
+        study = self._study()
+        if study.spec.data is None:  # a trainer of the user's own reads its own
+            return own.assignment(study, trial, self._tools.artifacts)
         folder = self._tools.artifacts / "studies" / trial.study_id / "trials" / str(trial.number)
+        # Each worker may be on the machine of all the others.
+        storage = replace(self._tools.storage, workers=parallel(study) * self._shape.workers)
         return Assignment(
             trial=trial.name,
             lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
-            train=partial(train, task_of(self._study(), trial)),
+            train=partial(train, task_of(study, trial), storage),
         )
 
     def _land(self, trial: Trial, assignment: Assignment, outcome: Outcome | None) -> None:
@@ -270,8 +276,10 @@ def task_of(study: Study, trial: Trial) -> TrialTask:
     )
 
 
-def train(task: TrialTask, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+def train(
+    task: TrialTask, storage: Storage, context: Context, strategy: tf.distribute.Strategy | None
+) -> Result:
     """Trains a trial in a worker's process."""
     from tuner_trainers import training  # imports TensorFlow
 
-    return training.train(task, context, strategy)
+    return training.train(task, context, strategy, storage)

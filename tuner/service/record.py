@@ -318,4 +318,6 @@ def taken_up(study: Study) -> Study:
 
 def _light(trial: Trial) -> Trial:
     """What memory keeps: the measurements of a trial that does not run are the engine's alone."""
-    return trial if trial.state is TrialState.RUNNING else replace(trial, measurements=())
+    if trial.state is TrialState.RUNNING or not trial.measurements:
+        return trial
+    return replace(trial, measurements=())

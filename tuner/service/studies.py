@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
@@ -18,6 +19,7 @@ from tuner.service import call, lifecycle, roles
 from tuner.service.allowed import Allowed, check_locations
 from tuner.service.fleet import ElsewhereError, Fleet
 from tuner.service.live import LiveStudy
+from tuner.service.loading import Loading
 from tuner.service.meter import Meter
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply
@@ -38,8 +40,9 @@ M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
 
 _TRIES = 4
-#: How many studies are loaded at once.
-_LOADS = 16
+#: How many studies of a dead server are loaded at once, besides those that are called: each takes
+#: memory for what it reads, and the processor from the others.
+_TAKEN_AT_ONCE = 4
 _IDLE = timedelta(minutes=10)
 _REQUESTS_KEPT = timedelta(days=1)
 
@@ -72,8 +75,7 @@ class Studies:
         self._meter = meter
         self._allowed = allowed
         self._live: dict[str, LiveStudy] = {}
-        # A few for all names, as anybody may ask for any name.
-        self._loading = [threading.Lock() for _ in range(_LOADS)]
+        self._loading = Loading()
         #: Studies that could not be loaded: that is said once.
         self._unloadable: set[str] = set()
         #: Set when the server stops: streams end then.
@@ -84,9 +86,12 @@ class Studies:
     def live(self, study_id: str) -> LiveStudy:
         """The study in memory, claimed and loaded if it is not.
 
+        Who asks first loads it, the others wait for that.
+
         Raises:
             NotFoundError: there is no such study.
             ElsewhereError: another server owns it.
+            UnavailableError: it takes long to be loaded.
         """
         if self._fleet.may_have_lost:
             # What memory says, refusals above all, may be the past by now.
@@ -94,14 +99,15 @@ class Studies:
         found = self._live.get(study_id)
         if found is not None and not found.record.closed:
             return found
-        with self._loading[hash(study_id) % _LOADS]:
+        with self._loading.turn(study_id):
             found = self._live.get(study_id)
             if found is None or found.record.closed:
                 if found is not None:
                     # A claim of its study would undo what it is still writing.
                     found.record.drain()
                 self._live.pop(study_id, None)
-                found = self._live[study_id] = self._load(study_id)
+                with self._loading.uncollected():
+                    found = self._live[study_id] = self._load(study_id)
             return found
 
     def _load(self, study_id: str) -> LiveStudy:
@@ -338,6 +344,7 @@ class Studies:
     def take_over(self) -> None:
         """Claims and loads studies to be worked on that nobody owns: a fair share of them.
 
+        Small ones first, several at a time; one that is called is loaded by its caller meanwhile.
         What is left is for the other servers; who is asked for one of them claims it at once.
         """
         orphans = self._store.list_orphans(self._fleet.server)
@@ -346,9 +353,13 @@ class Studies:
         others = self._fleet.others() if free else []
         total = len(mine) + len(free) + sum(entry.studies for entry in others)
         share = math.ceil(total / (1 + len(others)))
-        for orphan in (*mine, *free[: max(0, share - len(mine))]):
-            if orphan.study_id not in self._live:
-                self._take(orphan.study_id)
+        taken = sorted(
+            (*mine, *free[: max(0, share - len(mine))]), key=lambda orphan: orphan.trials
+        )
+        wanted = [orphan.study_id for orphan in taken if orphan.study_id not in self._live]
+        if wanted:
+            with ThreadPoolExecutor(_TAKEN_AT_ONCE, thread_name_prefix="take-over") as pool:
+                list(pool.map(self._take, wanted))
 
     def _take(self, study_id: str) -> None:
         """Loads a study; one that cannot be loaded must not keep the others from it."""

@@ -545,7 +545,7 @@ class DataSource(_message.Message):
     MISSING_VALUES_FIELD_NUMBER: _builtins.int
     EXCLUDE_FIELD_NUMBER: _builtins.int
     train_uri: _builtins.str
-    """The training data: a CSV or Parquet file, a directory or a glob, as the runner sees it."""
+    """The training data: CSV, Parquet or TFRecord; a file, a directory or a glob, as the runner sees it."""
     validation_fraction: _builtins.float
     """A part of the training data, above 0 and below 1, drawn at random from the study's seed."""
     validation_uri: _builtins.str

@@ -88,6 +88,10 @@ $$;
 -- The answer to a DeleteStudy outlives the study: it is kept under study 0.
 ALTER TABLE tuner.requests DROP CONSTRAINT requests_study_fkey;
 
+DROP INDEX tuner.trials_score_idx;
+
+CREATE INDEX trials_best_idx ON tuner.trials (study, coalesce(-score, 'Infinity'), number);
+
 DROP VIEW tuner.study_summaries;
 
 CREATE VIEW tuner.study_summaries AS
@@ -118,6 +122,6 @@ CREATE VIEW tuner.study_summaries AS
         WHERE trials.study = studies.study
             AND trials.state IN ('SUCCEEDED', 'PRUNED')
             AND trials.score IS NOT NULL
-        ORDER BY trials.score DESC NULLS LAST, trials.number
+        ORDER BY coalesce(-trials.score, 'Infinity'), trials.number
         LIMIT 1
     ) AS best ON true;

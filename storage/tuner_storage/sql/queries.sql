@@ -366,8 +366,76 @@ FROM json_to_recordset(%(rows)s::json) AS told (
 SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint AND trials.number = %(number)s::integer;
 
--- all_trials --
-SELECT trials.* FROM tuner.trials WHERE trials.study = %(study)s::bigint ORDER BY trials.number;
+-- load_trials --
+-- Trials of a study as columns, by number: arrays cost a tenth of as many rows.
+SELECT
+    array_agg(number) AS number,
+    array_agg(state) AS state,
+    json_agg(parameters) AS parameters,
+    array_agg(space_version) AS space_version,
+    array_agg(attempt) AS attempt,
+    array_agg(worker_id) AS worker_id,
+    array_agg(expire_time) AS expire_time,
+    array_agg(final_step) AS final_step,
+    array_agg(final_elapsed) AS final_elapsed,
+    array_agg(stop_requested) AS stop_requested,
+    array_agg(artifact_uri) AS artifact_uri,
+    array_agg(state_reason) AS state_reason,
+    array_agg(create_time) AS create_time,
+    array_agg(start_time) AS start_time,
+    array_agg(end_time) AS end_time,
+    array_agg(origin) AS origin,
+    json_agg(nullif(labels::text, '{}')::json) AS labels,
+    array_agg(checkpoint_uri) AS checkpoint_uri,
+    array_agg(checkpoint_step) AS checkpoint_step,
+    array_agg(within_constraints) AS within_constraints
+FROM (
+    SELECT * FROM tuner.trials
+    WHERE trials.study = %(study)s::bigint
+        AND trials.number >= %(first)s::integer
+        AND trials.number < %(past)s::integer
+    ORDER BY trials.number
+) AS ordered;
+
+-- load_results --
+-- The metrics of their results, as columns.
+SELECT array_agg(number) AS number, array_agg(name) AS name, array_agg(value) AS value
+FROM (
+    SELECT ordered.number, metric.name, metric.value
+    FROM (
+        SELECT * FROM tuner.trials
+        WHERE trials.study = %(study)s::bigint
+            AND trials.number >= %(first)s::integer
+            AND trials.number < %(past)s::integer
+        ORDER BY trials.number
+    ) AS ordered, unnest(ordered.final_names, ordered.final_values) AS metric (name, value)
+) AS metrics;
+
+-- load_measurements --
+-- What their current attempts reported, as columns; one item for each metric.
+SELECT
+    array_agg(trial) AS number,
+    array_agg(step) AS step,
+    array_agg(elapsed) AS elapsed,
+    array_agg(name) AS name,
+    array_agg(value) AS value
+FROM (
+    SELECT ordered.trial, ordered.step, ordered.elapsed, metric.name, metric.value
+    FROM (
+        SELECT measurements.*
+        FROM tuner.measurements
+        JOIN tuner.trials
+            ON trials.study = measurements.study
+            AND trials.number = measurements.trial
+            AND trials.attempt = measurements.attempt
+        WHERE measurements.study = %(study)s::bigint
+            AND measurements.trial >= %(first)s::integer
+            AND measurements.trial < %(past)s::integer
+        ORDER BY measurements.trial, measurements.step
+    ) AS ordered
+    LEFT JOIN LATERAL unnest(ordered.metric_names, ordered.metric_values)
+        AS metric (name, value) ON true
+) AS metrics;
 
 -- finished_trials --
 -- What an earlier study brings to one that starts from it: the results up to a time.
@@ -380,7 +448,7 @@ ORDER BY trials.number;
 -- list_trials_by_number --
 SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint
-    AND (%(number)s::integer IS NULL OR trials.number > %(number)s::integer)
+    AND trials.number > %(number)s::integer
     AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
     AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
     AND (
@@ -393,7 +461,7 @@ LIMIT %(limit)s::integer;
 -- list_trials_by_number_desc --
 SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint
-    AND (%(number)s::integer IS NULL OR trials.number < %(number)s::integer)
+    AND trials.number < %(number)s::integer
     AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
     AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
     AND (
@@ -406,26 +474,20 @@ LIMIT %(limit)s::integer;
 -- list_trials_by_score --
 SELECT trials.* FROM tuner.trials
 WHERE trials.study = %(study)s::bigint
-    AND (
-        %(number)s::integer IS NULL
-        OR trials.score < %(key)s::double precision
-        OR (
-            trials.score IS NOT DISTINCT FROM %(key)s::double precision
-            AND trials.number > %(number)s::integer
-        )
-        OR (trials.score IS NULL AND %(key)s::double precision IS NOT NULL)
-    )
+    AND (coalesce(-trials.score, 'Infinity'), trials.number)
+        > (%(rank)s::double precision, %(number)s::integer)
     AND (%(states)s::text[] IS NULL OR trials.state = ANY (%(states)s::text[]))
     AND (%(numbers)s::integer[] IS NULL OR trials.number = ANY (%(numbers)s::integer[]))
     AND (
         %(filter)s::jsonpath IS NULL
         OR tuner.trial_document(trials) @@ %(filter)s::jsonpath
     )
-ORDER BY trials.score DESC NULLS LAST, trials.number
+ORDER BY coalesce(-trials.score, 'Infinity'), trials.number
 LIMIT %(limit)s::integer;
 
 -- list_trials_by_key --
--- By a metric, a parameter or a time, its sign turned for a descending order.
+-- By a metric, a parameter or a time, its sign turned for a descending order. No index knows these:
+-- each page looks at all trials of the study.
 SELECT listed.* FROM (
     SELECT
         trials.*,
@@ -611,7 +673,14 @@ WHERE study = %(study)s::bigint
 
 -- list_orphans --
 -- Unfinished studies, or with running trials, that no living server owns, or that this one was given.
-SELECT studies.study_id, studies.owner IS NOT DISTINCT FROM %(server)s::uuid AS given
+SELECT
+    studies.study_id,
+    studies.owner IS NOT DISTINCT FROM %(server)s::uuid AS given,
+    (
+        SELECT coalesce(max(trials.number) + 1, 0)
+        FROM tuner.trials
+        WHERE trials.study = studies.study
+    ) AS trials
 FROM tuner.studies
 WHERE (
         studies.state IN ('PREPARING', 'ACTIVE', 'PAUSED')

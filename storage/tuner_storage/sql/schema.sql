@@ -208,7 +208,9 @@ CREATE TABLE tuner.trials (
         CHECK ((checkpoint_uri IS NULL) = (checkpoint_step IS NULL))
 ) WITH (fillfactor = 70);
 
-CREATE INDEX trials_score_idx ON tuner.trials (study, score DESC NULLS LAST, number);
+-- Trials from the best on, those without a score last: one order of one direction, so that a page
+-- starts where the last one ended.
+CREATE INDEX trials_best_idx ON tuner.trials (study, coalesce(-score, 'Infinity'), number);
 
 -- Which studies have leases to watch, without a look at all that has ever been tried.
 CREATE INDEX trials_running_idx ON tuner.trials (study) WHERE state = 'RUNNING';
@@ -350,6 +352,6 @@ CREATE VIEW tuner.study_summaries AS
         WHERE trials.study = studies.study
             AND trials.state IN ('SUCCEEDED', 'PRUNED')
             AND trials.score IS NOT NULL
-        ORDER BY trials.score DESC NULLS LAST, trials.number
+        ORDER BY coalesce(-trials.score, 'Infinity'), trials.number
         LIMIT 1
     ) AS best ON true;

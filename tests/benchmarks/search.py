@@ -1,0 +1,220 @@
+"""What a suggestion costs: our searches beside Optuna's samplers, on the same trials, in one run.
+
+    python tests/benchmarks/search.py [--only tpe] [--json]
+
+CPU time of one thread per suggestion, the median of many, in a study of so many finished trials.
+With --json, standard output is one JSON object: `ratios` of ours to Optuna's by name, and the
+milliseconds of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+if not __package__:
+    # Run by its path: once more as a module, so that it finds `tests`; and with one thread.
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.search", *sys.argv[1:]])
+
+import optuna
+
+from tuner.engine import StudyEngine, points
+from tuner.engine.encoding import Encoding
+from tuner.space import Categorical, Float, Int, Space, Value
+from tuner.study import Goal, Measurement, Metric, Search, StudySpec, Trial, TrialState
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = Space.of(
+    {
+        "rate": Float(1e-5, 1e-1, log=True),
+        "momentum": Float(0, 1),
+        "units": Int(8, 512, log=True),
+        "layers": Int(1, 8),
+        "dropout": Float(0, 0.5, step=0.05),
+        "optimizer": Categorical(("sgd", "adam", "rmsprop")),
+    }
+)
+_NOW = datetime(2025, 1, 1, tzinfo=UTC)
+_ROUNDS = 4
+
+#: Makes one suggestion and gives it a result; returns the CPU seconds of the suggestion.
+Turn = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duel:
+    """One of our searches and its peer."""
+
+    #: The group that `--only` asks for.
+    group: str
+    #: How many finished trials there are before the first suggestion.
+    trials: int
+    ours: Callable[[int], Turn]
+    peer: Callable[[int], Turn]
+    #: How many suggestions to measure of each.
+    our_turns: int
+    peer_turns: int
+
+    @property
+    def name(self) -> str:
+        """The ratio's name."""
+        return f"{self.group}_{self.trials}"
+
+
+def past(trials: int) -> list[Mapping[str, Value]]:
+    """Points spread at random, the same ones each time."""
+    source, cube = random.Random(0), points.UnitCube(SPACE)
+    return [cube.point([source.random() for _ in range(cube.sides)]) for _ in range(trials)]
+
+
+def loss(values: Mapping[str, Value]) -> float:
+    """A result that depends on every parameter, with some noise."""
+    return (
+        (math.log10(float(values["rate"])) + 3) ** 2
+        + abs(float(values["momentum"]) - 0.9)
+        + abs(math.log2(float(values["units"])) - 6) / 4
+        + abs(float(values["layers"]) - 3) / 8
+        + abs(float(values["dropout"]) - 0.2)
+        + (values["optimizer"] != "adam") / 4
+        + random.Random(repr(values)).gauss(0, 0.1)
+    )
+
+
+def ours(algorithm: str) -> Callable[[int], Turn]:
+    """The engine as the study server uses it."""
+
+    def prepare(trials: int) -> Turn:
+        spec = StudySpec(
+            metrics=(Metric(name="loss", goal=Goal.MINIMIZE),),
+            space=SPACE,
+            search=Search(algorithm=algorithm, early_stopping="none", seed=0),
+        )
+        history = [_trial(n, point, loss(point)) for n, point in enumerate(past(trials))]
+        engine = StudyEngine("benchmark", spec, history)
+        number = trials
+
+        def turn() -> float:
+            nonlocal number
+            start = time.process_time()
+            point = engine.suggest(number)
+            spent = time.process_time() - start
+            if point is None:
+                raise RuntimeError("the space has no point left; it should be infinite.")
+            engine.add(_trial(number, point))
+            engine.finish(_trial(number, point, loss(point)))
+            number += 1
+            return spent
+
+        return turn
+
+    return prepare
+
+
+def optunas(sampler: Callable[[], optuna.samplers.BaseSampler]) -> Callable[[int], Turn]:
+    """Optuna in memory."""
+
+    def prepare(trials: int) -> Turn:
+        encoding = Encoding(SPACE)
+        space = dict(encoding.distributions)
+        study = optuna.create_study(sampler=sampler())
+        for point in past(trials):
+            params = encoding.encode(point)
+            study.add_trial(
+                optuna.create_trial(params=params, distributions=space, value=loss(point))
+            )
+
+        def turn() -> float:
+            start = time.process_time()
+            trial = study.ask(space)
+            spent = time.process_time() - start
+            study.tell(trial, loss(trial.params))
+            return spent
+
+        return turn
+
+    return prepare
+
+
+def _trial(number: int, point: Mapping[str, Value], value: float | None = None) -> Trial:
+    final = None if value is None else Measurement(step=1, metrics={"loss": value})
+    return Trial(
+        study_id="benchmark",
+        number=number,
+        state=TrialState.RUNNING if value is None else TrialState.SUCCEEDED,
+        parameters=point,
+        final_measurement=final,
+        create_time=_NOW,
+    )
+
+
+def _tpe() -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=0)
+
+
+#: Whatever is compared; each ratio is named by its group and number of trials.
+DUELS = [
+    Duel(
+        group="tpe",
+        trials=trials,
+        ours=ours("tpe"),
+        peer=optunas(_tpe),
+        our_turns=our_turns,
+        peer_turns=peer_turns,
+    )
+    for trials, our_turns, peer_turns in ((1000, 200, 40), (5000, 100, 20), (20_000, 60, 8))
+]
+
+
+def fight(duel: Duel) -> tuple[float, float]:
+    """Milliseconds per suggestion of ours and the peer's; both take turns in the same minutes."""
+    our_turn, peer_turn = duel.ours(duel.trials), duel.peer(duel.trials)
+    # Nobody pays for what is done once.
+    our_turn(), peer_turn()
+    spent: tuple[list[float], list[float]] = [], []
+    for _ in range(_ROUNDS):
+        spent[0].extend(our_turn() for _ in range(duel.our_turns // _ROUNDS))
+        spent[1].extend(peer_turn() for _ in range(duel.peer_turns // _ROUNDS))
+    mine, theirs = (1000 * statistics.median(each) for each in spent)
+    return mine, theirs
+
+
+def main() -> int:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    groups = sorted({duel.group for duel in DUELS})
+    parser.add_argument("--only", nargs="+", choices=groups, default=groups)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    asked = parser.parse_args()
+    ratios, milliseconds = dict[str, float](), dict[str, dict[str, float]]()
+    print(f"{'CPU per suggestion':>20} {'ours':>12} {'Optuna':>12} {'ratio':>8}", file=sys.stderr)
+    for duel in DUELS:
+        if duel.group not in asked.only:
+            continue
+        mine, theirs = fight(duel)
+        ratios[duel.name] = round(mine / theirs, 5)
+        milliseconds[duel.name] = {"ours": round(mine, 3), "optuna": round(theirs, 3)}
+        row = f"{duel.name:>20} {mine:>9.2f} ms {theirs:>9.2f} ms {mine / theirs:>8.4f}"
+        print(row, file=sys.stderr, flush=True)
+    if asked.json:
+        print(json.dumps({"ratios": ratios, "milliseconds": milliseconds}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

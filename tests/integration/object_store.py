@@ -1,0 +1,143 @@
+"""A small object store that speaks enough of S3's protocol for reading: buckets are folders."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+#: Whose requests are answered, and from whom the bucket `secret` is kept.
+ACCESS_KEY, SECRET_KEY = "tester", "not-so-secret"
+FORBIDDEN_BUCKET = "secret"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """Where the store is reached, and the folder of its buckets."""
+
+    endpoint: str
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which it is used."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[ObjectStore]:
+    """Serves the folders below `folder` as buckets until the end of the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(folder))
+    thread = threading.Thread(target=server.serve_forever, name="object-store", daemon=True)
+    thread.start()
+    try:
+        yield ObjectStore(f"http://127.0.0.1:{server.server_address[1]}", folder)
+    finally:
+        server.shutdown()
+        thread.join(timeout=10)
+        server.server_close()
+
+
+def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+        def _answer(self) -> None:
+            url = urlsplit(self.path)
+            bucket, _, key = unquote(url.path).lstrip("/").partition("/")
+            signer = f"Credential={ACCESS_KEY}/"
+            if signer not in self.headers.get("Authorization", "") or bucket == FORBIDDEN_BUCKET:
+                self._fail(403, "AccessDenied")
+            elif not (folder / bucket).is_dir():
+                self._fail(404, "NoSuchBucket")
+            elif not key:
+                self._list(bucket, {k: v[0] for k, v in parse_qs(url.query).items()})
+            elif (folder / bucket / key).is_file():
+                self._object(folder / bucket / key)
+            else:
+                self._fail(404, "NoSuchKey")
+
+        def _object(self, path: Path) -> None:
+            content, status = path.read_bytes(), 200
+            headers = {
+                "Last-Modified": format_datetime(_modified(path), usegmt=True),
+                "Accept-Ranges": "bytes",
+                "Content-Type": "application/octet-stream",
+            }
+            if self.command == "HEAD":
+                return self._send(200, b"", headers | {"Content-Length": str(len(content))})
+            asked = self.headers.get("Range")
+            if asked:
+                first, last = asked.removeprefix("bytes=").split("-")
+                part = content[int(first) : int(last) + 1]
+                headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+                content, status = part, 206
+            self._send(status, content, headers)
+
+        def _list(self, bucket: str, query: dict[str, str]) -> None:
+            prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+            contents, prefixes = "", dict[str, None]()
+            for path in sorted((folder / bucket).rglob("*")):
+                key = path.relative_to(folder / bucket).as_posix()
+                if not path.is_file() or not key.startswith(prefix):
+                    continue
+                inside, found, _ = key.removeprefix(prefix).partition(delimiter or "\0")
+                if found:
+                    prefixes[prefix + inside + delimiter] = None
+                else:
+                    contents += (
+                        f"<Contents><Key>{escape(key)}</Key><Size>{path.stat().st_size}</Size>"
+                        f"<LastModified>{_modified(path):%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+                        "</Contents>"
+                    )
+            common = "".join(
+                f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
+                for name in prefixes
+            )
+            self._send(
+                200,
+                f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{common}"
+                "</ListBucketResult>".encode(),
+                {"Content-Type": "application/xml"},
+            )
+
+        def _fail(self, status: int, code: str) -> None:
+            body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+            if self.command == "HEAD":
+                body = b""
+            self._send(status, body, {"Content-Type": "application/xml"})
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Handler
+
+
+def _modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
