@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import stat
 import tempfile
 import zipfile
@@ -66,6 +67,13 @@ def ship(spec: StudySpec, artifacts: Path) -> StudySpec:
 def archive_path(artifacts: Path, digest: str) -> Path:
     """Where an archive lies."""
     return artifacts / "code" / f"{digest}.zip"
+
+
+def copy(digest: str, artifacts: Path, to: Path) -> None:
+    """Copies an archive below another folder of artifacts, which then needs nothing else."""
+    target = archive_path(to, digest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(archive_path(artifacts, digest), target)
 
 
 def pack(source: Path) -> bytes:

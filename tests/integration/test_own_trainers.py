@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.integration.test_runner import Crew, training_pids, until
+from tests.integration.test_runner import Crew, training_pids, until, write_rows
 from tuner import code, study_file
 from tuner.client import Client, Study
 from tuner.config import Settings
 from tuner.errors import DataError
+from tuner.registry import export_to
 from tuner.runner.cluster import Cluster
 from tuner.service import StudyServer
 from tuner.study import Cause, StudyState, TrialState
@@ -401,3 +402,69 @@ def test_a_trainer_that_cannot_be_used_is_refused_in_a_line(
     study = submit(MODULE.format(name="odd", trainer="odd:Trainer", workers=1))
     with pytest.raises(DataError, match="odd imports 'no_such_library', which is not installed"):
         study.wait_prepared(100)
+
+
+# --- functions that build a network ----------------------------------------------------------
+
+BUILD = """
+import keras
+
+def build(trial, inputs):
+    x = inputs
+    for layer in range(trial.int("layers", 1, 2)):
+        x = keras.layers.Dense(trial.int(f"units_{layer}", 4, 8))(x)
+        x = Bend(trial.choice("shape", ["relu", "tanh"]))(x)
+    return x
+
+class Bend(keras.layers.Layer):
+    def __init__(self, shape, **base):
+        super().__init__(**base)
+        self.shape = shape
+    def call(self, inputs):
+        from curves import bend
+        return bend(self.shape, inputs)
+"""
+CURVES = "import keras\ndef bend(shape, x): return keras.activations.get(shape)(x)\n"
+BUILT = """
+study: built
+metric: {name: val_loss, goal: minimize}
+data: {train: rows.csv, validation: 0.25, label: bought}
+trainer: {module: net:build, code: net}
+features:
+  age: {kind: numeric, buckets: {int: [2, 8]}}
+  city: {kind: categorical, vocabulary: 3}
+parameters: {learning_rate: {float: [0.001, 0.1], log: true}}
+search: {algorithm: random, seed: 1, early_stopping: none}
+limits: {trials: 2}
+training: {epochs: 3, batch_size: 32}
+resources: {workers: 2}
+export: {model: bought}
+"""
+
+
+def test_a_function_builds_the_network_and_all_the_rest_is_ours(
+    submit: Callable[[str], Study], settings: Settings, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.csv")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "net.py").write_text(BUILD)
+    (tmp_path / "net" / "curves.py").write_text(CURVES)
+    study = submit(BUILT)
+    assert study.wait(250) is StudyState.COMPLETED, study.record
+    space = {parameter.name: parameter for parameter in study.record.spec.space.walk()}
+    assert space.keys() == {
+        "layers",
+        "units_0",
+        "units_1",
+        "shape",
+        "age.buckets",
+        "learning_rate",
+    }
+    for trial in study.trials(full=True):
+        failures = [attempt.failure for attempt in trial.record.attempts]
+        assert trial.state is TrialState.SUCCEEDED, failures
+        assert len(trial.measurements) == 3
+    until(lambda: study.refresh().exported_model_uri, 100)
+    assert Path(study.record.exported_model_uri, "saved_model.pb").is_file()
+    code.archive_path(settings.artifacts_dir, study.record.spec.own.code).unlink()
+    export_to(Path(study.best().record.artifact_uri), tmp_path / "exported")

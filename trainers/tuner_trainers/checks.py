@@ -10,7 +10,7 @@ from tuner.errors import DataError, InvalidArgumentError
 from tuner.features import check_feature, find_setting, kind_of
 from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
-from tuner.trainer_spaces import TRAINERS, parameter_of
+from tuner.trainer_spaces import TRAINERS, parameter_of, table_of
 from tuner_trainers import data
 from tuner_trainers.data import Layout
 from tuner_trainers.statistics import ColumnStatistics, Statistics
@@ -21,19 +21,17 @@ def check_request(spec: StudySpec) -> None:
     tuned: dict[str, dict[str, Domain]] = {feature.name: {} for feature in spec.features}
     if len(tuned) != len(spec.features):
         raise InvalidArgumentError("two features have the same name; give one another name.")
-    table = TRAINERS.get(spec.trainer or "")
+    table, boxed = table_of(spec.trainer or ""), spec.trainer in TRAINERS
     for parameter in spec.space.walk():
         found = find_setting(parameter.name, spec.features)
         if found is not None:
             tuned[found[0].name][found[1]] = parameter.domain
-        elif table is None:
-            continue
         elif parameter.name in table:
             table[parameter.name].setting.check_domain(parameter.domain)
-        elif spec.features:
+        elif boxed and spec.features:
             raise InvalidArgumentError(_unknown(spec, parameter.name))
     for name, value in spec.settings.items():
-        if table is not None:
+        if boxed or name in table:
             parameter_of(spec.trainer or "", name).setting.check(value)
     for feature in spec.features:
         check_feature(feature, tuned[feature.name])

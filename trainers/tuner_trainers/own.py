@@ -1,7 +1,8 @@
 """Trainers that are Python objects of the user's own: found, looked at and run.
 
-A trainer is a class without arguments, with a method that trains, and one that declares its
-space if the study file leaves that to it:
+For a study with data it is a function that builds a network, see tuner_trainers.built. Else it is
+a class without arguments, with a method that trains, and one that declares its space if the study
+file leaves that to it:
 
     class Trainer:
         def space(self, trial):              # optional; see tuner_trainers.declared
@@ -176,9 +177,8 @@ def found(reference: str, digest: str, artifacts: Path) -> Iterator[Any]:
         InvalidArgumentError: it has no such object.
         Exception: what importing raised.
     """
-    folder = code.unpack(artifacts, digest) if digest else None
     module, _, name = reference.partition(":")
-    with _importing(folder):
+    with importing(digest, artifacts):
         imported = importlib.import_module(module)
         if not hasattr(imported, name):
             names = sorted(
@@ -193,13 +193,18 @@ def found(reference: str, digest: str, artifacts: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _importing(folder: Path | None) -> Iterator[None]:
-    """Looks for modules in a folder first. Those it has are its own before and after.
+def importing(digest: str, artifacts: Path) -> Iterator[None]:
+    """Looks for modules in an archive first. Those it has are its own before and after.
 
     So trials of several studies in one process do not see each other's modules, whatever their
-    names, and each trial starts with its modules as they were written.
+    names, and each trial starts with its modules as they were written. May be nested.
+
+    Args:
+        digest: the archive's; empty: none.
+        artifacts: where archives lie.
     """
-    if folder is None:
+    folder = code.unpack(artifacts, digest) if digest else None
+    if folder is None or sys.path[0] == str(folder):
         yield
         return
     names = {path.stem if path.is_file() else path.name for path in folder.iterdir()}
@@ -265,9 +270,12 @@ def _space_of(spec: StudySpec, reference: str, artifacts: Path) -> Space:
     except UnavailableError:
         raise
     except BaseException as error:  # code of the user's may raise anything, SystemExit included
-        raise InvalidArgumentError(f"{describe(error, module, folder)}.".replace("..", ".")) from (
-            error
-        )
+        raise refusal(error, module, folder) from error
+
+
+def refusal(error: BaseException, module: str, folder: Path | None) -> InvalidArgumentError:
+    """The error in a line that tells why a trainer cannot be used."""
+    return InvalidArgumentError(f"{describe(error, module, folder).rstrip('.')}.")
 
 
 def describe(error: BaseException, module: str, folder: Path | None) -> str:
@@ -305,13 +313,14 @@ def check_class(reference: str, trainer: object) -> None:
             f"{reference} is no trainer: it must be a class with `train(self, context, "
             "parameters)`."
         )
-    _check_call(f"{reference}()", trainer, 0, "nothing")
-    _check_call(f"{reference}.train", train, 3, "(self, context, parameters)")
+    check_call(f"{reference}()", trainer, 0, "nothing")
+    check_call(f"{reference}.train", train, 3, "(self, context, parameters)")
     if callable(space):
-        _check_call(f"{reference}.space", space, 2, "(self, trial)")
+        check_call(f"{reference}.space", space, 2, "(self, trial)")
 
 
-def _check_call(what: str, function: Callable[..., object], arguments: int, told: str) -> None:
+def check_call(what: str, function: Callable[..., object], arguments: int, told: str) -> None:
+    """Raises InvalidArgumentError unless a function can be called with so many arguments."""
     try:
         signature = inspect.signature(function)
         signature.bind(*range(arguments))

@@ -84,8 +84,9 @@ def _prepare(
     except ModuleNotFoundError as error:
         return None, f"the data was not read: {error.name} is missing; pip install 'tuner[all]'"
     try:
-        with session.spinner("reading the data"):
-            return prepare.prepare(spec), ""
+        with session.spinner("reading the data"), tempfile.TemporaryDirectory() as scratch:
+            artifacts = Path(scratch)
+            return prepare.prepare(code.ship(spec, artifacts), artifacts=artifacts), ""
     except TunerError as error:
         cause = error.message.rstrip(".")
         raise type(error)(f"{file}: {cause}; --no-data checks the file alone.") from error

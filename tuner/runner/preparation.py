@@ -14,7 +14,7 @@ from tuner.errors import DataError, InvalidArgumentError, TunerError
 from tuner.runner.pool import Shape
 from tuner.space import Space, Value
 from tuner.study import Feature, Resources, StatisticsRef, StudySpec
-from tuner.trainer_spaces import PROGRAM
+from tuner.trainer_spaces import PROGRAM, is_own
 from tuner_trainers.own import examine
 from tuner_trainers.prepare import prepare
 
@@ -39,15 +39,13 @@ def prepare_study(spec: StudySpec, artifacts: Path) -> Preparation:
     Raises:
         TunerError: the data, the trainer or the study cannot be used.
     """
-    # The gangs that warm up meanwhile hold the CPUs; they are idle until this ends.
-    if spec.data is None:
-        # The process ends afterwards, and with it what the user's code did to it.
-        task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_examine)
-    else:
-        task = ray.remote(num_cpus=0, max_retries=0)(_read_data)
-    timeout = EXAMINE_SECONDS if spec.data is None else None
+    # The gangs that warm up meanwhile hold the CPUs; they are idle until this ends. The process of
+    # a trainer of the user's own ends as well, and with it what their code did to it.
+    options = {"num_cpus": 0, "max_retries": 0, "max_calls": 1 if is_own(spec.trainer) else 0}
+    task = ray.remote(**options)(_examine if spec.data is None else _read_data)
     reference = task.remote(spec, artifacts)
     try:
+        timeout = EXAMINE_SECONDS if spec.data is None else None
         preparation: Preparation = ray.get(reference, timeout=timeout)
     except GetTimeoutError as error:
         ray.cancel(reference, force=True)
@@ -73,7 +71,7 @@ def _examine(spec: StudySpec, artifacts: Path) -> Preparation:
 
 
 def _read_data(spec: StudySpec, artifacts: Path) -> Preparation:
-    prepared = prepare(spec)
+    prepared = prepare(spec, artifacts=artifacts)
     statistics = prepared.statistics
     folder = artifacts / "statistics"
     folder.mkdir(parents=True, exist_ok=True)

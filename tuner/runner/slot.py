@@ -174,7 +174,7 @@ class Slot:
             trial=trial.name,
             lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
-            train=partial(train, task_of(study, trial), storage),
+            train=partial(train, task_of(study, trial, self._tools.artifacts), storage),
         )
 
     def _land(self, trial: Trial, assignment: Assignment, outcome: Outcome | None) -> None:
@@ -257,8 +257,8 @@ def parallel(study: Study) -> int:
     return study.spec.limits.parallel or 1
 
 
-def task_of(study: Study, trial: Trial) -> TrialTask:
-    """Returns what a trainer needs to know of a trial of a prepared study."""
+def task_of(study: Study, trial: Trial, artifacts: Path) -> TrialTask:
+    """Returns what a trainer needs to know of a trial of a prepared study with data."""
     spec = study.spec
     if spec.data is None or spec.trainer is None or study.statistics is None:
         raise UnavailableError(f"{study.name} is not prepared yet.")
@@ -273,6 +273,8 @@ def task_of(study: Study, trial: Trial) -> TrialTask:
         metric=spec.metric,
         seed=spec.search.seed,
         statistics_path=study.statistics.uri,
+        code=spec.own.code,
+        artifacts=str(artifacts),
     )
 
 

@@ -188,7 +188,7 @@ def _read_parameters(top: Section, trainer: str | None, found: Found) -> None:
 def _lookup(trainer: str | None, group: Group) -> Lookup:
     """The names a section may hold: the trainer's, or any if it has none or an unknown one."""
     if trainer is None or trainer_spaces.is_own(trainer):
-        return parameters.free(group)
+        return parameters.free(group)  # what there is of its names is checked with the data
     table = trainer_spaces.TRAINERS[trainer]
     settings: dict[str, Setting] = {name: item.setting for name, item in table.items()}
     return parameters.known(settings, {name: item.group for name, item in table.items()})
