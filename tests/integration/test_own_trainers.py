@@ -468,3 +468,27 @@ def test_a_function_builds_the_network_and_all_the_rest_is_ours(
     assert Path(study.record.exported_model_uri, "saved_model.pb").is_file()
     code.archive_path(settings.artifacts_dir, study.record.spec.own.code).unlink()
     export_to(Path(study.best().record.artifact_uri), tmp_path / "exported")
+
+
+def blocks(language: str) -> list[str]:
+    """The examples of the documentation's page."""
+    text = (REPOSITORY / "docs" / "trainers.md").read_text()
+    return [part.split("```")[0] for part in text.split(f"```{language}\n")[1:]]
+
+
+def test_the_examples_of_the_documentation_run(
+    submit: Callable[[str], Study], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.csv")
+    modules = [block for block in blocks("python") if block.startswith("# ")]
+    for block in modules:
+        name, _, text = block.removeprefix("# ").partition("\n")
+        (tmp_path / name).write_text(text)
+    program, sine, mine = blocks("yaml")
+    assert len(modules) == 2 and study_file.check(program) == []
+    for asked in (sine, mine):
+        study = submit(asked)
+        assert study.wait(200) is StudyState.COMPLETED, study.record
+        states = {trial.state for trial in study.trials()}
+        assert states <= {TrialState.SUCCEEDED, TrialState.PRUNED}, states
+        assert Path(study.best().record.artifact_uri).is_dir()

@@ -105,7 +105,7 @@ def test_modules_are_forgotten_and_what_they_hid_is_back(
     spec: Callable[..., StudySpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, path = object(), list(sys.path)
-    monkeypatch.setitem(sys.modules, "mine", kept)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mine", kept)
     for version in (1, 2):
         asked = spec(f"VERSION = {version}\nclass Trainer:\n  version = VERSION")
         with found("mine:Trainer", asked.own.code, tmp_path) as trainer:

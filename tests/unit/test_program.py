@@ -74,7 +74,7 @@ TASK = ProgramTask(
 def environment(task: ProgramTask = TASK, rank: int = 0, ranks: int = 1) -> dict[str, str]:
     context = SimpleNamespace(rank=rank, workers=ranks, artifact_dir=JOB)
     places = [f"h:{rank}" for rank in range(ranks)]
-    return variables(task, context, places, Path("/m"), Path("/code"))  # type: ignore[arg-type]
+    return variables(task, context, places, Path("/m"), Path("/code"))
 
 
 def test_a_program_sees_what_cloud_ml_engine_set() -> None:

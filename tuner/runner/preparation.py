@@ -41,8 +41,9 @@ def prepare_study(spec: StudySpec, artifacts: Path) -> Preparation:
     """
     # The gangs that warm up meanwhile hold the CPUs; they are idle until this ends. The process of
     # a trainer of the user's own ends as well, and with it what their code did to it.
-    options = {"num_cpus": 0, "max_retries": 0, "max_calls": 1 if is_own(spec.trainer) else 0}
-    task = ray.remote(**options)(_examine if spec.data is None else _read_data)
+    prepares = _examine if spec.data is None else _read_data
+    calls = 1 if is_own(spec.trainer) else 0
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=calls)(prepares)
     reference = task.remote(spec, artifacts)
     try:
         timeout = EXAMINE_SECONDS if spec.data is None else None
