@@ -1,15 +1,16 @@
 """What a suggestion costs: our searches beside Optuna's samplers, on the same trials, in one run.
 
-    python tests/benchmarks/search.py [--only tpe] [--json]
+    python tests/benchmarks/search.py [--only tpe gp] [--json]
 
 CPU time of one thread per suggestion, the median of many, in a study of so many finished trials.
 With --json, standard output is one JSON object: `ratios` of ours to Optuna's by name, and the
-milliseconds of both.
+milliseconds of both. Optuna's GPSampler needs torch; where there is none, it is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -64,7 +65,8 @@ class Duel:
     #: How many finished trials there are before the first suggestion.
     trials: int
     ours: Callable[[int], Turn]
-    peer: Callable[[int], Turn]
+    #: None where it cannot run.
+    peer: Callable[[int], Turn] | None
     #: How many suggestions to measure of each.
     our_turns: int
     peer_turns: int
@@ -165,6 +167,12 @@ def _tpe() -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=0)
 
 
+def _gp() -> optuna.samplers.BaseSampler:
+    return optuna.samplers.GPSampler(seed=0)
+
+
+_HAS_TORCH = importlib.util.find_spec("torch") is not None
+
 #: Whatever is compared; each ratio is named by its group and number of trials.
 DUELS = [
     Duel(
@@ -176,20 +184,33 @@ DUELS = [
         peer_turns=peer_turns,
     )
     for trials, our_turns, peer_turns in ((1000, 200, 40), (5000, 100, 20), (20_000, 60, 8))
+] + [
+    Duel(
+        group="gp",
+        trials=trials,
+        ours=ours("gp"),
+        peer=optunas(_gp) if _HAS_TORCH else None,
+        our_turns=20,
+        peer_turns=8,
+    )
+    for trials in (100, 200)
 ]
 
 
-def fight(duel: Duel) -> tuple[float, float]:
+def fight(duel: Duel) -> tuple[float, float | None]:
     """Milliseconds per suggestion of ours and the peer's; both take turns in the same minutes."""
-    our_turn, peer_turn = duel.ours(duel.trials), duel.peer(duel.trials)
+    sides = [(duel.ours(duel.trials), duel.our_turns)]
+    if duel.peer is not None:
+        sides.append((duel.peer(duel.trials), duel.peer_turns))
     # Nobody pays for what is done once.
-    our_turn(), peer_turn()
-    spent: tuple[list[float], list[float]] = [], []
+    for turn, _ in sides:
+        turn()
+    spent: list[list[float]] = [[] for _ in sides]
     for _ in range(_ROUNDS):
-        spent[0].extend(our_turn() for _ in range(duel.our_turns // _ROUNDS))
-        spent[1].extend(peer_turn() for _ in range(duel.peer_turns // _ROUNDS))
-    mine, theirs = (1000 * statistics.median(each) for each in spent)
-    return mine, theirs
+        for seconds, (turn, turns) in zip(spent, sides, strict=True):
+            seconds.extend(turn() for _ in range(turns // _ROUNDS))
+    mine, *theirs = (1000 * statistics.median(seconds) for seconds in spent)
+    return mine, theirs[0] if theirs else None
 
 
 def main() -> int:
@@ -207,8 +228,12 @@ def main() -> int:
         if duel.group not in asked.only:
             continue
         mine, theirs = fight(duel)
+        milliseconds[duel.name] = {"ours": round(mine, 3)}
+        if theirs is None:
+            print(f"{duel.name:>20} {mine:>9.2f} ms    (no torch)", file=sys.stderr, flush=True)
+            continue
         ratios[duel.name] = round(mine / theirs, 5)
-        milliseconds[duel.name] = {"ours": round(mine, 3), "optuna": round(theirs, 3)}
+        milliseconds[duel.name]["optuna"] = round(theirs, 3)
         row = f"{duel.name:>20} {mine:>9.2f} ms {theirs:>9.2f} ms {mine / theirs:>8.4f}"
         print(row, file=sys.stderr, flush=True)
     if asked.json:

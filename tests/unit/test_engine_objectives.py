@@ -127,7 +127,7 @@ def test_optuna_agrees_on_the_front() -> None:
     assert front == optimal_numbers(asked_for, trials)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "tpe"])
+@pytest.mark.parametrize("algorithm", ["auto", "tpe", "gp"])
 def test_the_model_finds_the_front(algorithm: str) -> None:
     def far_off(name: str) -> float:
         late: list[float] = []

@@ -59,7 +59,7 @@ def plain(parameters: Mapping[str, Value]) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(spaces())
-@pytest.mark.parametrize("algorithm", ["random", "qmc", "tpe", "auto"])
+@pytest.mark.parametrize("algorithm", ["random", "qmc", "tpe", "gp", "auto"])
 def test_every_suggestion_lies_in_the_space(algorithm: str, space: Space) -> None:
     engine = StudyEngine("s", spec(space, algorithm))
     trials = run(engine, plain, range(14))
@@ -108,7 +108,7 @@ def test_suggesting_changes_nothing(algorithm: str) -> None:
     assert len(engine.optuna_study().trials) == 11
 
 
-@pytest.mark.parametrize("algorithm", ["random", "grid", "qmc", "tpe"])
+@pytest.mark.parametrize("algorithm", ["random", "grid", "qmc", "tpe", "gp"])
 def test_the_seed_decides(algorithm: str) -> None:
     first = [
         StudyEngine("s", spec(space_of(algorithm), algorithm, seed=seed)).suggest(0)
@@ -177,7 +177,7 @@ def test_auto_starts_at_the_centre_spreads_and_then_models() -> None:
         "qmc (auto: spread points until 5 trials have ended with a value)"
     )
     run(engine, loss, range(5))
-    assert engine.algorithm_in_use == "tpe (auto: 5 trials have ended with a value)"
+    assert engine.algorithm_in_use == "gp (auto: 5 trials have ended with a value)"
 
 
 def test_auto_does_not_model_failures() -> None:
@@ -191,7 +191,7 @@ def test_auto_does_not_model_failures() -> None:
     assert engine.algorithm_in_use.startswith("qmc")
 
 
-@pytest.mark.parametrize("algorithm", ["tpe", "auto"])
+@pytest.mark.parametrize("algorithm", ["tpe", "gp", "auto"])
 def test_the_model_finds_what_chance_does_not(algorithm: str) -> None:
     def best(name: str) -> float:
         values = []
@@ -203,20 +203,22 @@ def test_the_model_finds_what_chance_does_not(algorithm: str) -> None:
     assert best(algorithm) < best("random") - 0.05
 
 
-def test_the_model_follows_the_goal() -> None:
+@pytest.mark.parametrize("algorithm", ["tpe", "gp"])
+def test_the_model_follows_the_goal(algorithm: str) -> None:
     for goal, sign in ((Goal.MAXIMIZE, 1), (Goal.MINIMIZE, -1)):
         space = Space.of({"x": Float(-1, 1)})
-        engine = StudyEngine("s", spec(space, "tpe", goal=goal))
+        engine = StudyEngine("s", spec(space, algorithm, goal=goal))
         trials = run(engine, lambda p: float(p["x"]), range(40))
         late = [float(t.parameters["x"]) for t in trials[25:]]
         assert sign * sum(late) / len(late) > 0.5
 
 
-def test_children_are_modelled() -> None:
+@pytest.mark.parametrize("algorithm", ["tpe", "gp"])
+def test_children_are_modelled(algorithm: str) -> None:
     def objective(parameters: Mapping[str, Value]) -> float:
         return abs(float(parameters.get("momentum", 2)) - 0.9)
 
-    engine = StudyEngine("s", spec(MIXED, "tpe", seed=1))
+    engine = StudyEngine("s", spec(MIXED, algorithm, seed=1))
     trials = run(engine, objective, range(60))
     late = [t.parameters.get("momentum") for t in trials[40:]]
     assert sum(m is not None for m in late) > 12
@@ -345,7 +347,7 @@ def test_check_accepts_what_there_is(algorithm: str, stopping: str) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "stopping", "space", "said"),
     [
-        ("bayes", "none", FINITE, "auto, random, grid, qmc, tpe, but got 'bayes'"),
+        ("bayes", "none", FINITE, "auto, random, grid, qmc, tpe, gp, but got 'bayes'"),
         ("tpe", "hyperband", FINITE, "none, asha, median, but got 'hyperband'"),
         ("grid", "none", MIXED, "'lr' is float .* log; give it a `step`"),
         ("auto", "none", Space(), "the space is empty"),

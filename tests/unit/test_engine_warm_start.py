@@ -72,7 +72,7 @@ def test_auto_starts_from_the_best_earlier_point_and_models_at_once() -> None:
     engine = StudyEngine("s", spec(SPACE, "auto"), earlier=[(old, trials)])
     assert engine.suggest(0) == min(trials, key=lambda t: loss(t.parameters)).parameters
     assert engine.algorithm_in_use == (
-        "tpe (auto: 0 trials have ended with a value; 20 earlier results)"
+        "gp (auto: 0 trials have ended with a value; 20 earlier results)"
     )
 
 
@@ -82,7 +82,7 @@ def test_auto_spreads_less_after_a_few_earlier_results() -> None:
         "qmc (auto: spread points until 5 trials have ended with a value; 3 earlier results)"
     )
     run(engine, loss, range(2))
-    assert engine.algorithm_in_use.startswith("tpe (auto: 2 trials have")
+    assert engine.algorithm_in_use.startswith("gp (auto: 2 trials have")
 
 
 def test_tpe_says_what_it_started_from() -> None:
@@ -92,7 +92,7 @@ def test_tpe_says_what_it_started_from() -> None:
     assert StudyEngine("s", spec(SPACE, "tpe")).algorithm_in_use == "tpe"
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "tpe"])
+@pytest.mark.parametrize("algorithm", ["auto", "tpe", "gp"])
 def test_the_first_trials_are_better_for_it(algorithm: str) -> None:
     def early(earlier: Sequence[Earlier]) -> float:
         found = []

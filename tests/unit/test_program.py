@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tuner import processes
 from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.runner.own import typed
+from tuner.runner.worker import failure_of
 from tuner.space import Discrete, Float, Space, Value
-from tuner.study import OwnTrainer
+from tuner.study import Cause, OwnTrainer
 from tuner_trainers import gathering
 from tuner_trainers.gathering import Gathering
-from tuner_trainers.program import ProgramTask, check_program, flags, variables
+from tuner_trainers.program import ProgramError, ProgramTask, check_program, flags, run, variables
 
 JOB = Path("/artifacts/job-1")
 
@@ -124,6 +128,56 @@ def test_a_program_that_does_not_exist_is_found_out_before_it_runs(tmp_path: Pat
     check_program(OwnTrainer(command=("python", "-m", "x")), tmp_path)
     with pytest.raises(InvalidArgumentError, match="no program 'no-such-program'"):
         check_program(OwnTrainer(command=("no-such-program",)), tmp_path)
+
+
+class Told:
+    """A context that remembers what was reported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rank, self.workers, self.artifact_dir = 0, 1, folder / "job"
+        self.artifact_dir.mkdir()
+        self.reports: list[tuple[int, Mapping[str, float]]] = []
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        self.reports.append((step, metrics))
+        return True
+
+
+def ran(folder: Path, text: str) -> Told:
+    """What a program of Python reports."""
+    context, own = Told(folder), OwnTrainer(command=("python", "-c", textwrap.dedent(text)))
+    result = run(replace(TASK, own=own, artifacts=folder), context, "node")
+    assert result.metrics == {} and not result.stopped
+    return context
+
+
+KILLED = "import os; os.kill(os.getpid(), 9)"
+
+
+def test_a_program_that_the_kernel_kills_for_memory_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ProgramError, match="ended by SIGKILL") as caught:
+        ran(tmp_path, KILLED)
+    assert failure_of(caught.value).cause is Cause.USER_ERROR
+    kills = iter(range(3, 9))
+    monkeypatch.setattr(processes, "oom_kills", lambda: next(kills))
+    (tmp_path / "again").mkdir()
+    with pytest.raises(ProgramError, match="ran out of memory") as caught:
+        ran(tmp_path / "again", KILLED)
+    assert failure_of(caught.value).cause is Cause.OUT_OF_MEMORY
+
+
+def test_what_was_written_last_is_reported_though_the_line_has_no_end(tmp_path: Path) -> None:
+    context = ran(
+        tmp_path,
+        """
+        import os
+        with open(os.environ["CLOUD_ML_HP_METRIC_FILE"], "w") as file:
+            file.write('{"m": "1", "global_step": "1"}\\n{"m": "2", "global_step": "2"}')
+        """,
+    )
+    assert context.reports == [(1, {"m": 1}), (2, {"m": 2})]
 
 
 # --- how they meet ---------------------------------------------------------------------------

@@ -48,14 +48,14 @@ def check_search(spec: StudySpec, *, prepared: bool = False) -> None:
         raise InvalidArgumentError("the space is empty; add at least one parameter to tune.")
     if search.algorithm == "grid":
         _check_finite(spec.space)
-    if search.algorithm in ("auto", "qmc"):
+    if search.algorithm in ("auto", "qmc", "gp"):
         _check_dimensions(spec.space)
 
 
 def _check_metrics(spec: StudySpec) -> None:
     metrics, search = len(spec.metrics), spec.search
     _check_different("metric", (metric.name for metric in spec.metrics))
-    if metrics > _MODELLED_METRICS and search.algorithm in ("auto", "tpe"):
+    if metrics > _MODELLED_METRICS and search.algorithm in ("auto", "tpe", "gp"):
         raise InvalidArgumentError(
             f"`{search.algorithm}` weighs at most {_MODELLED_METRICS} metrics, but got {metrics}; "
             "bound some of them by constraints, or choose `random`."

@@ -56,6 +56,11 @@ class History:
         """The study's own trials in Optuna's terms; not to be changed."""
         return self._mirror.get_all_trials(self._study_id, deepcopy=False)
 
+    @property
+    def known(self) -> list[FrozenTrial]:
+        """What models learn from: the trials of earlier studies, then the study's own."""
+        return [*self.warm_start.trials, *self.trials]
+
     def trial(self, number: int) -> FrozenTrial:
         """One of the study's own trials in Optuna's terms; not to be changed."""
         return self._mirror.get_trial(number)

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tuner.engine import points
+from tuner.engine import gp, points
 from tuner.engine.encoding import Encoding
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
 from tuner.engine.tpe import Model, Outcomes, Tree
 from tuner.space import Space, Value
 from tuner.study import StudySpec
+
+# Beyond this a Gaussian process costs more than it finds.
+_MOST_MODELLED = 250
 
 
 class Policy(ABC):
@@ -146,6 +149,47 @@ class TpePolicy(Policy):
         return f"tpe ({earlier})" if earlier else "tpe"
 
 
+class GpPolicy(Policy):
+    """Gaussian processes: where the expected improvement is largest, given all that is known.
+
+    Spread points come first. Several metrics, constraints, and running, stopped and failed trials
+    are part of the model.
+    """
+
+    def __init__(self, space: Space, seed: int, history: History) -> None:
+        self._encoding = Encoding(space)
+        self._cube = gp.cube_of(space)
+        self._start = SobolPolicy(space, seed)
+        self._startup = startup_of(space)
+        self._seed = seed
+        self._history = history
+
+    @property
+    def in_use(self) -> str:
+        """Whether it has started, and what from."""
+        start = "" if self._is_ready else f"after {self._startup} spread points"
+        notes = ", ".join(filter(None, (start, self._history.warm_start.summary)))
+        return f"gp ({notes})" if notes else "gp"
+
+    def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
+        """A spread point, or the one that the model thinks most of."""
+        if not self._is_ready or not self._cube.axes:
+            return self._start.propose(number, attempt)
+        from tuner.engine.gp.propose import propose  # half a second of a server's start
+
+        return self._encoding.point(self._cube.decode(propose(self.problem(number, attempt))))
+
+    def problem(self, number: int, attempt: int) -> gp.Problem:
+        """What the proposal depends on, for whoever computes it."""
+        seed = (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number, attempt)
+        known, directions = self._history.known, self._history.directions
+        return gp.problem_of(self._cube, known, directions, seed)
+
+    @property
+    def _is_ready(self) -> bool:
+        return self._history.informative >= self._startup
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """What `auto` does until enough trials have ended with a value."""
@@ -173,6 +217,7 @@ class AutoPolicy(Policy):
                 until=startup,
                 reason=f"spread points until {startup} trials have ended with a value",
             ),
+            Stage(policy=GpPolicy(space, seed, history), until=_MOST_MODELLED),
             Stage(policy=TpePolicy(space, seed, history, startup=1), until=float("inf")),
         )
 
@@ -202,7 +247,7 @@ def startup_of(space: Space) -> int:
 
 
 #: The algorithms by their names in a study file.
-ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe")
+ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp")
 
 
 def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
@@ -217,6 +262,8 @@ def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
             return SobolPolicy(space, seed)
         case "tpe":
             return TpePolicy(space, seed, history)
+        case "gp":
+            return GpPolicy(space, seed, history)
         case _:
             return AutoPolicy(space, seed, history)
 

@@ -1,0 +1,419 @@
+"""The Gaussian process: its formulas against plain ones, its gradients, and what it proposes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats import norm
+
+from tests.unit.engine_support import run, spaces, spec
+from tuner.engine import StudyEngine
+from tuner.engine.encoding import Encoding
+from tuner.engine.gp import GPSampler, acquisition, cube_of, problem_of, regressor, scales
+from tuner.engine.gp.cube import Array, Axis, Cube
+from tuner.engine.gp.problem import Problem
+from tuner.engine.gp.propose import propose
+from tuner.engine.gp.regressor import Kernel, Regressor
+from tuner.engine.gp.tree import inferred
+from tuner.space import Float, Int, Space
+
+MINIMIZE = StudyDirection.MINIMIZE
+UNIT = FloatDistribution(0, 1)
+SQUARE = Cube(("x", "y"), (Axis(UNIT), Axis(UNIT)))
+RNG = np.random.default_rng(0)
+POINTS = RNG.random((20, 3))
+OWNERS = np.arange(3)
+KERNEL = Kernel(np.array([0.3, 0.8, 2.0]), 1.5, 0.01)
+MODEL = Regressor(KERNEL, POINTS, OWNERS, np.sin(6 * POINTS[:, 0]) + POINTS[:, 1])
+OTHER = Regressor(KERNEL, POINTS, OWNERS, np.cos(5 * POINTS[:, 1]) - POINTS[:, 0])
+
+
+def ended(
+    values: Sequence[float] | None,
+    state: TrialState = TrialState.COMPLETE,
+    distributions: Mapping[str, BaseDistribution] | None = None,
+    curve: dict[int, float] | None = None,
+    constraints: dict[str, float] | None = None,
+    **params: Any,
+) -> FrozenTrial:
+    return create_trial(
+        state=state,
+        values=values,
+        params=params,
+        distributions=dict(distributions or dict.fromkeys(params, UNIT)),
+        intermediate_values=curve,
+        constraints=constraints,
+    )
+
+
+def problem(trials: Sequence[FrozenTrial], cube: Cube = SQUARE, objectives: int = 1) -> Problem:
+    return problem_of(cube, trials, [MINIMIZE] * objectives, (1, 2, 3))
+
+
+def bowl(x: float, y: float) -> float:
+    return (x - 0.3) ** 2 + (y - 0.6) ** 2
+
+
+def seen(count: int, seed: int = 0) -> list[FrozenTrial]:
+    points = np.random.default_rng(seed).random((count, 2))
+    return [ended([bowl(x, y)], x=x, y=y) for x, y in points.tolist()]
+
+
+# The model.
+
+
+def test_the_posterior_is_the_textbooks() -> None:
+    def matern(a: Array, b: Array) -> float:
+        r = math.sqrt(float((((a - b) / KERNEL.lengthscales) ** 2).sum()))
+        root = math.sqrt(5) * r
+        return KERNEL.signal * (1 + root + 5 * r**2 / 3) * math.exp(-root)
+
+    values = np.sin(6 * POINTS[:, 0]) + POINTS[:, 1]
+    covariance = np.array([[matern(a, b) for b in POINTS] for a in POINTS])
+    inverse = np.linalg.inv(covariance + (KERNEL.noise + 1e-6) * np.eye(20))
+    there = RNG.random((5, 3))
+    cross = np.array([[matern(a, b) for b in POINTS] for a in there])
+    mean, deviation = MODEL.predict(there)
+    np.testing.assert_allclose(mean, cross @ inverse @ values, atol=1e-8)
+    variance = KERNEL.signal - np.einsum("ij,jk,ik->i", cross, inverse, cross)
+    np.testing.assert_allclose(deviation**2, variance, atol=1e-8)
+
+
+def test_a_fit_tells_what_matters_and_how_much_is_noise() -> None:
+    points = RNG.random((60, 3))
+    values = np.sin(8 * points[:, 0])
+    exact, evidence = regressor.fit(points, OWNERS, values)
+    noisy, less = regressor.fit(points, OWNERS, values + 0.5 * RNG.standard_normal(60))
+    assert exact.lengthscales[0] < 0.5 * exact.lengthscales[1:].min()
+    assert exact.noise < 0.01 < 0.1 < noisy.noise < 0.5
+    assert less < evidence
+
+
+def test_a_fit_is_at_an_optimum() -> None:
+    """Moving any of its parameters makes it less probable, so its gradient is right."""
+    points = RNG.random((40, 2))
+    values = np.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * RNG.standard_normal(40)
+    axes = np.arange(2)
+    kernel, _ = regressor.fit(points, axes, values)
+
+    def evidence(theta: Array) -> float:
+        square = (((points[:, None] - points[None]) / np.exp(theta[:2])) ** 2).sum(-1)
+        covariance = np.exp(theta[2]) * regressor.matern(square)[0]
+        covariance += (np.exp(theta[3]) + 1e-6) * np.eye(40)
+        mean = [regressor.LENGTHSCALE.mean + 0.5 * math.log(2)] * 2
+        priors = [
+            *(
+                norm.logpdf(t, m, regressor.LENGTHSCALE.deviation)
+                for t, m in zip(theta, mean, strict=False)
+            ),
+            norm.logpdf(theta[2], regressor.SIGNAL.mean, regressor.SIGNAL.deviation),
+            norm.logpdf(theta[3], regressor.NOISE.mean, regressor.NOISE.deviation),
+        ]
+        _, size = np.linalg.slogdet(covariance)
+        return float(
+            -0.5 * values @ np.linalg.solve(covariance, values) - 0.5 * size + np.sum(priors)
+        )
+
+    theta = np.log([*kernel.lengthscales, kernel.signal, kernel.noise])
+    top = evidence(theta)
+    for index in range(4):
+        for step in (-0.1, 0.1):
+            assert evidence(theta + step * np.eye(4)[index]) < top + 1e-3
+
+
+# Acquisitions.
+
+
+@pytest.mark.parametrize("z", [-1e6, -200.0, -30.0, -2.0, -1.0, -0.9, 0.0, 3.0, 30.0])
+def test_the_log_of_an_improvement_is_smooth_however_small_it_is(z: float) -> None:
+    step = 1e-6 * max(1.0, abs(z))
+    (low, here, high), ratio = acquisition.log_improvement(np.array([z - step, z, z + step]))
+    assert math.isfinite(here)
+    assert ratio[1] == pytest.approx((high - low) / (2 * step), rel=1e-3)
+    if z > -5:
+        plain = norm.pdf(z) + z * norm.cdf(z)
+        assert here == pytest.approx(math.log(plain), rel=1e-9)
+
+
+def _hypervolume() -> acquisition.Acquisition:
+    lower = np.array([[-np.inf, -np.inf], [-0.5, -np.inf]])
+    upper = np.array([[-0.5, 1.0], [1.0, 0.2]])
+    return acquisition.LogHypervolumeImprovement((MODEL, OTHER), lower, upper)
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        acquisition.LogImprovement(MODEL, -0.5),
+        acquisition.LogFeasibility(MODEL, 0.3),
+        _hypervolume(),
+        acquisition.Sum((acquisition.LogImprovement(MODEL, 0.1), _hypervolume())),
+    ],
+)
+def test_gradients_are_those_of_the_values(goal: acquisition.Acquisition) -> None:
+    there = RNG.random((6, 3))
+    values, gradient = goal.gradient(there)
+    np.testing.assert_allclose(values, goal.value(there), rtol=1e-9)
+    for axis in range(3):
+        step = 1e-5 * np.eye(3)[axis]
+        slope = (goal.value(there + step) - goal.value(there - step)) / 2e-5
+        np.testing.assert_allclose(gradient[:, axis], slope, rtol=1e-4, atol=1e-6)
+
+
+def test_the_hypervolume_grows_as_samples_say() -> None:
+    there = POINTS[[0, 5, 9, 13]] + 0.1
+    value = np.exp(_hypervolume().value(there))
+    for index, point in enumerate(there):
+        drawn = [
+            mean + deviation * RNG.standard_normal(400_000)
+            for mean, deviation in (model.predict(point[None]) for model in (MODEL, OTHER))
+        ]
+        # The reference is (1, 1), and (-0.5, 0.2) is known.
+        dominated = np.maximum(1 - drawn[0], 0) * np.maximum(1 - drawn[1], 0)
+        known = np.maximum(1 - np.maximum(drawn[0], -0.5), 0) * np.maximum(
+            0.8 - np.maximum(drawn[1] - 0.2, 0), 0
+        )
+        assert value[index] == pytest.approx((dominated - known).mean(), rel=0.01, abs=1e-4)
+    assert value.max() > 0.01
+
+
+# Scales.
+
+
+def test_scales_keep_the_order_and_know_their_slopes() -> None:
+    losses = np.exp(np.linspace(0, 4, 4001))
+    spread = np.median(losses) - np.quantile(losses, 0.1)
+    for scaled in scales.of_losses(losses):
+        assert (np.diff(scaled.values) > 0).all()
+        assert (scaled.values.mean(), scaled.values.std()) == pytest.approx((0, 1), abs=1e-9)
+        slopes = spread * np.gradient(scaled.values, losses)
+        np.testing.assert_allclose(np.exp(scaled.log_slopes)[1:-1], slopes[1:-1], rtol=1e-2)
+
+
+def test_a_scale_without_outliers_beats_one_with() -> None:
+    losses = np.exp(12 * RNG.random(40))
+    plain, tail, power = (scaled.log_slopes.sum() for scaled in scales.of_losses(losses))
+    assert max(tail, power) > plain
+
+
+@pytest.mark.parametrize("losses", [np.zeros(4), np.full(3, 7.5), np.array([1e300, -1e300, 0.0])])
+def test_losses_that_tell_little_have_a_scale(losses: Array) -> None:
+    for scaled in scales.of_losses(losses):
+        assert np.isfinite(scaled.values).all()
+
+
+def test_a_violation_that_was_not_measured_hides_no_other() -> None:
+    values, bound = scales.of_violations(np.array([-0.2, 0.1, 1e100, 1e100, 1e100]))
+    assert values[0] < bound - 0.3 < bound + 0.1 < values[1] < values[2]
+
+
+# Cubes.
+
+
+@settings(max_examples=60, deadline=None)
+@given(spaces())
+def test_points_of_the_cube_are_points_of_the_space(space: Space) -> None:
+    cube, encoding = cube_of(space), Encoding(space)
+    drawn = cube.spread(np.random.default_rng(0).random((8, cube.dimension)))
+    np.testing.assert_allclose(cube.canonical(drawn), drawn, atol=1e-9)
+    for row in drawn:
+        values = cube.decode(row)
+        space.check(encoding.point(values))
+        again = cube.decode(cube.encode([values])[0])
+        assert again.keys() == values.keys()
+        for name, value in values.items():
+            is_real = isinstance(value, float)
+            assert again[name] == (pytest.approx(value, rel=1e-9) if is_real else value)
+
+
+def test_trials_show_what_decides_that_a_parameter_exists() -> None:
+    optimizer = CategoricalDistribution(["sgd", "adam"])
+    trials = [
+        ended([0], distributions={"o": optimizer, "x": UNIT, "m": UNIT}, o="sgd", x=0.2, m=0.3),
+        ended([1], distributions={"o": optimizer, "x": UNIT}, o="adam", x=0.4),
+        ended([2], distributions={"o": optimizer, "x": UNIT, "m": UNIT}, o="sgd", x=0.6, m=0.9),
+    ]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    cube = inferred(trials)
+    child = cube.axes[cube.names.index("m")]
+    assert (child.parent, child.when) == (cube.names.index("o"), (0.0,))
+    assert "m" not in cube.decode(cube.encode([trials[1].params])[0])
+
+
+# Problems.
+
+
+def test_a_stopped_trial_counts_as_it_might_have_ended() -> None:
+    complete = [
+        ended([end], x=0.1, y=0.1, curve={1: end + 5, 2: end + 2, 3: end}) for end in (1.0, 2, 4)
+    ]
+    stopped = [
+        ended([7.0], TrialState.PRUNED, x=0.5, y=0.5, curve={1: 7.0}),
+        ended([6.0], TrialState.PRUNED, x=0.5, y=0.6, curve={1: 10.0, 2: 6.0}),
+        ended([9.0], TrialState.PRUNED, x=0.5, y=0.7, curve={2: 9.0}),
+    ]
+    assert problem([*complete, *stopped]).losses[3:, 0] == pytest.approx([2, 4, 7])
+    assert problem([complete[0], *stopped]).losses[1:, 0] == pytest.approx([7, 6, 9])
+
+
+def test_what_ended_without_a_value_is_kept_away_from() -> None:
+    trials = [
+        *seen(3),
+        ended([math.inf], x=0.9, y=0.9),
+        ended(None, TrialState.FAIL, x=0.1, y=0.2),
+        ended(None, TrialState.PRUNED, x=0.1, y=0.3),
+        ended(None, TrialState.RUNNING, x=0.5, y=0.5),
+    ]
+    read = problem(trials)
+    assert read.losses[3, 0] == read.losses[:3, 0].max()
+    assert read.failed.tolist() == [[0.1, 0.2], [0.1, 0.3]]
+    assert read.pending.tolist() == [[0.5, 0.5]]
+
+
+def test_goals_point_the_other_way() -> None:
+    read = problem_of(SQUARE, seen(3), [StudyDirection.MAXIMIZE], (0,))
+    np.testing.assert_allclose(read.losses, -problem(seen(3)).losses)
+
+
+# Proposals.
+
+
+def test_a_proposal_is_good() -> None:
+    x, y = propose(problem(seen(20)))
+    assert bowl(x, y) < 0.005
+
+
+def test_a_proposal_depends_on_the_problem_alone() -> None:
+    asked = problem(seen(12))
+    here = propose(asked)
+    np.testing.assert_array_equal(propose(problem(seen(12))), here)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        there = pool.submit(propose, asked).result(timeout=60)
+    np.testing.assert_array_equal(there, here)
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.FAIL])
+def test_a_proposal_keeps_away_from_where_others_are(state: TrialState) -> None:
+    trials = seen(8)
+    x, y = (float(v) for v in propose(problem(trials)))
+    there = ended(None, state, x=x, y=y)
+    assert np.abs(propose(problem([*trials, there])) - (x, y)).max() > 0.02
+
+
+def test_a_proposal_keeps_to_the_constraints() -> None:
+    def violation(x: float, y: float) -> float:
+        return 0.5 - x
+
+    trials = [
+        ended(t.values, constraints={"c": violation(**t.params)}, **t.params) for t in seen(25)
+    ]
+    x, y = propose(problem(trials))
+    assert violation(x, y) < 0.02
+    assert bowl(x, y) < bowl(0.5, 0.6) + 0.02
+
+
+def test_without_a_feasible_trial_one_is_sought() -> None:
+    trials = [ended(t.values, constraints={"c": 2 - t.params["x"]}, **t.params) for t in seen(12)]
+    assert propose(problem(trials))[0] > 0.9
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_proposals_lie_between_the_best_of_each_objective(objectives: int) -> None:
+    def losses(x: float, y: float) -> list[float]:
+        return [(x - i / (objectives - 1)) ** 2 + (y - 0.5) ** 2 for i in range(objectives)]
+
+    trials = [ended(losses(**t.params), **t.params) for t in seen(15)]
+    for _ in range(6):
+        x, y = (float(v) for v in propose(problem(trials, objectives=objectives)))
+        trials.append(ended(losses(x, y), x=x, y=y))
+    assert np.mean([abs(t.params["y"] - 0.5) for t in trials[-4:]]) < 0.15
+
+
+def test_choices_and_whole_numbers_are_found() -> None:
+    axes = {
+        "c": CategoricalDistribution(list("abcdefg")),
+        "n": IntDistribution(1, 40),
+        "few": IntDistribution(0, 3),
+        "x": FloatDistribution(1e-4, 1, log=True),
+    }
+
+    def loss(c: str, n: int, few: int, x: float) -> float:
+        return (c != "e") + abs(n - 23) / 10 + abs(few - 2) + (math.log10(x) + 2) ** 2
+
+    cube = Cube(tuple(axes), tuple(Axis(distribution) for distribution in axes.values()))
+    rng = np.random.default_rng(3)
+    trials: list[FrozenTrial] = []
+    for number in range(45):
+        read = problem_of(cube, trials, [MINIMIZE], (number,))
+        point = propose(read) if number > 7 else cube.spread(rng.random((1, 4)))[0]
+        values = cube.decode(point)
+        trials.append(ended([loss(**values)], distributions=axes, **values))
+    best = min(trials, key=lambda t: t.values[0]).params
+    assert (best["c"], best["few"]) == ("e", 2)
+    assert abs(best["n"] - 23) <= 1
+
+
+def test_a_finite_space_is_not_repeated_while_there_is_another_point() -> None:
+    whole = IntDistribution(0, 4)
+    cube = Cube(("a",), (Axis(whole),))
+    trials: list[FrozenTrial] = []
+    for number in range(5):
+        if number:
+            drawn = cube.decode(propose(problem(trials, cube)))
+        else:
+            drawn = {"a": 2}
+        trials.append(ended([abs(drawn["a"] - 3.0)], distributions={"a": whole}, **drawn))
+    assert {t.params["a"] for t in trials} == set(range(5))
+
+
+def test_long_histories_are_cut_to_what_a_posterior_takes() -> None:
+    x, y = propose(problem(seen(900)))
+    assert bowl(x, y) < 0.002
+
+
+@pytest.mark.parametrize("name", ["gp", "auto"])
+def test_the_engine_hands_over_to_tpe_only_when_told_to_choose(name: str) -> None:
+    engine = StudyEngine("s", spec(Space.of({"a": Int(0, 400), "b": Float(0, 1)}), name))
+    run(engine, lambda p: float(p["b"]), range(4))
+    assert (
+        engine.algorithm_in_use
+        == {
+            "gp": "gp (after 5 spread points)",
+            "auto": "qmc (auto: spread points until 5 trials have ended with a value)",
+        }[name]
+    )
+
+
+# In plain Optuna.
+
+
+def test_optuna_finds_the_way_through_a_conditional_space() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        if trial.suggest_categorical("kind", ["a", "b"]) == "a":
+            return 1 + trial.suggest_float("x", 0, 1)
+        return (trial.suggest_float("y", 1e-3, 1, log=True) - 0.1) ** 2
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=GPSampler(seed=3))
+    study.optimize(objective, n_trials=25)
+    assert study.best_value < 1e-4
+    again = optuna.create_study(sampler=GPSampler(seed=3))
+    again.optimize(objective, n_trials=25)
+    assert [t.params for t in again.trials] == [t.params for t in study.trials]

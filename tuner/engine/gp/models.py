@@ -1,0 +1,60 @@
+"""Models of what a study measured: each objective and constraint on a scale that suits it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tuner.engine.gp import regressor, scales
+from tuner.engine.gp.cube import Array
+from tuner.engine.gp.problem import Problem
+from tuner.engine.gp.regressor import Regressor
+
+# Kernels are learned from at most so many points: their price grows with the cube of these.
+_MOST_FITTED = 120
+
+
+def objective(problem: Problem, losses: Array) -> Regressor:
+    """The model of one objective, on the scale of most evidence."""
+    points, owners = problem.cube.embed(problem.points), problem.cube.owners
+    part = subset(losses, _MOST_FITTED)
+    fits = []
+    for scaled in scales.of_losses(losses):
+        kernel, evidence = regressor.fit(points[part], owners, scaled.values[part])
+        fits.append((evidence + scaled.log_slopes[part].sum(), kernel, scaled.values))
+    _, kernel, values = max(fits, key=lambda fit: fit[0])
+    return Regressor(kernel, points, owners, values)
+
+
+def limit(problem: Problem, violations: Array) -> tuple[Regressor, float]:
+    """The model of one constraint, and up to which of its values it is kept."""
+    points, owners = problem.cube.embed(problem.points), problem.cube.owners
+    values, bound = scales.of_violations(violations)
+    part = subset(np.abs(violations), _MOST_FITTED)
+    kernel, _ = regressor.fit(points[part], owners, values[part])
+    return Regressor(kernel, points, owners, values), bound
+
+
+def believing(model: Regressor, problem: Problem) -> Regressor:
+    """The model as if running trials had ended as it expects (the kriging believer).
+
+    Ginsbourger, Le Riche and Carraro, Kriging Is Well-Suited to Parallelize Optimization, 2010.
+    Failed trials are believed to be no better than the average, so that others keep away.
+    """
+    if len(problem.pending):
+        points = problem.cube.embed(problem.pending)
+        model = model.with_values(points, model.predict(points)[0])
+    if len(problem.failed):
+        points = problem.cube.embed(problem.failed)
+        model = model.with_values(points, np.maximum(model.predict(points)[0], 0.0))
+    return model
+
+
+def subset(losses: Array, most: int) -> npt.NDArray[np.intp]:
+    """The indices of at most so many losses: one half are the best, the other evenly the rest."""
+    order = np.argsort(losses, kind="stable")
+    if len(order) <= most:
+        return np.sort(order)
+    best, rest = order[: most // 2], np.sort(order[most // 2 :])
+    picked = rest[np.linspace(0, len(rest) - 1, most - len(best)).astype(np.intp)]
+    return np.sort(np.concatenate([best, picked]))

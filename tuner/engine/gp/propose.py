@@ -1,0 +1,98 @@
+"""The next point of a study, as a pure function of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from optuna._hypervolume.box_decomposition import get_non_dominated_box_bounds
+from threadpoolctl import threadpool_limits
+
+from tuner.engine.gp import acquisition, ascent, models, scales
+from tuner.engine.gp.cube import Array
+from tuner.engine.gp.problem import Problem
+from tuner.engine.gp.regressor import Regressor
+
+# A posterior takes at most so many points.
+_MOST_KNOWN = 400
+# More objectives are weighed by chance into one: the boxes between them grow too many.
+_MOST_OBJECTIVES = 3
+# Around so many points it is searched more closely.
+_GOOD = 5
+
+
+def propose(problem: Problem) -> Array:
+    """The point [axes] that is worth most given what is known: at least one trial's value.
+
+    It is none of those known already, unless there is hardly another. The matrices are too small
+    to share, so one thread computes it.
+    """
+    with threadpool_limits(1, "blas"):
+        return _propose(problem, np.random.default_rng(problem.seed))
+
+
+def _propose(problem: Problem, rng: np.random.Generator) -> Array:
+    if problem.losses.shape[1] > _MOST_OBJECTIVES:
+        problem = replace(problem, losses=_weighed(problem.losses, rng))
+    problem = _bounded(problem)
+    cube = problem.cube
+    objectives = [models.objective(problem, losses) for losses in problem.losses.T]
+    limits = [models.limit(problem, violations) for violations in problem.violations.T]
+    goal: list[acquisition.Acquisition] = [
+        acquisition.LogFeasibility(models.believing(model, problem), bound)
+        for model, bound in limits
+    ]
+    known = cube.embed(problem.points)
+    means = np.column_stack([model.predict(known)[0] for model in objectives])
+    feasible = (problem.violations <= 0).all(1)
+    rank = means.sum(1)
+    if feasible.any():
+        believed = [models.believing(model, problem) for model in objectives]
+        goal.append(_improvement(believed, means[feasible]))
+        rank = np.where(feasible, rank, np.inf)
+    else:
+        rank = np.clip(problem.violations, 0, None).sum(1)
+    good = problem.points[np.argsort(rank, kind="stable")[:_GOOD]]
+    found = ascent.maximize(acquisition.Sum(goal), cube, good, rng)
+    tried = set(map(_key, np.vstack([problem.points, problem.pending, problem.failed])))
+    return next((point for point in found if _key(point) not in tried), found[0])
+
+
+def _improvement(models: Sequence[Regressor], means: Array) -> acquisition.Acquisition:
+    if len(models) == 1:
+        return acquisition.LogImprovement(models[0], float(means.min()))
+    # Slightly beyond the worst of the front, so that its ends count too.
+    worst = means.max(0)
+    lower, upper = get_non_dominated_box_bounds(means, worst + 0.1 * np.ptp(means, axis=0) + 1e-6)
+    return acquisition.LogHypervolumeImprovement(models, lower, upper)
+
+
+def _weighed(losses: Array, rng: np.random.Generator) -> Array:
+    """One loss of many, by random weights: each proposal seeks another part of the front.
+
+    Knowles, ParEGO, IEEE Transactions on Evolutionary Computation 2006.
+    """
+    weights = rng.dirichlet(np.ones(losses.shape[1]))
+    scaled = np.column_stack([next(scales.of_losses(column)).values for column in losses.T])
+    parts = weights * (scaled - scaled.min(0))
+    weighed: Array = parts.max(1) + 0.05 * parts.sum(1)
+    return weighed[:, None]
+
+
+def _bounded(problem: Problem) -> Problem:
+    """The problem with no more points than a posterior can take."""
+    if len(problem.points) <= _MOST_KNOWN:
+        return problem
+    ranks = np.argsort(np.argsort(problem.losses, axis=0, kind="stable"), axis=0).min(1)
+    part = models.subset(ranks.astype(float), _MOST_KNOWN)
+    return replace(
+        problem,
+        points=problem.points[part],
+        losses=problem.losses[part],
+        violations=problem.violations[part],
+    )
+
+
+def _key(point: Array) -> bytes:
+    return (np.round(point, 9) + 0.0).tobytes()
