@@ -49,6 +49,14 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "a Ray cluster, instead of one on this machine",
     ),
     "cpus": ("TUNER_CPUS", "the CPUs that trials share on this machine; 0 means all"),
+    "placement": (
+        "TUNER_PLACEMENT",
+        "how a cluster's nodes share a trial's workers: pack, spread, strict_pack, strict_spread",
+    ),
+    "idle_seconds": (
+        "TUNER_IDLE_SECONDS",
+        "how long the processes of a runner stay warm without work",
+    ),
     "lease_seconds": (
         "TUNER_LEASE_SECONDS",
         "how long a silent worker keeps its trial",
@@ -96,6 +104,8 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     ),
 }
 
+#: How the workers of a trial may be laid out.
+PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 #: The name under which `tls_ca` means the certificates that the system trusts.
 SYSTEM = "system"
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -117,6 +127,8 @@ class Settings:
     memory_gib: float = 0.0
     ray_address: str = ""
     cpus: int = 0
+    placement: str = "pack"
+    idle_seconds: float = 600.0
     lease_seconds: float = 30.0
     advertise: str = ""
     log_level: str = "info"
@@ -145,6 +157,15 @@ class Settings:
         if not 1 <= self.lease_seconds <= 86400:
             raise InvalidArgumentError(
                 f"TUNER_LEASE_SECONDS must be 1 to 86400, but got {self.lease_seconds:g}."
+            )
+        if self.placement not in PLACEMENTS:
+            raise InvalidArgumentError(
+                f"TUNER_PLACEMENT must be one of {', '.join(PLACEMENTS)}, but got "
+                f"{self.placement!r}."
+            )
+        if self.idle_seconds < 0:
+            raise InvalidArgumentError(
+                f"TUNER_IDLE_SECONDS must be 0 or more, but got {self.idle_seconds:g}."
             )
         for name in ("cache_gib", "memory_gib"):
             if not 0 <= getattr(self, name) <= 1 << 30:

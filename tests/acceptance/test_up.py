@@ -101,6 +101,25 @@ def test_a_kill_leaves_no_orphan_and_the_next_run_continues_the_study(
         assert study.trial(0).record.attempt == 2
 
 
+def test_a_dead_ray_ends_the_runner_which_comes_back_with_another(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = start()
+    with Client(up.ready()["address"]) as client:
+        study = submit(client, tmp_path, "headless", trials=1, epochs=400)
+        until(lambda: list(study.trials()) and study.trial(0).record.checkpoint)
+        up.look()
+        (head,) = [pid for pid in up.pids if "gcs_server" in command(pid).partition(" ")[0]]
+        os.kill(head, signal.SIGKILL)
+        assert study.wait(200) is StudyState.COMPLETED
+        trial = study.trial(0)
+        assert trial.state is TrialState.SUCCEEDED and trial.record.attempt == 2
+        log = "".join(text for _, text in study.log(0))
+        assert "going on after epoch" in log
+    said = (up.data_dir / "logs" / "runner.log").read_text()
+    assert "does not answer any more" in said and "the runner has to start again" in said
+
+
 def test_a_killed_server_comes_back_and_costs_no_attempt(
     start: Callable[..., Up], tmp_path: Path
 ) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
+import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tuner.errors import InfeasibleError
 from tuner.runner.worker import Context
@@ -28,7 +34,6 @@ def fit(
 ) -> Result:
     """Fits a line with a hidden layer; returns the loss of each epoch as metrics."""
     import keras
-    import numpy as np
     import tensorflow as tf
 
     keras.backend.clear_session()
@@ -76,11 +81,66 @@ def fail(kind: str, context: Context, strategy: tf.distribute.Strategy | None) -
     print("about to fail")
     errors: dict[str, BaseException] = {
         "value": ValueError("units must be even\nand so on"),
-        "memory": MemoryError("no room"),
         "infeasible": InfeasibleError("the loss is not a number."),
         "exit": SystemExit(3),
     }
+    if kind == "memory":
+        np.ones(2**50)
     raise errors[kind]
+
+
+def look_around(context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Returns what a trial may find changed, as numbers."""
+    import keras
+    import tensorflow as tf
+
+    seen = (
+        sorted(os.environ.items()),
+        os.getcwd(),
+        sys.path,
+        keras.config.floatx(),
+        keras.config.epsilon(),
+        keras.config.image_data_format(),
+        keras.config.dtype_policy().name,
+        keras.layers.Dense(1).name,
+        tf.config.functions_run_eagerly(),
+        random.random(),
+        float(np.random.random()),
+        float(tf.random.normal(())),
+    )
+    metrics = {str(n): float(zlib.crc32(repr(what).encode())) for n, what in enumerate(seen)}
+    return Result(metrics=metrics, step=1, stopped=False)
+
+
+def spoil(context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Changes all of that, and fails."""
+    import keras
+    import tensorflow as tf
+
+    os.environ["LEFT_BEHIND"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+    os.chdir("/")
+    sys.path.insert(0, "/nowhere")
+    keras.config.set_floatx("float64")
+    keras.config.set_epsilon(0.5)
+    keras.config.set_image_data_format("channels_first")
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    keras.utils.set_random_seed(99)
+    keras.layers.Dense(1)
+    tf.config.run_functions_eagerly(True)
+    raise ValueError("spoilt")
+
+
+def leave_a_thread(context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Leaves a thread that does not end."""
+    threading.Thread(target=time.sleep, args=(60,), name="forgotten", daemon=True).start()
+    return Result(metrics={}, step=1, stopped=False)
+
+
+def leak(mib: int, context: Context, strategy: tf.distribute.Strategy | None) -> Result:
+    """Keeps memory for ever: in a module that every trial of the process shares."""
+    sys.modules[Path.__module__].__dict__.setdefault("_leaked", []).append(np.ones(mib * 2**17))
+    return Result(metrics={}, step=1, stopped=False)
 
 
 def fail_on_one_rank(context: Context, strategy: tf.distribute.Strategy | None) -> Result:

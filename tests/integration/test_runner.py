@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -165,12 +166,14 @@ def test_a_study_is_prepared_trained_and_kept(
     assert study.best().value == min(trial.metrics["val_loss"] for trial in trials)
 
 
-def test_a_killed_worker_costs_one_attempt(
-    crew: Callable[[], Crew], submit: Callable[..., Study]
+def test_a_killed_worker_costs_one_attempt_which_another_goes_on_from(
+    crew: Callable[[], Crew], submit: Callable[..., Study], settings: Settings
 ) -> None:
     crew()
     study = submit("killed", trials=1, epochs=150)
-    until(lambda: list(study.trials()) and study.trial(0).measurements)
+    until(lambda: list(study.trials()) and study.trial(0).record.checkpoint)
+    left = study.trial(0).record.checkpoint
+    assert left is not None and left.step >= 1
     pids = training_pids()
     assert len(pids) == 2
     os.kill(pids[1], 9)
@@ -182,6 +185,20 @@ def test_a_killed_worker_costs_one_attempt(
     assert first.failure is not None and first.failure.cause is Cause.LOST
     assert second.failure is None
     assert not Path(f"/proc/{pids[0]}").exists(), "the gang of the dead worker is gone"
+    gone_on = re.search(
+        r"going on after epoch (\d+) and 0 steps, from (\S+)",
+        "".join(text for _, text in study.log(0)),
+    )
+    assert gone_on is not None and int(gone_on[1]) >= left.step
+    assert f"{settings.artifacts_dir}/studies/killed/trials/0/1/" in gone_on[2]
+    again = submit("undisturbed", trials=1, epochs=150)
+    assert again.wait(200) is StudyState.COMPLETED
+    whole = again.trial(0)
+    assert [m.step for m in trial.measurements] == [*range(1, 151)]
+    for mine, its in zip(trial.measurements, whole.measurements, strict=True):
+        assert mine.metrics == pytest.approx(its.metrics, abs=1e-6)
+    assert [*(settings.artifacts_dir / "studies").glob("*/trials/0/*/trial.json")]
+    assert not [*(settings.artifacts_dir / "studies").rglob("checkpoints")]
 
 
 def test_a_runner_that_stops_gives_its_trial_back_and_the_next_one_runs_it(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 
 from tests.integration import runner_trainers as trainers
 from tuner.client.access import Access
 from tuner.config import Settings
 from tuner.errors import InvalidArgumentError
 from tuner.runner.cluster import Cluster
-from tuner.runner.gang import Gang
+from tuner.runner.gang import GROWTH_BYTES, Gang
 from tuner.runner.pool import Shape
+from tuner.runner.spares import Spares
 from tuner.runner.worker import Assignment, Outcome, Train
 from tuner.study import Cause
 from tuner_trainers.context import Result
@@ -44,17 +48,33 @@ class Bench:
     """One gang at a time, built anew when the last one is broken."""
 
     def __init__(self) -> None:
+        self.spares = Spares(Access.to(NO_SERVER), after_seconds=0.0)
         self.gang: Gang | None = None
 
     def whole(self) -> Gang:
         if self.gang is None or self.gang.broken:
             self.close()
-            self.gang = Gang(TWO, Access.to(NO_SERVER))
+            self.gang = Gang(TWO, self.spares)
         return self.gang
 
     def close(self) -> None:
         if self.gang is not None:
             self.gang.close()
+
+    def tend(self, condition: Callable[[], object]) -> None:
+        """Does for the spares what a runner does, until something holds."""
+
+        def tended() -> object:
+            self.spares.tend()
+            return condition()
+
+        until(tended)
+
+    def replaced(self, growth_bytes: int = GROWTH_BYTES) -> Gang:
+        """Another gang, whatever the state of the last one."""
+        self.close()
+        self.gang = Gang(TWO, self.spares, growth_bytes=growth_bytes)
+        return self.gang
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +82,20 @@ def bench(cluster: Cluster) -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.close()
+    bench.spares.close()
 
 
 def run(gang: Gang, train: Train, folder: Path) -> Outcome:
     outcome = gang.train(assignment(train, folder), lambda: False)
     assert outcome is not None
     return outcome
+
+
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def assignment(train: Train, folder: Path) -> Assignment:
@@ -102,7 +130,7 @@ def test_two_workers_give_the_losses_of_one_trial_after_trial(
         for units in (4, 8, 4)
     ]
     assert pairs[0] == pytest.approx(pairs[2], abs=1e-6), "nothing is left of the trial between"
-    single = Gang(Shape(workers=1), Access.to(NO_SERVER))
+    single = Gang(Shape(workers=1), bench.spares)
     try:
         for units, losses in zip((4, 8), pairs, strict=False):
             alone = result_of(run(single, partial(trainers.fit, units, 3), tmp_path))
@@ -138,7 +166,73 @@ def test_a_trial_that_needs_too_much_memory_costs_the_gang(bench: Bench, tmp_pat
     failure = run(gang, partial(trainers.fail, "memory"), tmp_path).failure
     assert failure is not None
     assert failure.cause is Cause.OUT_OF_MEMORY
+    sizes = (
+        r"MemoryError: Unable to allocate .* \(the worker held 0\.\d\d GiB; its machine has "
+        r"\d+\.\d\d GiB of memory, \d+\.\d\d GiB of it free\)"
+    )
+    assert re.fullmatch(sizes, failure.message)
     assert gang.broken
+
+
+def test_a_trial_finds_nothing_of_the_one_before(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gang = bench.whole()
+    before = result_of(run(gang, trainers.look_around, tmp_path)).metrics
+    run(gang, trainers.spoil, tmp_path)
+    assert not gang.broken
+    assert result_of(run(gang, trainers.look_around, tmp_path)).metrics == before
+    with caplog.at_level(logging.WARNING):
+        result_of(run(gang, trainers.leave_a_thread, tmp_path))
+    assert gang.broken, "a thread cannot be ended"
+    assert "threads that its last trial left behind: 'forgotten'" in caplog.text
+
+
+def test_a_worker_that_grows_is_replaced(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gang = bench.replaced(growth_bytes=100 * 2**20)
+    with caplog.at_level(logging.WARNING):
+        for mib in (200, 1):
+            result_of(run(gang, partial(trainers.leak, mib), tmp_path))
+            assert not gang.broken, "what the first trial leaves is what a trial takes"
+        result_of(run(gang, partial(trainers.leak, 120), tmp_path))
+    assert gang.broken
+    assert re.search(r"it holds \S+ GiB, 0\.1\d GiB more than after its first trial", caplog.text)
+
+
+def test_spares_take_the_place_of_a_lost_gang(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = bench.whole()
+    spares = bench.spares
+    bench.tend(lambda: len(spares._ready) == 2)
+    warm = {home.pid for home in ray.get([s.actor.home.remote() for s in spares._ready])}
+    with caplog.at_level(logging.INFO):
+        second = bench.replaced()
+    assert set(second.pids) == warm and not warm & set(first.pids)
+    assert "2 of them warm before" in caplog.text
+    assert result_of(run(second, partial(trainers.fit, 4, 1), tmp_path)).step == 1
+    # One that died while it waited is not taken.
+    bench.tend(lambda: len(spares._ready) == 1)
+    pid = ray.get(spares._ready[0].actor.home.remote()).pid
+    os.kill(pid, 9)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert spares.take(second.nodes[0]) is None
+    # Without a gang that they could replace there are none.
+    bench.tend(lambda: spares._starting is not None)
+    bench.close()
+    spares.tend()
+    assert spares._starting is None and not spares._ready
+
+
+def test_spares_leave_memory_free(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    short = Spares(Access.to(NO_SERVER), after_seconds=0.0, free_share=0.999)
+    short.serve("a gang", bench.whole().nodes)
+    with caplog.at_level(logging.INFO):
+        short.tend()
+    assert short._starting is None
+    assert re.search(r"no spare worker: it would leave less than \d+\.\d\d GiB", caplog.text)
 
 
 def test_a_failure_that_leaves_a_worker_waiting_costs_the_gang(

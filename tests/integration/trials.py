@@ -33,12 +33,19 @@ class Context:
         self.workers = workers
         self.reports: list[Mapping[str, float]] = []
         self.decide: Report = lambda step, metrics: True
+        self.checkpoint: Path | None = None
+        self.kept: list[tuple[int, Path]] = []
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Remembers the metrics of a step."""
         assert step == len(self.reports) + 1
         self.reports.append(metrics)
         return self.decide(step, metrics)
+
+    def keep(self, step: int, checkpoint: Path) -> bool:
+        """Remembers a checkpoint."""
+        self.kept.append((step, checkpoint))
+        return True
 
 
 def write_rows(path: Path, rows: int = 600, seed: int = 0) -> Path:

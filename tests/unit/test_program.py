@@ -135,12 +135,16 @@ class Told:
 
     def __init__(self, folder: Path) -> None:
         self.rank, self.workers, self.artifact_dir = 0, 1, folder / "job"
+        self.checkpoint: Path | None = None
         self.artifact_dir.mkdir()
         self.reports: list[tuple[int, Mapping[str, float]]] = []
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         self.reports.append((step, metrics))
         return True
+
+    def keep(self, step: int, checkpoint: Path) -> bool:
+        raise AssertionError("a program keeps its checkpoints by itself")
 
 
 def ran(folder: Path, text: str) -> Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,8 +47,6 @@ class AbortedError(Exception):
         (ValueError("first line\nsecond line"), Cause.USER_ERROR, "ValueError: first line"),
         (KeyError(), Cause.USER_ERROR, "KeyError"),
         (KeyboardInterrupt(), Cause.USER_ERROR, "KeyboardInterrupt"),
-        (MemoryError(), Cause.OUT_OF_MEMORY, "MemoryError"),
-        (ResourceExhaustedError("OOM"), Cause.OUT_OF_MEMORY, "ResourceExhaustedError: OOM"),
         (AbortedError("\n peer is gone"), Cause.LOST, "AbortedError: peer is gone"),
         (InfeasibleError("the loss is not finite."), Cause.INFEASIBLE, "the loss is not finite."),
     ],
@@ -58,6 +57,19 @@ def test_a_failure_names_its_cause_in_one_line(
     failure = failure_of(error, "the end of the log")
     assert (failure.cause, failure.message) == (cause, message)
     assert failure.log_tail == "the end of the log"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ResourceExhaustedError("OOM")])
+def test_want_of_memory_is_told_with_the_sizes(error: BaseException) -> None:
+    failure = failure_of(error)
+    assert failure.cause is Cause.OUT_OF_MEMORY
+    sizes = re.search(
+        r"\(the worker held (\S+) GiB; its machine has (\S+) GiB of memory, (\S+) GiB of it free",
+        failure.message,
+    )
+    assert sizes is not None
+    held, total, free = map(float, sizes.groups())
+    assert 0 < held < total and 0 < free < total
 
 
 def test_a_failure_keeps_the_end_of_a_long_stack() -> None:

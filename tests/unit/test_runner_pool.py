@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 import pytest
 
 from tuner.errors import InvalidArgumentError, UnavailableError
-from tuner.runner.pool import Capacity, Pool, Shape
+from tuner.runner.pool import Capacity, Node, Pool, Shape
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -36,7 +36,9 @@ class Desk:
         self.built: list[SmallGang] = []
         self.stop = threading.Event()
         self.pool: Pool[SmallGang] = Pool(
-            lambda: Capacity(cpus=cpus), self._build, patience_seconds=patience_seconds
+            lambda: Capacity(nodes=(Node(cpus=cpus),)),
+            self._build,
+            patience_seconds=patience_seconds,
         )
         self.threads = ThreadPoolExecutor(8)
 
@@ -165,7 +167,7 @@ def test_a_gang_that_cannot_be_built_gives_its_room_back(desk: Callable[..., Des
             raise failures.pop()
         return SmallGang(shape)
 
-    here.pool = Pool(lambda: Capacity(cpus=2), build)
+    here.pool = Pool(lambda: Capacity(nodes=(Node(cpus=2),)), build)
     assert here.pool.acquire(TWO, here.stop) is None
     here.stop.clear()
     assert here.pool.acquire(TWO, here.stop) is not None
@@ -202,13 +204,55 @@ def test_gangs_that_nobody_uses_end(desk: Callable[..., Desk]) -> None:
     assert gang.closed
 
 
+def test_a_worker_does_not_span_two_nodes() -> None:
+    nodes = Node(name="a", cpus=2), Node(name="b", cpus=3, gpus=1), Node(name="c", cpus=0)
+
+    def places(shape: Shape, placement: str) -> str:
+        capacity = Capacity(nodes=nodes, where="the Ray cluster", placement=placement)
+        try:
+            capacity.check(shape)
+        except InvalidArgumentError as error:
+            return error.message
+        return "fits"
+
+    assert places(Shape(workers=2, cpus_per_worker=2), "PACK") == "fits"
+    assert places(Shape(workers=8, cpus_per_worker=0.5), "SPREAD") == "fits"
+    assert places(Shape(workers=3, cpus_per_worker=1), "STRICT_PACK") == "fits"
+    assert places(Shape(cpus_per_worker=3, gpus_per_worker=0.5), "PACK") == "fits"
+    assert places(Shape(workers=3, cpus_per_worker=2), "PACK") == (
+        "each trial needs 3 workers of 2 CPUs, but the Ray cluster has room for 2: a has 2 CPUs "
+        "and 0 GPUs; b has 3 CPUs and 1 GPUs; c has 0 CPUs and 0 GPUs. Lower what each worker "
+        "needs, or add nodes."
+    )
+    assert "has room for 3 on one node: " in places(Shape(workers=4), "STRICT_PACK")
+    assert "room for 2 on nodes of their own: " in places(Shape(workers=3), "STRICT_SPREAD")
+    assert "1 CPUs and 0.6 GPUs, but the Ray cluster has room for 1: " in places(
+        Shape(workers=2, gpus_per_worker=0.6), "PACK"
+    )
+
+
+def test_a_slot_that_waits_in_vain_says_why_once(
+    desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture
+) -> None:
+    here = desk(1)
+    waiting = here.ask(TWO)
+    for _ in range(3):
+        here.pool.tidy()
+    (record,) = caplog.records
+    assert "a trial waits for room: each trial needs 2 CPUs, but this machine offers 1" in (
+        record.getMessage()
+    )
+    here.stop.set()
+    assert waiting.result(5) is None
+
+
 def test_what_never_fits_is_refused_with_what_to_change() -> None:
     with pytest.raises(
         InvalidArgumentError,
         match=r"each trial needs 8 CPUs, but this machine offers 2: lower resources\.workers or "
         r"resources\.cpus_per_worker",
     ):
-        Capacity(cpus=2).check(Shape(workers=4, cpus_per_worker=2))
+        Capacity(nodes=(Node(cpus=2),)).check(Shape(workers=4, cpus_per_worker=2))
     with pytest.raises(InvalidArgumentError, match="needs 1 GPUs, but this machine offers 0"):
-        Capacity(cpus=2).check(Shape(gpus_per_worker=1))
-    Capacity(cpus=2).check(TWO)
+        Capacity(nodes=(Node(cpus=2),)).check(Shape(gpus_per_worker=1))
+    Capacity(nodes=(Node(cpus=2),)).check(TWO)

@@ -14,6 +14,9 @@ from tuner.study import DataSource, Feature, Metric
 #: a product by how many rows it has, so that a gang's losses would drift from one process's.
 ENVIRONMENT: Mapping[str, str] = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
+#: Where in an attempt's `artifact_dir` its checkpoints lie.
+CHECKPOINTS = "checkpoints"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialTask:
@@ -51,7 +54,10 @@ class Result:
 
 
 class TrialContext(Protocol):
-    """Where a rank of a gang stands, and whom rank 0 reports to. Used from one thread."""
+    """Where a rank of a gang stands, and whom rank 0 reports to.
+
+    Used from one thread, `keep` excepted.
+    """
 
     @property
     def rank(self) -> int:
@@ -68,6 +74,23 @@ class TrialContext(Protocol):
         """Where rank 0 writes what the trial leaves; it exists on rank 0."""
         ...
 
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where an earlier attempt left off, the same on every rank; None: at the beginning."""
+        ...
+
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Reports the metrics of an epoch, on rank 0 only; False means: stop."""
+        ...
+
+    def keep(self, step: int, checkpoint: Path) -> bool:
+        """Says that a whole checkpoint was written, on rank 0 only and from any thread.
+
+        Args:
+            step: the last epoch that is in it.
+            checkpoint: what another attempt is handed as `checkpoint`.
+
+        Returns:
+            Whether it was taken note of for sure, so that an earlier one is of no more use.
+        """
         ...

@@ -14,8 +14,13 @@ import tensorflow as tf
 
 from tuner_trainers.feed import Feed, Shape
 
+#: Calls of the graph after which the processes tell each other where an epoch stands.
+CALLS_PER_PART = 4
+
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Tensors = Mapping[str, tf.Tensor]
+#: Called in every process with the steps of the epoch so far and their loss, summed over all rows.
+Between = Callable[[int, float], None]
 
 
 class Loop:
@@ -62,12 +67,24 @@ class Loop:
             self._sum, input_signature=[tf.TensorSpec((), tf.float32)], autograph=False
         )
 
-    def epoch(self, number: int) -> float:
-        """Trains on every row once, in an order of its own; returns the mean loss."""
-        total = 0.0
-        with self._feed.epoch(number, self._shape) as feed:
-            for steps in feed:
-                total += float(self._run_steps(dict(steps.inputs), steps.labels, steps.counts))
+    def epoch(
+        self, number: int, between: Between, *, steps: int = 0, loss_sum: float = 0.0
+    ) -> float:
+        """Trains on every row once, in an order of its own; returns the mean loss.
+
+        Args:
+            number: from 1; it decides the order.
+            between: called now and then between two steps.
+            steps: those of the epoch that were made before, by another attempt.
+            loss_sum: what they gave; in one of the processes only.
+        """
+        total, calls, whole = loss_sum, 0, -(-self._feed.rows // self._shape.batch_size)
+        with self._feed.epoch(number, self._shape, steps) as feed:
+            for part in feed:
+                total += float(self._run_steps(dict(part.inputs), part.labels, part.counts))
+                steps, calls = steps + len(part.counts), calls + 1
+                if calls % CALLS_PER_PART == 0 and steps < whole:
+                    between(steps, self.sum(total))
         return self.sum(total) / self._feed.rows
 
     def sum(self, value: float) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import replace
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ import tensorflow as tf
 from tuner import code
 from tuner.errors import DataError, InfeasibleError
 from tuner.trainer_spaces import Task, check_metric
-from tuner_trainers import artifacts, data, golden, metrics, own, rows
+from tuner_trainers import artifacts, checkpoints, data, golden, metrics, own, rows
 from tuner_trainers.artifacts import TrialRecord
+from tuner_trainers.checkpoints import Best, Snapshot, State, Writer
 from tuner_trainers.context import Result, TrialContext, TrialTask
 from tuner_trainers.feed import Feed
 from tuner_trainers.golden import Golden
@@ -35,6 +39,8 @@ from tuner_trainers.target import target_of
 
 Outputs = npt.NDArray[np.floating[Any]]
 
+logger = logging.getLogger(__name__)
+
 
 def train(
     task: TrialTask,
@@ -45,8 +51,9 @@ def train(
     """Trains a trial; every process of a gang calls it with the same task.
 
     Rows that do not fit into the memory that the storage allows are encoded as they are needed,
-    in the same order. Rank 0 reports each epoch to the context and writes the artifacts; only its
-    result has metrics.
+    in the same order. Rank 0 reports each epoch to the context and writes checkpoints and the
+    artifacts; only its result has metrics. Where the context knows a checkpoint, training goes on
+    from it, after what it had measured until then was reported again.
 
     Raises:
         InfeasibleError: the loss or the study's metric is not a number.
@@ -84,29 +91,74 @@ def _train(
     check_metric(task.metric, target.task)
     model = build_model(task, statistics, target, strategy)
     training, validation = _rows(task, statistics, model, storage)
-    loop = _loop(task, model, training, strategy)
+    with strategy.scope():
+        optimizer = build_optimizer(model.parameters, model.network)
+    loop = _loop(task, model, optimizer, training, strategy)
+    state = State(model.network, optimizer)
+    key = checkpoints.task_key(task, statistics.fingerprint)
+    start = _resume(loop, context, checkpoints.load(context, key, state), state)
     epochs = int(model.parameters["epochs"])
     if context.rank:
-        stopped = _run(loop, epochs, lambda epoch, loss: _Decision.CONTINUE)
+        stopped = _run(loop, epochs, start, _Follower())
         return Result(metrics={}, step=0, stopped=stopped)
-    leader = _Leader(task, context, statistics, model, validation, storage)
-    stopped = _run(loop, epochs, leader.after)
-    return leader.finish(stopped)
+    with closing(Writer(context, key)) as writer:
+        leader = _Leader(task, context, statistics, model, validation, storage, state, writer)
+        stopped = _run(loop, epochs, start, leader)
+        return leader.finish(stopped)
 
 
-def _run(loop: Loop, epochs: int, after: Callable[[int, float], _Decision]) -> bool:
+def _resume(
+    loop: Loop, context: TrialContext, found: Snapshot | None, state: State
+) -> Snapshot | None:
+    """Takes up a checkpoint if every rank could read it: all of them, or none."""
+    if context.checkpoint is None or round(loop.sum(found is not None)) < context.workers:
+        return None
+    if found is None:
+        return None
+    state.set(found.variables)
+    return replace(found, loss_sum=0.0) if context.rank else found
+
+
+class _Follower:
+    """The part of the other ranks: they do as rank 0 does."""
+
+    def resume(self, start: Snapshot) -> _Decision:
+        """Knows nothing."""
+        return _Decision.CONTINUE
+
+    def after(self, epoch: int, loss: float) -> _Decision:
+        """Knows nothing."""
+        return _Decision.CONTINUE
+
+    def between(self, steps: int, loss_sum: float) -> None:
+        """Has nothing to do."""
+
+
+def _run(loop: Loop, epochs: int, start: Snapshot | None, part: _Leader | _Follower) -> bool:
     """Trains epoch after epoch until rank 0 says stop; returns whether it did before the end."""
-    for epoch in range(1, epochs + 1):
-        loss = loop.epoch(epoch)
-        decision = _Decision.ABORT
-        try:
-            decision = after(epoch, loss)
-        finally:
-            # The others wait for this, whatever happened here.
-            decision = _Decision(round(loop.sum(decision)))
-        if decision is not _Decision.CONTINUE:
+    done = steps = 0
+    loss_sum = 0.0
+    if start is not None:
+        done, steps, loss_sum = start.epoch, start.steps, start.loss_sum
+        if _agree(loop, partial(part.resume, start)) is not _Decision.CONTINUE:
+            return done < epochs
+    for epoch in range(done + 1, epochs + 1):
+        loss = loop.epoch(epoch, part.between, steps=steps, loss_sum=loss_sum)
+        steps, loss_sum = 0, 0.0
+        if _agree(loop, partial(part.after, epoch, loss)) is not _Decision.CONTINUE:
             return epoch < epochs
     return False
+
+
+def _agree(loop: Loop, decide: Callable[[], _Decision]) -> _Decision:
+    """What rank 0 decides, in every process."""
+    decision = _Decision.ABORT
+    try:
+        decision = decide()
+    finally:
+        # The others wait for this, whatever happened here.
+        decision = _Decision(round(loop.sum(decision)))
+    return decision
 
 
 def _rows(
@@ -148,9 +200,13 @@ def _load(
     return rows.encode(raw, model.encoder, model.target)
 
 
-def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute.Strategy) -> Loop:
-    with strategy.scope():
-        optimizer = build_optimizer(model.parameters, model.network)
+def _loop(
+    task: TrialTask,
+    model: Model,
+    optimizer: keras.optimizers.Optimizer,
+    training: Rows,
+    strategy: tf.distribute.Strategy,
+) -> Loop:
     return Loop(
         strategy,
         model.network,
@@ -161,18 +217,8 @@ def _loop(task: TrialTask, model: Model, training: Rows, strategy: tf.distribute
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Best:
-    """The best epoch so far, with what its weights predict for the validation rows."""
-
-    step: int
-    metrics: Mapping[str, float]
-    weights: artifacts.Weights
-    outputs: Outputs
-
-
 class _Leader:
-    """Rank 0's part: it evaluates, reports, remembers the best epoch and writes the artifacts."""
+    """Rank 0's part: it evaluates, reports, remembers the best epoch and writes what is kept."""
 
     def __init__(
         self,
@@ -182,12 +228,31 @@ class _Leader:
         model: Model,
         validation: Rows,
         storage: Storage,
+        state: State,
+        writer: Writer,
     ) -> None:
         self._task, self._context, self._statistics = task, context, statistics
         self._model, self._validation, self._storage = model, validation, storage
+        self._state, self._writer = state, writer
+        self._epochs = int(model.parameters["epochs"])
         self._forward = model.forward()
-        self._best: _Best | None = None
+        self._best: Best | None = None
         self._history: list[Mapping[str, float]] = []
+
+    def resume(self, start: Snapshot) -> _Decision:
+        """Goes on from a checkpoint; reports what is in it, so that the trial's curve is whole."""
+        logger.info(
+            "going on after epoch %d and %d steps, from %s",
+            start.epoch,
+            start.steps,
+            self._context.checkpoint,
+        )
+        self._best, self._history = start.best, [*start.history]
+        go_on = True
+        for measured in self._history:
+            metrics = {name: value for name, value in measured.items() if name != "step"}
+            go_on = self._context.report(int(measured["step"]), metrics)
+        return _Decision.CONTINUE if go_on else _Decision.STOP
 
     def after(self, epoch: int, loss: float) -> _Decision:
         """Evaluates and reports an epoch."""
@@ -198,9 +263,11 @@ class _Leader:
         metric, best = self._task.metric, self._best
         if best is None or metric.goal.better(measured[metric.name], best.metrics[metric.name]):
             weights = self._model.network.get_weights()
-            self._best = _Best(epoch, measured, weights, outputs)
+            self._best = Best(step=epoch, metrics=measured, weights=weights, outputs=outputs)
         self._history.append({"step": epoch, **measured})
         go_on = self._context.report(epoch, measured)
+        if go_on and (self._writer.is_due() or epoch == self._epochs):
+            self._writer.put(self._snapshot(epoch))
         return _Decision.CONTINUE if go_on else _Decision.STOP
 
     def finish(self, stopped: bool) -> Result:
@@ -221,6 +288,21 @@ class _Leader:
         artifacts.write_text(directory / artifacts.HISTORY, json.dumps(self._history))
         artifacts.write_record(directory, self._record(result))
         return result
+
+    def between(self, steps: int, loss_sum: float) -> None:
+        """Keeps the middle of a long epoch."""
+        if self._writer.is_due(checkpoints.EPOCH_SECONDS):
+            self._writer.put(self._snapshot(len(self._history), steps, loss_sum))
+
+    def _snapshot(self, epoch: int, steps: int = 0, loss_sum: float = 0.0) -> Snapshot:
+        return Snapshot(
+            epoch=epoch,
+            steps=steps,
+            loss_sum=loss_sum,
+            history=tuple(self._history),
+            best=self._best,
+            variables=self._state.copy(),
+        )
 
     def _check(self, epoch: int, measured: Mapping[str, float]) -> None:
         for name in ("loss", self._task.metric.name):

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 
 from tuner import logs
 from tuner.cli.session import Session, json_option
-from tuner.config import Settings, is_loopback
+from tuner.config import PLACEMENTS, Settings, is_loopback
 from tuner.errors import DataDirectoryError, InvalidArgumentError, UnavailableError
 from tuner.processes import Command, Supervisor, is_kept, keep, python
 
@@ -44,6 +44,11 @@ _FLAGS: Mapping[str, tuple[Any, str]] = {
     "artifacts": (click.Path(file_okay=False), "Where statistics, weights and models lie."),
     "ray-address": (str, "A Ray cluster, instead of one on this machine."),
     "cpus": (int, "The CPUs that trials share; 0 means all."),
+    "placement": (
+        click.Choice(PLACEMENTS),
+        "How the workers of a trial are laid out over a cluster's nodes.",
+    ),
+    "idle-seconds": (float, "How long the processes of a runner stay warm without work."),
     "lease-seconds": (float, "How long a silent worker keeps its trial."),
     "auth": (str, "none, or token: callers need one."),
     "tls-certificate": (click.Path(dir_okay=False), "The server's certificate, a PEM file."),
@@ -71,7 +76,8 @@ def settings_options(*names: str) -> Callable[[F], F]:
 @click.command()
 @settings_options(
     "data-dir", "host", "server-port", "web-port", "database-url", "artifacts", "ray-address",
-    "cpus", "lease-seconds", "log-level", "log-format", "metrics-port", "auth",
+    "cpus", "placement", "idle-seconds", "lease-seconds", "log-level", "log-format",
+    "metrics-port", "auth",
     "tls-certificate", "tls-key", "tls-client-ca", "advertise",
 )  # fmt: skip
 @click.pass_obj
@@ -109,8 +115,9 @@ def server(session: Session, /, **flags: Any) -> None:
 
 @click.command()
 @settings_options(
-    "server", "data-dir", "artifacts", "ray-address", "cpus", "log-level", "log-format"
-)
+    "server", "data-dir", "artifacts", "ray-address", "cpus", "placement", "idle-seconds",
+    "log-level", "log-format",
+)  # fmt: skip
 @click.pass_obj
 def runner(session: Session, /, **flags: Any) -> None:
     """Start a runner alone: it trains the studies of a server."""

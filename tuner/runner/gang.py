@@ -6,16 +6,19 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
-from tuner import processes
-from tuner.client.access import Access
 from tuner.errors import UnavailableError
+from tuner.runner import memory, placement
+from tuner.runner.memory import UNKNOWN, Memory, gib
+from tuner.runner.placement import Reservation
 from tuner.runner.pool import Shape
-from tuner.runner.worker import Assignment, Outcome, Worker
+from tuner.runner.spares import Spares
+from tuner.runner.worker import Assignment, Home, Outcome
 from tuner.study import Cause, Failure
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 #: How long a gang may take to stand: TensorFlow's import on a busy machine, several times over.
 BUILD_SECONDS = 180.0
+#: How much a worker may hold beyond what it held after its first trial before it is replaced.
+GROWTH_BYTES = 1024**3
 #: How long the other workers may take to end once one has ended well.
 _STRAGGLER_SECONDS = 60.0
 _ANSWER_SECONDS = 20.0
@@ -35,48 +40,89 @@ _TICK_SECONDS = 0.5
 
 
 class Gang:
-    """N actors with one strategy. Used by one thread at a time; close() may be called by any."""
+    """N actors with one strategy. Used by one thread at a time; close() may be called by any.
 
-    def __init__(self, shape: Shape, access: Access) -> None:
+    Args:
+        shape: what it is made of.
+        spares: gives it warm workers where there are some, and starts the others.
+        placement: how its workers are laid out: a strategy of Ray's placement groups.
+        growth_bytes: how much a worker may grow from its first trial on before it is replaced.
+
+    Raises:
+        UnavailableError: it did not come up; says what is missing.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        spares: Spares,
+        placement: str = "PACK",
+        *,
+        growth_bytes: int = GROWTH_BYTES,
+    ) -> None:
         self.shape = shape
         self.broken = False
+        self._spares = spares
+        self._growth_bytes = growth_bytes
+        #: What each worker held after its first trial.
+        self._first_bytes: list[int] = []
+        self._actors: list[Any] = []
         start = time.monotonic()
-        self._actors = [self._start_actor(rank, access) for rank in range(shape.workers)]
+        self._reservation = Reservation(shape, placement)
         try:
-            self.pids: list[int] = self._ask("pid")
-            if shape.mirrored:
-                self._join()
+            warm = self._gather()
+            self._homes: list[Home] = self._ask("home")
+            self._join()
             self._count(BUILD_SECONDS)
+            #: Of each worker, as last seen.
+            self._memory: list[Memory] = self._ask("memory")
         except (RayError, UnavailableError) as error:
             self.close()
             raise UnavailableError(f"a gang did not come up: {_gist(error)}") from error
-        logger.info("a gang of %d stands after %.1f s", shape.workers, time.monotonic() - start)
+        if shape.tensorflow:
+            spares.serve(self, self._reservation.nodes)
+        logger.info(
+            "a gang of %d stands after %.1f s, %d of them warm before",
+            shape.workers,
+            time.monotonic() - start,
+            warm,
+        )
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the workers, by rank."""
+        return [home.pid for home in self._homes]
+
+    @property
+    def nodes(self) -> list[str]:
+        """The ids of the nodes that the workers are on, by rank."""
+        return [home.node_id for home in self._homes]
 
     def train(self, assignment: Assignment, cancelled: Callable[[], bool]) -> Outcome | None:
         """Trains one attempt; returns None if it was cancelled.
 
         After a lost worker or a cancellation the gang is broken, and after a failure that not all
-        of its workers have got over: the others may wait in a collective for ever.
+        of its workers have got over: the others may wait in a collective for ever. It is broken,
+        too, when a worker holds too much memory, or something that its trial left behind.
         """
-        oom_kills = processes.oom_kills()
         refs = [actor.train.remote(assignment) for actor in self._actors]
         try:
             outcome = self._collect(refs, cancelled)
         except RayActorError as error:
             self.broken = True
-            return Outcome(
-                failure=_death(error, killed_by_memory=processes.oom_kills() > oom_kills)
-            )
+            return Outcome(failure=self._death(error))
         except RayError as error:
             self.broken = True
             return Outcome(failure=Failure(cause=Cause.LOST, message=_gist(error)))
         if outcome is None or outcome.failure is not None:
             self.broken = outcome is None or not self._survives(outcome, refs)
+        if not self.broken:
+            self._inspect(ray.get(refs))
         return outcome
 
     def answers(self) -> bool:
         """Whether every worker is there; a gang with a dead one is broken."""
-        refs = [actor.pid.remote() for actor in self._actors]
+        refs = [actor.home.remote() for actor in self._actors]
         try:
             ray.get(refs, timeout=_ANSWER_SECONDS)
         except RayError as error:
@@ -105,35 +151,49 @@ class Gang:
     def close(self) -> None:
         """Kills the workers."""
         self.broken = True
+        self._spares.leave(self)
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
+        self._reservation.close()
 
-    def _start_actor(self, rank: int, access: Access) -> Any:
-        shape = self.shape
-        options: dict[str, Any] = {
-            "num_cpus": shape.cpus_per_worker,
-            "num_gpus": shape.gpus_per_worker,
-            "max_restarts": 0,
-        }
-        threads = max(1, int(shape.cpus_per_worker))
-        worker = ray.remote(Worker).options(**options)
-        return worker.remote(rank, shape.workers, threads, access, tensorflow=shape.tensorflow)
+    def _gather(self) -> int:
+        """Takes spares, and starts what is missing; returns how many were warm."""
+        warm = 0
+        for rank, node_id in enumerate(self._reservation.nodes):
+            # A spare sees no GPU: Ray decides that when a process starts.
+            fits = self.shape.tensorflow and not self.shape.gpus_per_worker
+            actor = self._spares.take(node_id) if fits else None
+            warm += actor is not None
+            options = self._reservation.options(rank)
+            self._actors.append(
+                actor or self._spares.start(options, tensorflow=self.shape.tensorflow)
+            )
+        return warm
 
-    def _ask(
-        self, method: str, *args: object, timeout_seconds: float = BUILD_SECONDS
-    ) -> list[Any]:
-        refs = [getattr(actor, method).remote(*args) for actor in self._actors]
+    def _ask(self, method: str, *, timeout_seconds: float = BUILD_SECONDS) -> list[Any]:
+        refs = [getattr(actor, method).remote() for actor in self._actors]
+        return self._get(method, refs, timeout_seconds)
+
+    def _get(self, what: str, refs: Sequence[Any], timeout_seconds: float) -> list[Any]:
         try:
-            return list(ray.get(refs, timeout=timeout_seconds))
+            return list(ray.get(list(refs), timeout=timeout_seconds))
         except GetTimeoutError as error:
-            raise UnavailableError(f"no answer to {method} in {timeout_seconds:g} s.") from error
+            raise UnavailableError(f"no answer to {what} in {timeout_seconds:g} s.") from error
 
     def _join(self) -> None:
         endpoints = self._ask("endpoint")
         hosts = {endpoint.rpartition(":")[0] for endpoint in endpoints}
         if len(hosts) == 1:  # one machine: its own address works whatever its network looks like
             endpoints = ["127.0.0.1:" + endpoint.rpartition(":")[2] for endpoint in endpoints]
-        self._ask("join", endpoints)
+        threads = max(1, int(self.shape.cpus_per_worker))
+        self._get(
+            "join",
+            [
+                actor.join.remote(rank, endpoints, threads, mirrored=self.shape.mirrored)
+                for rank, actor in enumerate(self._actors)
+            ],
+            BUILD_SECONDS,
+        )
 
     def _collect(self, refs: Sequence[Any], cancelled: Callable[[], bool]) -> Outcome | None:
         """Returns the first failure, or rank 0's outcome once all have ended."""
@@ -146,6 +206,7 @@ class Gang:
                 if outcomes[ref].failure is not None:
                     return outcomes[ref]
                 deadline = min(deadline, time.monotonic() + _STRAGGLER_SECONDS)
+            self._look()
             if cancelled():
                 return None
             if time.monotonic() > deadline:
@@ -153,26 +214,59 @@ class Gang:
                 return Outcome(failure=Failure(cause=Cause.LOST, message=message))
         return outcomes[refs[0]]
 
+    def _look(self) -> None:
+        """Sees how much memory the workers of this machine hold: a dead one cannot be asked."""
+        here = placement.own_node()
+        for rank, home in enumerate(self._homes):
+            if home.node_id == here and (seen := memory.measure(home.pid)).process_bytes:
+                before = self._memory[rank]
+                self._memory[rank] = replace(before, process_bytes=seen.process_bytes)
 
-def _death(error: RayActorError, *, killed_by_memory: bool) -> Failure:
-    """Says why a worker died. A kill by the kernel looks like any other, but is counted."""
-    text = _COLOUR.sub("", str(error))
-    by_ray = isinstance(error, OutOfMemoryError) or "running low on memory" in text
-    if by_ray or killed_by_memory:
-        message = (
-            "a worker was killed because the machine ran out of memory: lower batch_size, "
-            "limits.parallel or resources.workers."
-        )
-        return Failure(cause=Cause.OUT_OF_MEMORY, message=message, stack=text[-20_000:])
-    return Failure(cause=Cause.LOST, message="a worker of the gang died.", stack=text[-20_000:])
+    def _inspect(self, outcomes: Sequence[Outcome]) -> None:
+        """Looks at how a trial left the workers: whether they are fit for another."""
+        self._memory = [outcome.memory for outcome in outcomes]
+        held = [found.process_bytes for found in self._memory]
+        self._first_bytes = self._first_bytes or held
+        for rank, outcome in enumerate(outcomes):
+            grown = held[rank] - self._first_bytes[rank]
+            why = outcome.leftovers
+            if not why and grown > self._growth_bytes:
+                why = f"it holds {gib(held[rank])}, {gib(grown)} more than after its first trial"
+            if why:
+                self.broken = True
+                logger.warning("a gang is replaced for what worker %d has: %s", rank, why)
+
+    def _death(self, error: RayActorError) -> Failure:
+        """Says why a worker died. A kill by the kernel looks like any other, but is counted."""
+        text = _COLOUR.sub("", str(error))
+        rank = self._rank_of(error)
+        before, home = self._memory[rank], self._homes[rank]
+        now = _memory_of(home.node_id)
+        by_ray = isinstance(error, OutOfMemoryError) or "running low on memory" in text
+        if by_ray or now.kills > before.kills:
+            sizes = replace(now, process_bytes=before.process_bytes)
+            message = (
+                f"a worker was killed because its machine ran out of memory ({sizes}): lower "
+                "batch_size, limits.parallel or resources.workers."
+            )
+            return Failure(cause=Cause.OUT_OF_MEMORY, message=message, stack=text[-20_000:])
+        message = f"worker {rank} of the gang died (process {home.pid})."
+        return Failure(cause=Cause.LOST, message=message, stack=text[-20_000:])
+
+    def _rank_of(self, error: RayActorError) -> int:
+        """The rank of the worker that died; 0 if Ray does not say."""
+        ids = [actor._actor_id.hex() for actor in self._actors]
+        return ids.index(error.actor_id) if error.actor_id in ids else 0
+
+
+def _memory_of(node_id: str) -> Memory:
+    try:
+        return placement.memory_of(node_id)
+    except RayError:  # the node is gone as well
+        return UNKNOWN
 
 
 def _gist(error: BaseException) -> str:
     """The line of an error that names its cause: the last one where it carries a stack."""
     lines = _COLOUR.sub("", str(error)).splitlines() or [type(error).__name__]
     return lines[-1].strip() if any("Traceback" in line for line in lines) else lines[0]
-
-
-def builder(access: Access) -> Callable[[Shape], Gang]:
-    """Returns what builds gangs whose rank 0 reports to the study server."""
-    return lambda shape: Gang(shape, access.carried())

@@ -13,7 +13,7 @@ from tuner import convert
 from tuner.errors import InvalidArgumentError, NotFoundError, TunerError, UnavailableError
 from tuner.runner.pool import Capacity, Shape
 from tuner.runner.preparation import Preparation, prepare_study, shape_of
-from tuner.runner.slot import WORKED_ON, Slot, Tools, parallel
+from tuner.runner.slot import WORKED_ON, Slot, Tools, folder_of, parallel, remove_checkpoints
 from tuner.study import Study, StudyState
 from tuner.v1 import study_service_pb2 as pb
 
@@ -69,6 +69,13 @@ class ManagedStudy:
             logger.warning("%s", error.message)
         else:
             self.update(convert.study_from_proto(message))
+
+    def sweep(self) -> None:
+        """Removes the checkpoints of a study that is over: of trials that ended with no word."""
+        if self._study.state.is_finished:
+            trials = folder_of(self._tools.artifacts, self._study.study_id, 0).parent
+            for trial in trials.glob("*/"):
+                remove_checkpoints(trial)
 
     def join(self, deadline: float) -> None:
         """Waits for the threads until a time of the monotonic clock."""

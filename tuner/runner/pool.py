@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ PATIENCE_SECONDS = 20.0
 #: How long a gang that nobody uses keeps its memory.
 IDLE_SECONDS = 600.0
 _RETRY_SECONDS = 5.0
+_ROUNDING = 1e-9
+#: What the layouts demand of a gang, in words.
+_LAYOUTS = {"STRICT_PACK": " on one node", "STRICT_SPREAD": " on nodes of their own"}
 _TICK_SECONDS = 0.5
 
 
@@ -43,15 +47,53 @@ class Shape:
         """The GPUs of a whole gang."""
         return self.workers * self.gpus_per_worker
 
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus_per_worker:g} GPUs" if self.gpus_per_worker else ""
+        return f"{self.workers} workers of {self.cpus_per_worker:g} CPUs{gpus}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine of the cluster; a worker is on one, and does not span two."""
+
+    name: str = "this machine"
+    cpus: float
+    gpus: float = 0.0
+
+    def places(self, shape: Shape) -> int:
+        """How many workers it has room for."""
+        places = math.inf
+        for needed, offered in (
+            (shape.cpus_per_worker, self.cpus),
+            (shape.gpus_per_worker, self.gpus),
+        ):
+            if needed:
+                places = min(places, (offered + _ROUNDING) // needed)
+        return int(min(places, shape.workers))
+
+    def __str__(self) -> str:
+        return f"{self.name} has {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What the machine, or the cluster, offers to all gangs together."""
 
-    cpus: float
-    gpus: float = 0.0
+    nodes: tuple[Node, ...]
     #: `this machine`, or `the Ray cluster`.
     where: str = "this machine"
+    #: How the workers of a gang are laid out: a strategy of Ray's placement groups.
+    placement: str = "PACK"
+
+    @property
+    def cpus(self) -> float:
+        """Those of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Those of all nodes."""
+        return sum(node.gpus for node in self.nodes)
 
     def check(self, shape: Shape) -> None:
         """Raises InvalidArgumentError if not even one gang of the shape fits."""
@@ -59,13 +101,30 @@ class Capacity:
             ("CPUs", shape.cpus, self.cpus),
             ("GPUs", shape.gpus, self.gpus),
         ):
-            if needed > offered:
+            if needed > offered + _ROUNDING and len(self.nodes) == 1:
                 one = kind.lower() + "_per_worker"
                 raise InvalidArgumentError(
                     f"each trial needs {needed:g} {kind}, but {self.where} offers {offered:g}: "
                     f"lower resources.workers or resources.{one}"
                     + (", or give the runner more with --cpus." if kind == "CPUs" else ".")
                 )
+        places = self._places(shape)
+        if places < shape.workers:
+            raise InvalidArgumentError(
+                f"each trial needs {shape}, but {self.where} has room for {places}"
+                f"{_LAYOUTS.get(self.placement, '')}: {'; '.join(map(str, self.nodes))}. Lower "
+                "what each worker needs, or add nodes."
+            )
+
+    def _places(self, shape: Shape) -> int:
+        """How many workers of a gang find room in the layout."""
+        each = [node.places(shape) for node in self.nodes]
+        match self.placement:
+            case "STRICT_PACK":
+                return max(each, default=0)
+            case "STRICT_SPREAD":
+                return sum(map(bool, each))
+        return sum(each)
 
 
 class PooledGang(Protocol):
@@ -112,6 +171,8 @@ class Pool(Generic[G]):
         self._idle: list[tuple[G, float]] = []
         self._used: list[Shape] = []
         self._closed = False
+        #: What was said to be missing.
+        self._missing: set[str] = set()
 
     def acquire(self, shape: Shape, stop: threading.Event) -> G | None:
         """Returns a gang once one is free or there is room for one; None when `stop` is set."""
@@ -123,6 +184,8 @@ class Pool(Generic[G]):
                 return self._build(shape)
             except TunerError as error:
                 logger.warning("no gang could be built: %s", error.message)
+                # What is idle may stand where this one would have to.
+                self._evict(lambda gang, since: True)
                 stop.wait(_RETRY_SECONDS)
 
     def exchange(self, gang: G, stop: threading.Event) -> G | None:
@@ -144,9 +207,10 @@ class Pool(Generic[G]):
             self._changed.notify_all()
 
     def tidy(self) -> None:
-        """Ends gangs that nobody has used for long."""
+        """Ends gangs that nobody has used for long; says for which there is no room at all."""
         oldest = time.monotonic() - self._idle_seconds
         self._evict(lambda gang, since: since < oldest)
+        self._say_what_is_missing()
 
     def close(self) -> None:
         """Ends idle gangs now and every other one when it is released."""
@@ -194,7 +258,7 @@ class Pool(Generic[G]):
     def _fits(shape: Shape, capacity: Capacity, others: list[Shape]) -> bool:
         cpus = shape.cpus + sum(other.cpus for other in others)
         gpus = shape.gpus + sum(other.gpus for other in others)
-        return cpus <= capacity.cpus + 1e-9 and gpus <= capacity.gpus + 1e-9
+        return cpus <= capacity.cpus + _ROUNDING and gpus <= capacity.gpus + _ROUNDING
 
     def _build(self, shape: Shape) -> G:
         try:
@@ -216,6 +280,19 @@ class Pool(Generic[G]):
         first = self._waiters[0]
         waited = time.monotonic() - first.since
         return first.shape != shape and waited > self._patience_seconds
+
+    def _say_what_is_missing(self) -> None:
+        with self._changed:
+            shapes = {waiter.shape for waiter in self._waiters}
+        capacity, missing = self._capacity(), set[str]()
+        for shape in shapes:
+            try:
+                capacity.check(shape)
+            except InvalidArgumentError as error:  # a node may have gone since the study came
+                missing.add(error.message)
+        for message in missing - self._missing:
+            logger.warning("a trial waits for room: %s", message)
+        self._missing = missing
 
     def _evict(self, chosen: Callable[[G, float], bool]) -> None:
         with self._changed:

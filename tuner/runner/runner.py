@@ -18,11 +18,12 @@ from tuner.client.heartbeat import Heartbeat
 from tuner.config import Settings
 from tuner.errors import UnavailableError
 from tuner.runner.cluster import Cluster
-from tuner.runner.gang import builder
+from tuner.runner.gang import Gang
 from tuner.runner.managed import ManagedStudy
-from tuner.runner.pool import Pool
+from tuner.runner.pool import Pool, Shape
 from tuner.runner.publisher import Publisher
 from tuner.runner.slot import WORKED_ON, Tools
+from tuner.runner.spares import Spares
 from tuner.study import Study
 from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _PUBLISH_SECONDS = 10.0
 _STOP_SECONDS = 5.0
+_GIVE_UP_SECONDS = 10.0
 _PAGE = 1000
 
 
@@ -43,10 +45,16 @@ class Runner:
         self._cluster = cluster
         access = Access.of(settings)
         self._connection = Connection(access)
+        self._spares = spares = Spares(access.carried())
+        layout = settings.placement.upper()
+
+        def build(shape: Shape) -> Gang:
+            return Gang(shape, spares, layout)
+
         self._tools = Tools(
             connection=self._connection,
             heartbeat=Heartbeat(),
-            pool=Pool(cluster.capacity, builder(access)),
+            pool=Pool(cluster.capacity, build, idle_seconds=settings.idle_seconds),
             artifacts=settings.artifacts_dir,
             storage=Storage(
                 cache_dir=settings.rows_dir,
@@ -103,6 +111,7 @@ class Runner:
             if study_id not in listed:
                 self._leave(study_id)
         self._tools.pool.tidy()
+        self._spares.tend()
         if time.monotonic() >= self._publish_time:
             self._publish_time = time.monotonic() + _PUBLISH_SECONDS
             self._publisher.look()
@@ -116,6 +125,7 @@ class Runner:
         self.stop()
         deadline = time.monotonic() + patience_seconds
         self._tools.pool.close()
+        self._spares.close()
         for study in self._studies.values():
             study.join(deadline)
         self._tools.heartbeat.close()
@@ -145,6 +155,7 @@ class Runner:
         study = self._studies[study_id]
         study.reload()
         if study.ended:
+            study.sweep()
             del self._studies[study_id]
             self._publish_time = 0.0
 
@@ -171,4 +182,16 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> Non
                 "pid": os.getpid(),
             }
         )
-        runner.run()
+        try:
+            runner.run()
+        except UnavailableError as error:
+            logger.error("%s", error.message)
+            _give_up_soon()
+            raise
+
+
+def _give_up_soon() -> None:
+    """Ends the process if it does not end by itself: what is left of Ray may be waited for."""
+    timer = threading.Timer(_GIVE_UP_SECONDS, os._exit, (2,))
+    timer.daemon = True
+    timer.start()

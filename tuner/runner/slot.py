@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +26,7 @@ from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
 from tuner.study import Failure, Measurement, Study, StudyState, Trial
 from tuner.v1 import study_service_pb2 as pb
-from tuner_trainers.context import Result, TrialTask
+from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
 from tuner_trainers.storage import Storage
 
 if TYPE_CHECKING:
@@ -167,7 +169,7 @@ class Slot:
         study = self._study()
         if study.spec.data is None:  # a trainer of the user's own reads its own
             return own.assignment(study, trial, self._tools.artifacts)
-        folder = self._tools.artifacts / "studies" / trial.study_id / "trials" / str(trial.number)
+        folder = folder_of(self._tools.artifacts, trial.study_id, trial.number)
         # Each worker may be on the machine of all the others.
         storage = replace(self._tools.storage, workers=parallel(study) * self._shape.workers)
         return Assignment(
@@ -175,6 +177,7 @@ class Slot:
             lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
             train=partial(train, task_of(study, trial, self._tools.artifacts), storage),
+            checkpoint="" if trial.checkpoint is None else trial.checkpoint.uri,
         )
 
     def _land(self, trial: Trial, assignment: Assignment, outcome: Outcome | None) -> None:
@@ -210,11 +213,13 @@ class Slot:
         if failure is not None:
             logger.warning("%s: attempt %d: %s", trial.name, trial.attempt, failure.message)
             request.failure.CopyFrom(convert.failure_to_proto(failure))
-        self._persist(
+        ended = self._persist(
             lambda: self._tools.connection.call(
                 lambda stub: stub.CompleteTrial, request, patience_seconds=_CALL_PATIENCE_SECONDS
             )
         )
+        if ended is not None and convert.trial_from_proto(ended).state.is_finished:
+            remove_checkpoints(folder_of(self._tools.artifacts, trial.study_id, trial.number))
 
     def _release(self, trial: Trial) -> None:
         request = pb.ReleaseTrialRequest(
@@ -245,6 +250,24 @@ class Slot:
                 logger.warning("%s", error.message)
                 if self._tools.stopping.wait(_RETRY_SECONDS):
                     return None
+
+
+def folder_of(artifacts: Path, study_id: str, trial: int) -> Path:
+    """Where the attempts at a trial leave what they leave, each in a folder of its number."""
+    return artifacts / "studies" / study_id / "trials" / str(trial)
+
+
+def remove_checkpoints(trial: Path) -> None:
+    """Removes what no attempt will go on from, and the folders of attempts that left nothing else.
+
+    Args:
+        trial: the folder of a trial that has ended.
+    """
+    # Other folders are the user's own: a program's `checkpoints` in there are its result.
+    for attempt in trial.glob("[0-9]*/"):
+        shutil.rmtree(attempt / CHECKPOINTS, ignore_errors=True)
+        with suppress(OSError):  # it holds artifacts, or another runner was faster
+            attempt.rmdir()
 
 
 def token_of(trial: Trial) -> str:

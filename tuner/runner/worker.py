@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,10 @@ from tuner.errors import (
     TunerError,
     UnavailableError,
 )
+from tuner.runner import memory
 from tuner.runner.capture import Capture
+from tuner.runner.isolation import Isolation
+from tuner.runner.memory import UNKNOWN, Memory
 from tuner.study import Cause, Failure, Measurement
 from tuner.v1 import study_service_pb2
 from tuner_trainers.context import ENVIRONMENT, Result
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 #: How long a report is repeated while the study server does not answer.
 REPORT_PATIENCE_SECONDS = 600.0
+#: The same of a checkpoint: the next one takes its place.
+CHECKPOINT_PATIENCE_SECONDS = 10.0
 #: How long sending a part of the log may take.
 LOG_SECONDS = 5.0
 #: What a failure keeps, in characters.
@@ -62,6 +67,8 @@ class Assignment:
     train: Train
     #: Whether `artifact_dir` is the attempt's own, or that of all attempts at the trial.
     fresh: bool = True
+    #: Where an earlier attempt left off; empty: at the beginning.
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,10 @@ class Outcome:
     result: Result | None = None
     failure: Failure | None = None
     lease_lost: bool = False
+    #: Of the worker, once it had ended.
+    memory: Memory = UNKNOWN
+    #: What of the trial is left in the worker's process; empty if nothing is.
+    leftovers: str = ""
 
 
 class Context:
@@ -82,6 +93,7 @@ class Context:
         self.rank = rank
         self.workers = workers
         self.artifact_dir = Path(assignment.artifact_dir)
+        self.checkpoint = Path(assignment.checkpoint) if assignment.checkpoint else None
         self.lease_lost = False
         self._assignment = assignment
         self._connection = connection
@@ -105,6 +117,22 @@ class Context:
             self.lease_lost = True
             return False
         return answer.decision != study_service_pb2.ReportTrialResponse.STOP
+
+    def keep(self, step: int, checkpoint: Path) -> bool:
+        """Tells the study server of a checkpoint; returns whether it knows it for sure."""
+        request = study_service_pb2.ReportTrialRequest(
+            name=self._assignment.trial, lease_token=self._assignment.lease_token
+        )
+        request.checkpoint.uri, request.checkpoint.step = str(checkpoint), step
+        try:
+            self._connection.call(
+                lambda stub: stub.ReportTrial,
+                request,
+                patience_seconds=CHECKPOINT_PATIENCE_SECONDS,
+            )
+        except TunerError:  # the next checkpoint, or the next report, will tell
+            return False
+        return True
 
     def log(self, text: str, offset: int) -> bool:
         """Sends a part of the log; returns whether it need not be sent again."""
@@ -133,21 +161,36 @@ class Context:
         self.artifact_dir.mkdir(parents=True, exist_ok=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where a worker is."""
+
+    pid: int
+    node_id: str
+
+
 class Worker:
-    """The Ray actor. Its process belongs to one gang for as long as both live.
+    """The Ray actor: a process with TensorFlow imported that becomes a member of one gang.
 
     The strategy is built once and serves trial after trial; a second one would hang.
     """
 
-    def __init__(
-        self, rank: int, workers: int, threads: int, access: Access, *, tensorflow: bool = True
-    ) -> None:
-        self._rank = rank
-        self._workers = workers
+    def __init__(self, access: Access, *, tensorflow: bool = True) -> None:
+        self._rank, self._workers = 0, 1
         self._connection = Connection(access)
         self._strategy: tf.distribute.Strategy | None = None
+        #: Without it, programs are run, which bring their own.
+        self._tensorflow = tensorflow
         if tensorflow:
-            _warm_up(threads)
+            _warm_up()
+
+    def home(self) -> Home:
+        """Returns where this worker is."""
+        return Home(pid=os.getpid(), node_id=str(ray.get_runtime_context().get_node_id()))
+
+    def memory(self) -> Memory:
+        """Returns what this process and its node hold."""
+        return memory.measure()
 
     def endpoint(self) -> str:
         """Returns host:port where this worker's TensorFlow will listen."""
@@ -156,19 +199,30 @@ class Worker:
             host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
             return f"{host}:{free.getsockname()[1]}"
 
-    def pid(self) -> int:
-        """Returns the process id."""
-        return os.getpid()
+    def join(self, rank: int, endpoints: Sequence[str], threads: int, *, mirrored: bool) -> None:
+        """Takes a place in a gang; all of its members must be called at the same time.
 
-    def join(self, endpoints: Sequence[str]) -> None:
-        """Builds the strategy with the others; they must all be called at the same time."""
+        Args:
+            rank: the place.
+            endpoints: of all members, by rank.
+            threads: on how many an operation may run.
+            mirrored: whether they train in step.
+        """
+        self._rank, self._workers = rank, len(endpoints)
+        if not self._tensorflow:
+            return
         import tensorflow as tf  # heavy, and only workers have it
 
-        task = {"type": "worker", "index": self._rank}
-        os.environ["TF_CONFIG"] = json.dumps(
-            {"cluster": {"worker": list(endpoints)}, "task": task}
-        )
-        self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # Collectives wait inside an op: with one thread between ops, two of them wait for ever.
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+        if mirrored:
+            task = {"type": "worker", "index": rank}
+            cluster = {"worker": list(endpoints)}
+            os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+            self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     def count(self) -> int:
         """Returns how many workers there are, added up over all of them by the strategy."""
@@ -182,16 +236,23 @@ class Worker:
     def train(self, assignment: Assignment) -> Outcome:
         """Trains one attempt of a trial; every error of the trainer is part of the outcome."""
         context = Context(assignment, self._rank, self._workers, self._connection)
+        with Isolation() as isolation:
+            outcome = self._train(assignment, context)
+        return replace(
+            outcome,
+            lease_lost=context.lease_lost,
+            memory=memory.measure(),
+            leftovers=isolation.leftovers,
+        )
+
+    def _train(self, assignment: Assignment, context: Context) -> Outcome:
         with Capture(context.log if self._rank == 0 else None) as capture:
             try:
                 if self._rank == 0:
                     context.prepare_artifacts()
-                result = assignment.train(context, self._strategy)
+                return Outcome(result=assignment.train(context, self._strategy))
             except BaseException as error:  # a trainer may raise anything, SystemExit included
-                return Outcome(
-                    failure=failure_of(error, capture.tail()), lease_lost=context.lease_lost
-                )
-        return Outcome(result=result, lease_lost=context.lease_lost)
+                return Outcome(failure=failure_of(error, capture.tail()))
 
 
 def failure_of(error: BaseException, log_tail: str = "") -> Failure:
@@ -206,9 +267,12 @@ def failure_of(error: BaseException, log_tail: str = "") -> Failure:
         cause = Cause.LOST
     else:
         cause = Cause.USER_ERROR
+    message = _message(error)
+    if cause is Cause.OUT_OF_MEMORY:
+        message = f"{message[: MESSAGE_CHARACTERS - 200]} ({memory.measure()})"
     return Failure(
         cause=cause,
-        message=_message(error),
+        message=message,
         stack=stack[-STACK_CHARACTERS:],
         log_tail=log_tail[-STACK_CHARACTERS:],
     )
@@ -222,15 +286,8 @@ def _message(error: BaseException) -> str:
     return (f"{name}: {line}" if line else name)[:MESSAGE_CHARACTERS]
 
 
-def _warm_up(threads: int) -> None:
+def _warm_up() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import tensorflow as tf  # heavy, and only workers have it
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Collectives wait inside an op: with a single thread between ops, two of them wait for ever.
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
-    for device in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(device, True)
     importlib.import_module("tuner_trainers.training")
     logging.getLogger("tuner_trainers").setLevel(logging.INFO)
