@@ -39,6 +39,7 @@ from tuner.study import (
     Measurement,
     Metric,
     Origin,
+    OwnTrainer,
     Resources,
     Search,
     Selection,
@@ -232,6 +233,11 @@ def _domain_from_proto(message: space_pb2.Parameter) -> Domain:
             )
 
 
+def _sorted(words: Mapping[str, str]) -> dict[str, str]:
+    """A map, which has no order, in the order of its keys."""
+    return {key: words[key] for key in sorted(words)}
+
+
 # --- studies -------------------------------------------------------------------------------
 
 
@@ -267,7 +273,14 @@ def spec_to_proto(spec: StudySpec) -> study_pb2.Study:
             study_pb2.Study.MeasurementSelection, spec.measurement_selection
         )
     if spec.trainer is not None:
-        message.trainer.kind = spec.trainer
+        message.trainer.CopyFrom(
+            study_pb2.Trainer(
+                kind=spec.trainer,
+                command=spec.own.command,
+                environment=dict(spec.own.environment),
+                code=spec.own.code,
+            )
+        )
     if spec.data is not None:
         message.data.CopyFrom(_data_to_proto(spec.data))
     if spec.export_model is not None:
@@ -296,6 +309,11 @@ def spec_from_proto(message: study_pb2.Study) -> StudySpec:
         ),
         limits=limits_from_proto(message.limits),
         trainer=message.trainer.kind if message.HasField("trainer") else None,
+        own=OwnTrainer(
+            command=tuple(message.trainer.command),
+            environment=_sorted(message.trainer.environment),
+            code=message.trainer.code,
+        ),
         data=_data_from_proto(message.data) if message.HasField("data") else None,
         features=tuple(feature_from_proto(feature) for feature in message.features),
         resources=Resources(
@@ -306,7 +324,7 @@ def spec_from_proto(message: study_pb2.Study) -> StudySpec:
             gpus_per_worker=message.resources.gpus_per_worker,
         ),
         export_model=message.export.model or None,
-        labels={key: message.labels[key] for key in sorted(message.labels)},
+        labels=_sorted(message.labels),
         constraints=tuple(_constraint_from_proto(c) for c in message.constraints),
         warm_start=tuple(parse_study_name(name) for name in message.warm_start),
         measurement_selection=_enum_from_proto(
@@ -415,7 +433,7 @@ def _data_from_proto(message: study_pb2.DataSource) -> DataSource:
         validation_uri=message.validation_uri if kind == "validation_uri" else None,
         test_uri=message.test_uri or None,
         task=message.task or None,
-        column_types={key: message.column_types[key] for key in sorted(message.column_types)},
+        column_types=_sorted(message.column_types),
         missing_values=tuple(message.missing_values),
         exclude=tuple(message.exclude),
     )
@@ -620,7 +638,7 @@ def trial_from_proto(message: trial_pb2.Trial) -> Trial:
         stop_requested=message.stop_requested,
         artifact_uri=message.artifact_uri,
         state_reason=message.state_reason,
-        labels={key: message.labels[key] for key in sorted(message.labels)},
+        labels=_sorted(message.labels),
         origin=_enum_from_proto(trial_pb2.Trial.Origin, Origin, message.origin) or Origin.PROPOSED,
         checkpoint=checkpoint_from_proto(message.checkpoint)
         if message.HasField("checkpoint")

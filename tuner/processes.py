@@ -104,15 +104,60 @@ def keep(
     SIGTERM and SIGINT stop it; killed, it takes all that it started with it. Call it
     from the main thread.
     """
-    process = subprocess.Popen(
-        _kept(args, grace_seconds),
-        stdin=subprocess.PIPE,
-        env={**os.environ, **environment, _KEPT: "1"},
-        start_new_session=True,
-    )
+    process = launch(args, {**os.environ, **environment, _KEPT: "1"}, grace_seconds=grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.terminate())
     return process.wait()
+
+
+def launch(
+    args: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    grace_seconds: float = 8.0,
+    keep_open: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Starts a program under a keeper, which is returned; its output goes where ours goes.
+
+    Call it from the main thread.
+
+    Args:
+        args: The program, looked for in the environment's PATH, and its arguments.
+        environment: The program's variables, all of them.
+        folder: Where it starts.
+        grace_seconds: How long it may take to end after a SIGTERM to the keeper.
+        keep_open: File descriptors that the keeper holds until it exits.
+    """
+    return subprocess.Popen(
+        _kept(args, grace_seconds),
+        stdin=subprocess.PIPE,
+        env=environment,
+        cwd=folder,
+        pass_fds=keep_open,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
+    """Ends a program that was launched, and waits until nothing of it is left."""
+    process.terminate()
+    try:
+        process.wait(grace_seconds + _KEEPER_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def oom_kills() -> int:
+    """How many processes the kernel of this machine has killed for want of memory."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def _kept(args: Sequence[str], grace_seconds: float) -> tuple[str, ...]:

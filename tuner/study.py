@@ -242,6 +242,19 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTrainer:
+    """What a trainer of the user's own consists of, beside its name."""
+
+    #: A program and its arguments; empty for a trainer that is a Python object.
+    command: tuple[str, ...] = ()
+    #: Variables that the program is started with.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Where its code lies: a folder on the submitter's machine, and once it was submitted the
+    #: SHA-256 of the archive that it was packed into. Empty: installed where trials run.
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatisticsRef:
     """Which statistics a study uses, and where they lie."""
 
@@ -259,7 +272,9 @@ class StudySpec:
     settings: Mapping[str, Value] = field(default_factory=dict)
     search: Search = Search()
     limits: Limits = Limits()
+    #: One of the box, `program`, or `package.module:Name`; None: the user's own script works.
     trainer: str | None = None
+    own: OwnTrainer = OwnTrainer()
     data: DataSource | None = None
     features: tuple[Feature, ...] = ()
     resources: Resources = Resources()

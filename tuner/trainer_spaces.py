@@ -136,6 +136,16 @@ TRAINERS: Mapping[str, Mapping[str, TrainerParameter]] = {
     "tabular": {parameter.setting.name: parameter for parameter in _TABULAR},
 }
 
+#: What is left of them where a function of the user's own builds the network.
+_BUILT: Mapping[str, TrainerParameter] = {
+    name: parameter
+    for name, parameter in TRAINERS["tabular"].items()
+    if parameter.group is Group.TRAINING
+}
+
+#: The trainer that is a program of the user's own.
+PROGRAM = "program"
+
 #: The metrics that trainers of the box report after each epoch, and which direction is better.
 METRICS: Mapping[Task, Mapping[str, Goal]] = {
     Task.BINARY: {
@@ -161,9 +171,19 @@ METRICS: Mapping[Task, Mapping[str, Goal]] = {
 }
 
 
+def is_own(trainer: str | None) -> bool:
+    """Whether a trainer is the user's own: a program, or an object of a module."""
+    return trainer is not None and trainer not in TRAINERS
+
+
+def table_of(trainer: str) -> Mapping[str, TrainerParameter]:
+    """The parameters of a trainer of the box that a study with data uses, whole or in part."""
+    return TRAINERS.get(trainer, _BUILT)
+
+
 def parameter_of(trainer: str, name: str) -> TrainerParameter:
     """Returns the parameter `name` of a trainer of the box; raises InvalidArgumentError."""
-    parameters = TRAINERS[trainer]
+    parameters = table_of(trainer)
     if name not in parameters:
         raise InvalidArgumentError(
             f"the {trainer} trainer has no parameter {name!r}; it has {', '.join(parameters)}."
@@ -177,7 +197,7 @@ def default_space(trainer: str, without: Iterable[str] = ()) -> Space:
     return Space(
         tuple(
             Parameter(name=name, domain=parameter.domain, group=parameter.group)
-            for name, parameter in TRAINERS[trainer].items()
+            for name, parameter in table_of(trainer).items()
             if parameter.domain is not None and name not in fixed
         )
     )
@@ -186,10 +206,13 @@ def default_space(trainer: str, without: Iterable[str] = ()) -> Space:
 def effective_parameters(
     trainer: str, settings: Mapping[str, Value], parameters: Mapping[str, Value]
 ) -> Mapping[str, Value]:
-    """The trainer's parameters in a trial, in their own types: default < fixed < tuned."""
+    """The trainer's parameters in a trial, in their own types: default < fixed < tuned.
+
+    Those of a function of the user's own are as they were given.
+    """
     given = {**settings, **parameters}
-    values: dict[str, Value] = {}
-    for name, parameter in TRAINERS[trainer].items():
+    values: dict[str, Value] = {} if trainer in TRAINERS else {**given}
+    for name, parameter in table_of(trainer).items():
         value = given.get(name, parameter.setting.default)
         if value is not None:
             values[name] = parameter.setting.check(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -39,9 +40,7 @@ def test_a_model_gets_the_next_version(trained: Path, tmp_path: Path) -> None:
 
 def test_a_model_that_predicts_otherwise_leaves_nothing(trained: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
-    wrong.mkdir()
-    for path in trained.iterdir():
-        (wrong / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(trained, wrong)
     lines = [json.loads(line) for line in (wrong / artifacts.GOLDEN).read_text().splitlines()]
     lines[3]["outputs"].reverse()
     (wrong / artifacts.GOLDEN).write_text("\n".join(json.dumps(line) for line in lines))

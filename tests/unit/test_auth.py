@@ -24,7 +24,7 @@ from tuner.service import auth, roles
 from tuner.service.allowed import Allowed, check_locations
 from tuner.service.auth import TokenGuard
 from tuner.service.call import Call
-from tuner.study import DataSource, Goal, Metric, StudySpec
+from tuner.study import DataSource, Goal, Metric, OwnTrainer, StudySpec
 from tuner_storage.tokens import HashedToken
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -347,6 +347,27 @@ def test_trainers_are_the_boxs_and_those_listed(trainer: str, allowed: bool) -> 
     else:
         with pytest.raises(PermissionDeniedError, match="does not allow the trainer"):
             check_locations(spec, TEAM)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "own", "entries"),
+    [
+        ("program", OwnTrainer(command=("sh",)), ("program",)),
+        ("program", OwnTrainer(command=("sh",), code="0" * 64), ("program",)),
+        ("ours:Wide", OwnTrainer(code="0" * 64), ("code",)),
+        ("program.deep:Wide", OwnTrainer(), ("program.deep",)),
+    ],
+)
+def test_what_brings_code_is_allowed_by_that_and_not_by_its_name(
+    trainer: str, own: OwnTrainer, entries: tuple[str, ...]
+) -> None:
+    """A module that a study brings may be called like one that is installed and allowed."""
+    spec = replace(SPEC, trainer=trainer, own=own)
+    check_locations(spec, Allowed(trainers=entries))
+    others = ("ours", "ours:Wide", "program", "code", "sh", "python")
+    rest = tuple(entry for entry in others if entry not in entries)
+    with pytest.raises(PermissionDeniedError, match="TUNER_ALLOWED_TRAINERS"):
+        check_locations(spec, Allowed(trainers=rest))
 
 
 def test_an_empty_list_is_no_bound_but_with_tokens_it_allows_nothing() -> None:

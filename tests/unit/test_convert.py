@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -42,6 +43,7 @@ from tuner.study import (
     Measurement,
     Metric,
     Origin,
+    OwnTrainer,
     Resources,
     Search,
     Selection,
@@ -176,7 +178,7 @@ limits = st.builds(
     failed_trials=some,
     worker_time=st.one_of(st.none(), spans),
 )
-specs = st.builds(
+managed = st.builds(
     StudySpec,
     metrics=st.lists(
         st.builds(Metric, name=names, goal=st.sampled_from(Goal)), min_size=1, max_size=3
@@ -187,7 +189,13 @@ specs = st.builds(
         Search, algorithm=names, early_stopping=names, seed=st.integers(-(2**63), 2**63 - 1)
     ),
     limits=limits,
-    trainer=st.one_of(st.none(), names),
+    trainer=names,
+    own=st.builds(
+        OwnTrainer,
+        command=st.lists(texts, max_size=3).map(tuple),
+        environment=st.dictionaries(names, texts, max_size=2),
+        code=texts,
+    ),
     data=st.one_of(st.none(), sources),
     features=st.lists(features, max_size=2).map(tuple),
     resources=st.builds(
@@ -204,6 +212,8 @@ specs = st.builds(
     warm_start=st.lists(study_ids, max_size=3).map(tuple),
     measurement_selection=st.sampled_from((None, *Selection)),
 )
+scripts = managed.map(lambda spec: replace(spec, trainer=None, own=OwnTrainer()))
+specs = st.one_of(managed, scripts)
 studies = st.builds(
     Study,
     study_id=study_ids,

@@ -33,6 +33,7 @@ from tuner.study import (
     Goal,
     Limits,
     Metric,
+    OwnTrainer,
     Resources,
     Search,
     Selection,
@@ -246,6 +247,9 @@ def test_a_fixed_setting_may_be_tuned_from_now_on() -> None:
         ({"search": Search(algorithm="random", early_stopping="none", seed=1)}, "seed: 0 -> 1"),
         ({"warm_start": ("a", "b")}, "warm_start: none -> a, b (earlier results are read once"),
         ({"trainer": "tabular"}, "trainer: none -> tabular"),
+        ({"own": OwnTrainer(code="a" * 64)}, f"trainer.code: none -> {'a' * 12}"),
+        ({"own": OwnTrainer(command=("a", "b c"))}, "trainer.command: none -> a 'b c'"),
+        ({"own": OwnTrainer(environment={"A": "1"})}, "trainer.env: none -> A=1"),
         ({"data": DataSource(train_uri="t.csv", label="y")}, "data: none -> t.csv"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -126,7 +127,7 @@ TRIAL = Trial(
 
 
 def test_a_task_has_all_that_a_trainer_reads() -> None:
-    task = task_of(STUDY, TRIAL)
+    task = task_of(STUDY, TRIAL, Path("/artifacts"))
     assert (task.study, task.trial, task.trainer, task.seed) == ("s", 4, "tabular", 9)
     assert task.parameters == {"units": 8} and task.settings == {"epochs": 3}
     assert task.features == STUDY.spec.features
@@ -135,7 +136,7 @@ def test_a_task_has_all_that_a_trainer_reads() -> None:
 
 def test_an_unprepared_study_has_no_tasks() -> None:
     with pytest.raises(UnavailableError, match="not prepared yet"):
-        task_of(replace(STUDY, statistics=None), TRIAL)
+        task_of(replace(STUDY, statistics=None), TRIAL, Path("/artifacts"))
 
 
 def test_a_ray_of_our_own_is_closed_to_others() -> None:

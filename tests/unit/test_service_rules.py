@@ -28,6 +28,7 @@ from tuner.study import (
     Measurement,
     Metric,
     Origin,
+    OwnTrainer,
     Selection,
     StudySpec,
     Trial,
@@ -408,6 +409,25 @@ def test_a_good_spec_passes() -> None:
         ({"warm_start": tuple("abcdef")}, "at most 5 studies"),
         ({"warm_start": ("a", "a")}, "earlier study 'a' appears twice"),
         ({"trainer": "tabular"}, "needs `data`"),
+        ({"trainer": "program"}, "goes with the trainer `program`"),
+        ({"trainer": "a:B", "own": OwnTrainer(command=("x",))}, "goes with the trainer `program`"),
+        ({"trainer": "a:B", "own": OwnTrainer(environment={"A": "1"})}, "`trainer.environment`"),
+        ({"trainer": "a:B", "own": OwnTrainer(code="../x")}, "64 of 0-9"),
+        ({"trainer": "program", "own": OwnTrainer(command=("x\0",))}, "none of them NUL"),
+        ({"trainer": "program", "own": OwnTrainer(command=("x",) * 1001)}, "at most 1000 words"),
+        (
+            {"trainer": "program", "own": OwnTrainer(command=("x",), environment={"A=": "1"})},
+            "cannot be the name of a variable",
+        ),
+        (
+            {
+                "trainer": "program",
+                "own": OwnTrainer(command=("x",)),
+                "data": DataSource(train_uri="a.csv", label="y"),
+            },
+            "reads its data by itself",
+        ),
+        ({"trainer": "a:B", "export_model": "m"}, "`export` knows the models"),
     ],
 )
 def test_a_bad_spec_says_what_is_wrong(changes: dict[str, object], said: str) -> None:

@@ -400,7 +400,7 @@ MISTAKES = [
     ("resources: {workers: 0}", 5, 22, "resources.workers must be a whole number from 1"),
     ("resources: {strategy: parameter_server}", 5, 23, "unknown strategy 'parameter_server'"),
     ("resources: {strategy: single, workers: 2}", 5, 40, "strategy single has 1 worker"),
-    ("resources: {parameter_servers: 1}", 5, 32, "not available yet"),
+    ("resources: {parameter_servers: 1}", 5, 32, "parameter servers are for programs"),
     ("export: {model: ../up}", 5, 17, "export.model must be"),
     ("export: {}", 5, 1, "missing key 'export.model'"),
     ("labels: {a: [1]}", 5, 13, "labels.a must be text, but got a list"),

@@ -19,7 +19,7 @@ from tuner.features import (
 )
 from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
-from tuner.trainer_spaces import TRAINERS, parameter_of
+from tuner.trainer_spaces import TRAINERS, parameter_of, table_of
 from tuner_trainers import data
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.data import Layout
@@ -33,19 +33,17 @@ def check_request(spec: StudySpec) -> None:
     tuned: dict[str, dict[str, Domain]] = {feature.name: {} for feature in spec.features}
     if len(tuned) != len(spec.features):
         raise InvalidArgumentError("two features have the same name; give one another name.")
-    table = TRAINERS.get(spec.trainer or "")
+    table, boxed = table_of(spec.trainer or ""), spec.trainer in TRAINERS
     for parameter in spec.space.walk():
         found = find_setting(parameter.name, spec.features)
         if found is not None:
             tuned[found[0].name][found[1]] = parameter.domain
-        elif table is None:
-            continue
         elif parameter.name in table:
             table[parameter.name].setting.check_domain(parameter.domain)
-        elif spec.features:
+        elif boxed and spec.features:
             raise InvalidArgumentError(_unknown(spec, parameter.name))
     for name, value in spec.settings.items():
-        if table is not None:
+        if boxed or name in table:
             parameter_of(spec.trainer or "", name).setting.check(value)
     for feature, _, why in share_problems(spec.features, tuned):
         raise InvalidArgumentError(f"feature {feature.name!r}: {why}.")

@@ -35,6 +35,10 @@ class TrialTask:
     #: Of the study: it decides which rows validate, and with the trial's number all else.
     seed: int
     statistics_path: str
+    #: The archive with the user's function that builds the network; empty: none, or installed.
+    code: str = ""
+    #: Below which archives lie.
+    artifacts: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tuner.errors import DataError, ModelRejectedError, TunerError
-from tuner_trainers import artifacts, checksums, golden, predict, training
+from tuner_trainers import artifacts, checksums, golden, own, predict, training
 from tuner_trainers.artifacts import TrialRecord
 from tuner_trainers.model import build_model
 from tuner_trainers.predict import EXTRA, Predictor
@@ -51,10 +51,14 @@ def export(artifact_dir: Path, to: Path, model: str = "") -> None:
     """
     record = artifacts.read_record(artifact_dir)
     statistics = Statistics.load(artifact_dir / artifacts.STATISTICS)
-    built = build_model(record.task, statistics, record.target)
-    built.network.set_weights(_fitting(built.network, artifacts.read_weights(artifact_dir)))
-    arguments = _arguments(built.encoder.columns)
-    _write_saved_model(built.serving(), record, arguments, to)
+    # The trial's own copy of the code that builds its network, if it has any.
+    task = dataclasses.replace(record.task, artifacts=str(artifact_dir))
+    with own.importing(task.code, artifact_dir):
+        built = build_model(task, statistics, record.target)
+        network = built.network
+        network.set_weights(_fitting(network, artifacts.read_weights(artifact_dir)))
+        arguments = _arguments(built.encoder.columns)
+        _write_saved_model(built.serving(), record, arguments, to)
     extra = to / EXTRA
     extra.mkdir(parents=True)
     metadata = _metadata(record, arguments, model)

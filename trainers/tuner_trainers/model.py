@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tuner.errors import InvalidArgumentError
 from tuner.space import Value
-from tuner.trainer_spaces import effective_parameters
+from tuner.trainer_spaces import TRAINERS, effective_parameters
+from tuner_trainers import built, own
 from tuner_trainers.context import TrialTask
 from tuner_trainers.heads import head_of
 from tuner_trainers.preprocessing import Encoder, build_encoder
@@ -73,10 +74,13 @@ def build_model(
     strategy: tf.distribute.Strategy | None = None,
 ) -> Model:
     """Builds the model of a trial; the network's variables lie in the strategy's scope."""
-    if task.trainer != "tabular":
-        raise InvalidArgumentError(f"there is no trainer {task.trainer!r}; use `tabular`.")
     parameters = effective_parameters(task.trainer, task.settings, task.parameters)
     encoder = build_encoder(task.features, task.parameters, statistics, task.data.missing_values)
-    with (strategy or tf.distribute.get_strategy()).scope():
-        network = build_network(encoder, parameters, target.units)
+    scope = (strategy or tf.distribute.get_strategy()).scope()
+    if task.trainer in TRAINERS:
+        with scope:
+            network = build_network(encoder, parameters, target.units)
+    else:
+        with own.found(task.trainer, task.code, Path(task.artifacts)) as build, scope:
+            network = built.build_network(build, encoder, parameters, target.units)
     return Model(encoder=encoder, network=network, target=target, parameters=parameters)

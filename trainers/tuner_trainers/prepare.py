@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space, Value
 from tuner.study import DataSource, Feature, StudySpec
-from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space
+from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space, table_of
 from tuner_trainers import checks, relevance
 from tuner_trainers.derived import asked_for
 from tuner_trainers.features import Proposal, propose
@@ -37,7 +38,9 @@ class Prepared:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
+def prepare(
+    spec: StudySpec, *, artifacts: Path | None = None, progress: Progress | None = None
+) -> Prepared:
     """Reads a study's data once and completes the study from it.
 
     Columns that no feature names become features too, unless they are excluded; what of them is
@@ -47,6 +50,7 @@ def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
 
     Args:
         spec: the study as its user wrote it.
+        artifacts: where the code of a trainer of the user's own lies.
         progress: called now and then with rows read, bytes read and bytes in all.
 
     Raises:
@@ -67,11 +71,13 @@ def prepare(spec: StudySpec, *, progress: Progress | None = None) -> Prepared:
     task, classes = task_of(label, source)
     checks.check_rows(source, label)
     checks.check_features(spec.features, statistics, source.train_uri)
-    if spec.trainer in TRAINERS:
-        for metric in spec.metrics:
-            check_metric(metric, task)
+    for metric in spec.metrics:
+        check_metric(metric, task)
     proposal = _proposal(spec, source, statistics)
     checks.check_held_out(source, statistics, proposal.features)
+    if spec.trainer not in TRAINERS:
+        space = _built_space(spec, proposal, statistics, artifacts or Path())
+        spec = replace(spec, space=space)
     space = _space(spec, proposal)
     return Prepared(
         statistics=statistics,
@@ -130,12 +136,12 @@ def _space(spec: StudySpec, proposal: Proposal) -> Space:
     trainer = spec.trainer or ""
     named = {parameter.name for parameter in spec.space.walk()}
     of_features = checks.feature_parameters(spec.space, proposal.features)
-    unknown = named - set(of_features) - set(TRAINERS.get(trainer, named))
-    if unknown:
+    unknown = named - set(of_features) - set(table_of(trainer))
+    if unknown and trainer in TRAINERS:  # a function of the user's own may ask for any
         raise InvalidArgumentError(f"no parameter is called {min(unknown)!r}.")
     parameters = list(spec.space.parameters)
     parameters += [p for p in proposal.parameters if p.name not in named]
-    if trainer in TRAINERS and named - set(of_features) <= _TRAINING_SECTION:
+    if (named & set(table_of(trainer))) - set(of_features) <= _TRAINING_SECTION:
         parameters += default_space(trainer, {*named, *spec.settings}).parameters
     if not parameters:
         raise InvalidArgumentError(
@@ -145,11 +151,23 @@ def _space(spec: StudySpec, proposal: Proposal) -> Space:
     return Space(tuple(parameters))
 
 
+def _built_space(
+    spec: StudySpec, proposal: Proposal, statistics: Statistics, artifacts: Path
+) -> Space:
+    """The space with what the user's function asks for as it builds a network."""
+    from tuner_trainers import built  # imports TensorFlow, which no other study needs here
+    from tuner_trainers.preprocessing import build_encoder
+
+    source = _source(spec)
+    encoder = build_encoder(proposal.features, {}, statistics, source.missing_values)
+    return built.space_of(spec, encoder, 1, artifacts)
+
+
 def _settings(spec: StudySpec, space: Space) -> Mapping[str, Value]:
     tuned = {parameter.name for parameter in space.walk()}
     defaults = {
         name: parameter.setting.default
-        for name, parameter in TRAINERS.get(spec.trainer or "", {}).items()
+        for name, parameter in table_of(spec.trainer or "").items()
         if name not in tuned and parameter.setting.default is not None
     }
     return {**defaults, **spec.settings}

@@ -47,6 +47,19 @@ def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int)
     return keras.Model(inputs, outputs, name="tabular")
 
 
+def encoded(encoder: Encoder) -> tuple[Tensors, keras.KerasTensor]:
+    """The inputs of a network, and all that they hold as one tensor, float32 [batch, width].
+
+    That is the numbers, the learned vectors of ids that have some, and the others one-hot.
+    """
+    inputs = _inputs(encoder)
+    parts = _parts(inputs, encoder.ids)
+    for place, feature in enumerate(encoder.ids):
+        if not feature.embedding:
+            parts.append(keras.ops.one_hot(inputs["ids"][:, place], feature.size))
+    return inputs, keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+
+
 def _inputs(encoder: Encoder) -> Tensors:
     inputs = {}
     if encoder.numbers:

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tuner import code
 from tuner.errors import DataError, InfeasibleError
 from tuner.trainer_spaces import Task, check_metric
-from tuner_trainers import artifacts, checkpoints, data, golden, metrics, rows
+from tuner_trainers import artifacts, checkpoints, data, golden, metrics, own, rows
 from tuner_trainers.artifacts import TrialRecord
 from tuner_trainers.checkpoints import Best, Snapshot, State, Writer
 from tuner_trainers.context import Result, TrialContext, TrialTask
@@ -62,7 +63,8 @@ def train(
     keras.utils.set_random_seed(trial_seed(task))
     try:
         strategy = strategy or tf.distribute.get_strategy()
-        return _train(task, context, strategy, storage or Storage())
+        with own.importing(task.code, Path(task.artifacts)):
+            return _train(task, context, strategy, storage or Storage())
     finally:
         # Frees the graphs, so that a process trains trial after trial in the same memory.
         keras.backend.clear_session()
@@ -278,6 +280,8 @@ class _Leader:
         self._write_predictions(directory / artifacts.VALIDATION, self._validation, best.outputs)
         measured = {**best.metrics, **self._test(directory)}
         result = Result(metrics=measured, step=best.step, stopped=stopped)
+        if self._task.code:
+            code.copy(self._task.code, Path(self._task.artifacts), directory)
         artifacts.write_weights(directory, best.weights)
         artifacts.write_text(directory / artifacts.STATISTICS, self._statistics.to_json())
         artifacts.write_text(directory / artifacts.GOLDEN, golden.dumps(self._golden()))

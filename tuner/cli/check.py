@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
-from tuner import study_file
+from tuner import code, study_file
 from tuner.cli import describe, documents
 from tuner.cli.session import Session, json_option
 from tuner.client import tables
 from tuner.errors import TunerError
 from tuner.space import Space
 from tuner.study import StudySpec
+from tuner.trainer_spaces import is_own
 
 if TYPE_CHECKING:
     from tuner_trainers.prepare import Prepared
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--no-data", is_flag=True, help="Do not read the data.")
+@click.option("--no-data", is_flag=True, help="Do not read the data, nor import the trainer.")
 @json_option
 @click.pass_obj
 def check(session: Session, file: Path, no_data: bool) -> None:
@@ -31,8 +33,12 @@ def check(session: Session, file: Path, no_data: bool) -> None:
     if read.spec is None:
         _print_problems(session, file, read)
         click.get_current_context().exit(2)
-    prepared, skipped = _prepare(session, file, read.spec, no_data)
-    space = read.spec.space if prepared is None else prepared.space
+    prepared, skipped, space = None, "", read.spec.space
+    if is_own(read.spec.trainer) and read.spec.data is None:
+        space = space if no_data else _examined(session, file, read.spec)
+    else:
+        prepared, skipped = _prepare(session, file, read.spec, no_data)
+        space = space if prepared is None else prepared.space
     if session.as_json:
         session.print_json(_document(file, read, space, prepared))
         return
@@ -42,7 +48,7 @@ def check(session: Session, file: Path, no_data: bool) -> None:
             session.note(f"{name} is left out: {reason}")
     if space.parameters:
         session.out.print(tables.fitted(_space_table(space), session.out, "values", "when"))
-    session.say(f"ok: {read.study_id}: {_summary(read.spec, prepared)}")
+    session.say(f"ok: {read.study_id}: {_summary(read.spec, prepared, space)}")
     if skipped:
         session.note(skipped)
 
@@ -53,6 +59,18 @@ def _print_problems(session: Session, file: Path, read: study_file.StudyFile) ->
         return
     for problem in read.problems:
         click.echo(problem.describe(str(file)), err=True)
+
+
+def _examined(session: Session, file: Path, spec: StudySpec) -> Space:
+    """The space, once the trainer was imported from its code as it would be shipped."""
+    from tuner_trainers import own  # what it imports may take its time
+
+    with tempfile.TemporaryDirectory() as scratch, session.spinner("looking at the trainer"):
+        try:
+            return own.examine(code.ship(spec, Path(scratch)), Path(scratch))
+        except TunerError as error:
+            cause = error.message.rstrip(".")
+            raise type(error)(f"{file}: {cause}; --no-data checks the file alone.") from error
 
 
 def _prepare(
@@ -66,16 +84,17 @@ def _prepare(
     except ModuleNotFoundError as error:
         return None, f"the data was not read: {error.name} is missing; pip install 'tuner[all]'"
     try:
-        with session.spinner("reading the data"):
-            return prepare.prepare(spec), ""
+        with session.spinner("reading the data"), tempfile.TemporaryDirectory() as scratch:
+            artifacts = Path(scratch)
+            return prepare.prepare(code.ship(spec, artifacts), artifacts=artifacts), ""
     except TunerError as error:
         cause = error.message.rstrip(".")
         raise type(error)(f"{file}: {cause}; --no-data checks the file alone.") from error
 
 
-def _summary(spec: StudySpec, prepared: Prepared | None) -> str:
+def _summary(spec: StudySpec, prepared: Prepared | None, space: Space) -> str:
     if prepared is None:
-        return describe.summary(spec)
+        return describe.summary(spec, space=space)
     rows = prepared.statistics.rows
     told = describe.summary(spec, rows, features=prepared.features, space=prepared.space)
     classes = len(prepared.classes)

@@ -29,6 +29,8 @@ def study(record: values.Study) -> dict[str, Any]:
         "labels": dict(spec.labels),
         "creator": record.creator or None,
         "trainer": spec.trainer,
+        "command": list(spec.own.command) or None,
+        "code": spec.own.code or None,
         "algorithm": record.algorithm_in_use or spec.search.algorithm,
         "limits": {
             "trials": spec.limits.trials,

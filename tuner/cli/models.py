@@ -48,6 +48,11 @@ def _artifacts(study: Study, trial: Trial) -> Path:
             f"trial {trial.number} of {study.study_id} is {trial.state.lower()} and has left no "
             "weights; choose another with --trial."
         )
+    if study.record.spec.data is None:
+        raise FailedPreconditionError(
+            f"the trainer of {study.study_id} is your own, and what its trials wrote is no model "
+            f"that tuner knows: trial {trial.number} left it in {uri}."
+        )
     path = Path(uri)
     if not path.is_dir():
         raise FailedPreconditionError(

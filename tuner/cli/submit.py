@@ -43,14 +43,15 @@ def submit(session: Session, file: Path, wait: bool, name: str | None) -> None:
 
 def _prepare(session: Session, study: Study, timeout_seconds: float | None) -> bool:
     """Waits for the runner; returns whether trials can start. Raises DataError."""
-    with session.spinner("reading the data"):
+    doing = "looking at the trainer" if study.record.spec.data is None else "reading the data"
+    with session.spinner(doing):
         state = study.wait_prepared(_RUNNER_SECONDS)
     if state is StudyState.PREPARING:
         session.note(
             "no runner has answered yet: is `tuner up` running? Large data takes a while; "
             "Ctrl-C leaves the study waiting."
         )
-        with session.spinner("reading the data"):
+        with session.spinner(doing):
             state = study.wait_prepared(timeout_seconds)
     if state is StudyState.PREPARING:
         session.say(

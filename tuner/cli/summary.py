@@ -34,8 +34,10 @@ def print_summary(session: Session, study: Study) -> None:
         session.out.print(tables.importance(shares, most=_MATTERED))
     if record.exported_model_uri:
         session.say(f"exported to {record.exported_model_uri}")
-    elif record.spec.is_managed:
+    elif record.spec.data is not None:
         session.say(f"take the winner with: tuner export {study.study_id} --to DIR")
+    elif record.spec.is_managed and best[0].record.artifact_uri:
+        session.say(f"the winner left what it wrote in {best[0].record.artifact_uri}")
 
 
 def best_trials(study: Study) -> list[Trial]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from tuner import convert, study_file
+from tuner import code, convert, study_file
 from tuner.client import specification
 from tuner.client.access import Access
 from tuner.client.admin import Admin
@@ -199,7 +199,8 @@ class Client:
         return self.create(name, spec)
 
     def create(self, study_id: str, spec: StudySpec) -> Study:
-        """Creates a study."""
+        """Creates a study; code of its own is put among the artifacts, `TUNER_ARTIFACTS`."""
+        spec = code.ship(spec, Settings.read().artifacts_dir)
         request = pb.CreateStudyRequest(
             study=convert.spec_to_proto(spec),
             study_id=check_study_id(study_id),

@@ -7,6 +7,7 @@ submitted stays as the runner proposed it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
@@ -109,6 +110,9 @@ def _fixed_changes(before: StudySpec, now: StudySpec) -> Iterator[Refusal]:
         ("constraints", lambda spec: _constraints(spec.constraints), "they decide what is best"),
         ("measurement", lambda spec: spec.selection.value.lower(), _MEASURED),
         ("trainer", lambda spec: spec.trainer or ABSENT, _MEASURED),
+        ("trainer.command", lambda spec: shlex.join(spec.own.command) or ABSENT, _MEASURED),
+        ("trainer.env", lambda spec: _words(spec.own.environment) or ABSENT, _MEASURED),
+        ("trainer.code", lambda spec: spec.own.code[:12] or ABSENT, _MEASURED),
         (
             "warm_start",
             lambda spec: ", ".join(spec.warm_start) or ABSENT,
@@ -124,6 +128,10 @@ def _fixed_changes(before: StudySpec, now: StudySpec) -> Iterator[Refusal]:
         if told(before) != told(now):
             yield Refusal(what, told(before), told(now), why)
     yield from _data_changes(before.data, now.data)
+
+
+def _words(words: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={word}" for name, word in sorted(words.items()))
 
 
 def _metrics(metrics: Iterable[Metric]) -> str:

@@ -79,7 +79,8 @@ class Gang:
         except (RayError, UnavailableError) as error:
             self.close()
             raise UnavailableError(f"a gang did not come up: {_gist(error)}") from error
-        spares.serve(self, self._reservation.nodes)
+        if shape.tensorflow:
+            spares.serve(self, self._reservation.nodes)
         logger.info(
             "a gang of %d stands after %.1f s, %d of them warm before",
             shape.workers,
@@ -144,7 +145,7 @@ class Gang:
     def _count(self, timeout_seconds: float) -> None:
         """Makes the workers do something together."""
         counts = self._ask("count", timeout_seconds=timeout_seconds)
-        if set(counts) != {self.shape.workers}:
+        if set(counts) != {self.shape.workers if self.shape.mirrored else 1}:
             raise UnavailableError(f"{self.shape.workers} workers count {counts}.")
 
     def close(self) -> None:
@@ -160,9 +161,13 @@ class Gang:
         warm = 0
         for rank, node_id in enumerate(self._reservation.nodes):
             # A spare sees no GPU: Ray decides that when a process starts.
-            actor = None if self.shape.gpus_per_worker else self._spares.take(node_id)
+            fits = self.shape.tensorflow and not self.shape.gpus_per_worker
+            actor = self._spares.take(node_id) if fits else None
             warm += actor is not None
-            self._actors.append(actor or self._spares.start(self._reservation.options(rank)))
+            options = self._reservation.options(rank)
+            self._actors.append(
+                actor or self._spares.start(options, tensorflow=self.shape.tensorflow)
+            )
         return warm
 
     def _ask(self, method: str, *, timeout_seconds: float = BUILD_SECONDS) -> list[Any]:

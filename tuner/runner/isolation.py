@@ -112,6 +112,8 @@ def _randomness() -> Restore:
 
 
 def _frameworks() -> list[Restore]:
+    if "tensorflow" not in sys.modules:  # a worker that runs programs
+        return []
     import keras  # heavy, and only workers have it
     import tensorflow as tf
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from tuner import convert
 from tuner.errors import InvalidArgumentError, NotFoundError, TunerError, UnavailableError
 from tuner.runner.pool import Capacity, Shape
-from tuner.runner.preparation import Preparation, read_data, shape_of
+from tuner.runner.preparation import Preparation, prepare_study, shape_of
 from tuner.runner.slot import WORKED_ON, Slot, Tools, folder_of, parallel, remove_checkpoints
 from tuner.study import Study, StudyState
 from tuner.v1 import study_service_pb2 as pb
@@ -99,7 +99,8 @@ class ManagedStudy:
 
     def _fitting_shape(self, capacity: Capacity) -> Shape | None:
         try:
-            shape = shape_of(self._study.spec.resources)
+            spec = self._study.spec
+            shape = shape_of(spec.resources, spec.trainer)
             capacity.check(shape)
         except InvalidArgumentError as error:
             self._refuse(error)
@@ -109,7 +110,7 @@ class ManagedStudy:
     def _prepare(self) -> None:
         study, start = self._study, time.monotonic()
         try:
-            preparation = read_data(study.spec, self._tools.artifacts)
+            preparation = prepare_study(study.spec, self._tools.artifacts)
         except TunerError as error:
             self._refuse(error)
             return
@@ -141,9 +142,11 @@ def _is_alive(thread: threading.Thread | None) -> bool:
 
 
 def _prepared_to_proto(preparation: Preparation) -> pb.PrepareStudyRequest.Prepared:
-    return pb.PrepareStudyRequest.Prepared(
+    message = pb.PrepareStudyRequest.Prepared(
         space=convert.space_to_proto(preparation.space),
         features=[convert.feature_to_proto(feature) for feature in preparation.features],
         settings=convert.values_to_proto(preparation.settings),
-        statistics=convert.statistics_to_proto(preparation.statistics),
     )
+    if preparation.statistics is not None:
+        message.statistics.CopyFrom(convert.statistics_to_proto(preparation.statistics))
+    return message

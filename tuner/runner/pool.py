@@ -34,6 +34,8 @@ class Shape:
     gpus_per_worker: float = 0.0
     #: Whether the workers train in step, under a distribution strategy.
     mirrored: bool = False
+    #: Whether the workers have TensorFlow imported; a program brings its own.
+    tensorflow: bool = True
 
     @property
     def cpus(self) -> float:

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from tuner.errors import DataError, InvalidArgumentError, TunerError
 from tuner.runner.pool import Shape
 from tuner.space import Space, Value
 from tuner.study import Feature, Resources, StatisticsRef, StudySpec
+from tuner.trainer_spaces import PROGRAM, is_own
+from tuner_trainers.own import examine
 from tuner_trainers.prepare import prepare
+
+#: How long importing a trainer of the user's own, and finding its space, may take.
+EXAMINE_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,32 +29,52 @@ class Preparation:
     space: Space
     features: tuple[Feature, ...]
     settings: Mapping[str, Value]
-    statistics: StatisticsRef
+    #: None without data.
+    statistics: StatisticsRef | None
 
 
-def read_data(spec: StudySpec, artifacts: Path) -> Preparation:
+def prepare_study(spec: StudySpec, artifacts: Path) -> Preparation:
     """Prepares a study in a Ray task, so that data too large for this machine ends only the task.
 
     Raises:
-        TunerError: the data, or the study, cannot be used.
+        TunerError: the data, the trainer or the study cannot be used.
     """
-    # The gangs that warm up meanwhile hold the CPUs; they are idle until this ends.
-    task = ray.remote(num_cpus=0, max_retries=0)(_read_data)
+    # The gangs that warm up meanwhile hold the CPUs; they are idle until this ends. The process of
+    # a trainer of the user's own ends as well, and with it what their code did to it.
+    prepares = _examine if spec.data is None else _read_data
+    calls = 1 if is_own(spec.trainer) else 0
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=calls)(prepares)
+    reference = task.remote(spec, artifacts)
     try:
-        preparation: Preparation = ray.get(task.remote(spec, artifacts / "statistics"))
+        timeout = EXAMINE_SECONDS if spec.data is None else None
+        preparation: Preparation = ray.get(reference, timeout=timeout)
+    except GetTimeoutError as error:
+        ray.cancel(reference, force=True)
+        raise InvalidArgumentError(
+            f"looking at the trainer took more than {EXAMINE_SECONDS:g} s; what takes long "
+            "belongs in `train`."
+        ) from error
     except RayTaskError as error:
         if isinstance(error.cause, TunerError):
             raise error.cause from error
         name = type(error.cause).__name__
-        raise DataError(f"the data could not be prepared: {name}: {error.cause}") from error
+        raise DataError(f"the study could not be prepared: {name}: {error.cause}") from error
     except RayError as error:
-        raise DataError(f"the process that read the data died: {error}") from error
+        raise DataError(f"the process that prepared the study died: {error}") from error
     return preparation
 
 
-def _read_data(spec: StudySpec, folder: Path) -> Preparation:
-    prepared = prepare(spec)
+def _examine(spec: StudySpec, artifacts: Path) -> Preparation:
+    """Looks at a trainer of the user's own, which reads its data by itself."""
+    return Preparation(
+        space=examine(spec, artifacts), features=(), settings=spec.settings, statistics=None
+    )
+
+
+def _read_data(spec: StudySpec, artifacts: Path) -> Preparation:
+    prepared = prepare(spec, artifacts=artifacts)
     statistics = prepared.statistics
+    folder = artifacts / "statistics"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{statistics.fingerprint}.json"
     partial = path.with_suffix(f".{os.getpid()}.tmp")
@@ -65,8 +90,10 @@ def _read_data(spec: StudySpec, folder: Path) -> Preparation:
     )
 
 
-def shape_of(resources: Resources) -> Shape:
+def shape_of(resources: Resources, trainer: str | None = None) -> Shape:
     """Returns what the gangs of a study are made of.
+
+    The tasks of a program find each other by themselves; parameter servers are tasks as well.
 
     Raises:
         InvalidArgumentError: the strategy is not one that a gang trains under.
@@ -77,6 +104,13 @@ def shape_of(resources: Resources) -> Shape:
             "multi_worker."
         )
     workers = 1 if resources.strategy == "single" else resources.workers
+    if trainer == PROGRAM:
+        return Shape(
+            workers=workers + resources.parameter_servers,
+            cpus_per_worker=resources.cpus_per_worker,
+            gpus_per_worker=resources.gpus_per_worker,
+            tensorflow=False,
+        )
     return Shape(
         workers=workers,
         cpus_per_worker=resources.cpus_per_worker,

@@ -59,6 +59,7 @@ class Publisher:
     def _is_due(self, study: Study) -> bool:
         return (
             study.spec.export_model is not None
+            and study.spec.data is not None  # else its trainer's files are no model we know
             and study.best_trial is not None
             and not study.exported_model_uri
             and self._failures.get(study.study_id, 0) < _TRIES

@@ -20,6 +20,7 @@ from tuner import convert
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableError
+from tuner.runner import own
 from tuner.runner.gang import Gang
 from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
@@ -126,7 +127,7 @@ class Slot:
 
     def _step(self, gang: Gang) -> bool:
         """Runs one trial, or waits for one; returns whether there may be more."""
-        if self._study().statistics is None:
+        if self._study().state is StudyState.PREPARING:
             return not self._tools.stopping.wait(_PREPARING_SECONDS)
         if not gang.answers():
             return True
@@ -166,6 +167,8 @@ class Slot:
 
     def _assign(self, trial: Trial) -> Assignment:
         study = self._study()
+        if study.spec.data is None:  # a trainer of the user's own reads its own
+            return own.assignment(study, trial, self._tools.artifacts)
         folder = folder_of(self._tools.artifacts, trial.study_id, trial.number)
         # Each worker may be on the machine of all the others.
         storage = replace(self._tools.storage, workers=parallel(study) * self._shape.workers)
@@ -173,7 +176,7 @@ class Slot:
             trial=trial.name,
             lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
-            train=partial(train, task_of(study, trial), storage),
+            train=partial(train, task_of(study, trial, self._tools.artifacts), storage),
             checkpoint="" if trial.checkpoint is None else trial.checkpoint.uri,
         )
 
@@ -203,7 +206,8 @@ class Slot:
             artifact_uri=artifact_uri,
             request_id=str(uuid.uuid4()),
         )
-        if result is not None:
+        # Without metrics: the server chooses the result among what was reported.
+        if result is not None and result.metrics:
             final = Measurement(step=result.step, metrics=result.metrics)
             request.final_measurement.CopyFrom(convert.measurement_to_proto(final))
         if failure is not None:
@@ -259,7 +263,8 @@ def remove_checkpoints(trial: Path) -> None:
     Args:
         trial: the folder of a trial that has ended.
     """
-    for attempt in trial.glob("*/"):
+    # Other folders are the user's own: a program's `checkpoints` in there are its result.
+    for attempt in trial.glob("[0-9]*/"):
         shutil.rmtree(attempt / CHECKPOINTS, ignore_errors=True)
         with suppress(OSError):  # it holds artifacts, or another runner was faster
             attempt.rmdir()
@@ -275,8 +280,8 @@ def parallel(study: Study) -> int:
     return study.spec.limits.parallel or 1
 
 
-def task_of(study: Study, trial: Trial) -> TrialTask:
-    """Returns what a trainer needs to know of a trial of a prepared study."""
+def task_of(study: Study, trial: Trial, artifacts: Path) -> TrialTask:
+    """Returns what a trainer needs to know of a trial of a prepared study with data."""
     spec = study.spec
     if spec.data is None or spec.trainer is None or study.statistics is None:
         raise UnavailableError(f"{study.name} is not prepared yet.")
@@ -291,6 +296,8 @@ def task_of(study: Study, trial: Trial) -> TrialTask:
         metric=spec.metric,
         seed=spec.search.seed,
         statistics_path=study.statistics.uri,
+        code=spec.own.code,
+        artifacts=str(artifacts),
     )
 
 

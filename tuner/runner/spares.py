@@ -74,9 +74,10 @@ class Spares:
         self._look_time = 0.0
         self._closed = False
 
-    def start(self, options: dict[str, Any]) -> Any:
-        """Starts a worker; returns its actor at once."""
-        return ray.remote(Worker).options(max_restarts=0, **options).remote(self._access)
+    def start(self, options: dict[str, Any], *, tensorflow: bool = True) -> Any:
+        """Starts a worker, with TensorFlow or without; returns its actor at once."""
+        worker = ray.remote(Worker).options(max_restarts=0, **options)
+        return worker.remote(self._access, tensorflow=tensorflow)
 
     def take(self, node_id: str) -> Any | None:
         """Returns the actor of a spare on a node, which is the caller's then; None without one."""

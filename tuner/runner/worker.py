@@ -65,6 +65,8 @@ class Assignment:
     lease_token: str
     artifact_dir: str
     train: Train
+    #: Whether `artifact_dir` is the attempt's own, or that of all attempts at the trial.
+    fresh: bool = True
     #: Where an earlier attempt left off; empty: at the beginning.
     checkpoint: str = ""
 
@@ -153,9 +155,10 @@ class Context:
         return True
 
     def prepare_artifacts(self) -> None:
-        """Makes the attempt's folder, empty: an earlier study of this name may have left one."""
-        shutil.rmtree(self.artifact_dir, ignore_errors=True)
-        self.artifact_dir.mkdir(parents=True)
+        """Makes the folder; one of the attempt's own is empty, though an earlier study left it."""
+        if self._assignment.fresh:
+            shutil.rmtree(self.artifact_dir, ignore_errors=True)
+        self.artifact_dir.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,11 +175,14 @@ class Worker:
     The strategy is built once and serves trial after trial; a second one would hang.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, tensorflow: bool = True) -> None:
         self._rank, self._workers = 0, 1
         self._connection = Connection(access)
         self._strategy: tf.distribute.Strategy | None = None
-        _warm_up()
+        #: Without it, programs are run, which bring their own.
+        self._tensorflow = tensorflow
+        if tensorflow:
+            _warm_up()
 
     def home(self) -> Home:
         """Returns where this worker is."""
@@ -202,9 +208,11 @@ class Worker:
             threads: on how many an operation may run.
             mirrored: whether they train in step.
         """
+        self._rank, self._workers = rank, len(endpoints)
+        if not self._tensorflow:
+            return
         import tensorflow as tf  # heavy, and only workers have it
 
-        self._rank, self._workers = rank, len(endpoints)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         # Collectives wait inside an op: with one thread between ops, two of them wait for ever.
         tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
@@ -218,10 +226,10 @@ class Worker:
 
     def count(self) -> int:
         """Returns how many workers there are, added up over all of them by the strategy."""
-        import tensorflow as tf  # heavy, and only workers have it
-
         if self._strategy is None:
             return 1
+        import tensorflow as tf  # heavy, and only workers have it
+
         ones = self._strategy.run(lambda: tf.constant(1.0))
         return int(self._strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
 

@@ -10,8 +10,11 @@ from urllib.parse import unquote
 
 from tuner.config import Settings, words
 from tuner.errors import PermissionDeniedError
-from tuner.study import DataSource, StudySpec
-from tuner.trainer_spaces import TRAINERS
+from tuner.study import DataSource, OwnTrainer, StudySpec
+from tuner.trainer_spaces import PROGRAM, TRAINERS
+
+#: What a list of allowed trainers says to allow modules that studies bring.
+CODE = "code"
 
 _FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -21,7 +24,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 class Allowed:
     """What studies may name. None: anything.
 
-    Trainers of the box may always be named.
+    Trainers of the box may always be named. Others are modules that are installed where trials
+    run; a study that brings code or a program runs whatever it likes, whatever it is called.
     """
 
     data: tuple[str, ...] | None = None
@@ -45,7 +49,7 @@ def check_locations(spec: StudySpec, allowed: Allowed) -> None:
     reads the data.
     """
     if spec.trainer is not None and allowed.trainers is not None:
-        _check_trainer(spec.trainer, allowed.trainers)
+        _check_trainer(spec.trainer, spec.own, allowed.trainers)
     if spec.data is not None and allowed.data is not None:
         for name, uri in _places(spec.data):
             _check_place(name, uri, allowed.data)
@@ -59,13 +63,23 @@ def _places(data: DataSource) -> Iterable[tuple[str, str]]:
         yield "test_uri", data.test_uri
 
 
-def _check_trainer(trainer: str, allowed: Iterable[str]) -> None:
-    if trainer in TRAINERS or any(_is_within(trainer, entry) for entry in allowed):
+def _check_trainer(trainer: str, own: OwnTrainer, allowed: Iterable[str]) -> None:
+    if trainer in TRAINERS:
         return
-    raise PermissionDeniedError(
-        f"this study server does not allow the trainer {trainer!r}; use one of "
-        f"{', '.join(TRAINERS)}, or ask an admin to add it to TUNER_ALLOWED_TRAINERS."
-    )
+    if trainer == PROGRAM:
+        what, is_allowed = "programs", PROGRAM in allowed
+    elif own.code:
+        what, is_allowed = "code that studies bring", CODE in allowed
+    else:
+        what = f"the trainer {trainer!r}"
+        names = [entry for entry in allowed if entry not in (PROGRAM, CODE)]
+        is_allowed = any(_is_within(trainer, entry) for entry in names)
+    if not is_allowed:
+        entry = {"programs": PROGRAM, "code that studies bring": CODE}.get(what, "it")
+        raise PermissionDeniedError(
+            f"this study server does not allow {what}; use one of {', '.join(TRAINERS)}, or ask "
+            f"an admin to add {entry} to TUNER_ALLOWED_TRAINERS."
+        )
 
 
 def _is_within(trainer: str, entry: str) -> bool:

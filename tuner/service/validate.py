@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from tuner.code import DIGEST
 from tuner.errors import InvalidArgumentError
 from tuner.service.exchange import NewTrial
 from tuner.space import Categorical, Discrete, Parameter, Space, Value
 from tuner.study import Checkpoint, DataSource, Failure, Limits, Measurement, StudySpec
+from tuner.trainer_spaces import PROGRAM, is_own
 
 _PARAMETERS = 1000
 _CHOICES = 1000
@@ -19,6 +21,9 @@ _EARLIER = 5
 _ADDED = 1000
 _MEASURED = 100_000
 _LABELS = 64
+#: Words of a command, and how long each may be.
+_ARGUMENTS = 1000
+_ARGUMENT = 4096
 _TRIALS = 1_000_000
 _WORD = 128
 _TEXT = 1024
@@ -64,9 +69,42 @@ def _check_managed(asked: StudySpec) -> None:
     if asked.trainer is None:
         return
     word("`trainer.kind`", asked.trainer)
-    if asked.data is None:
+    _check_own(asked)
+    if asked.data is not None:
+        _check_data(asked.data)
+    elif not is_own(asked.trainer):
         raise InvalidArgumentError("a study with a trainer needs `data`: what is trained on.")
-    _check_data(asked.data)
+
+
+def _check_own(asked: StudySpec) -> None:
+    own, is_program = asked.own, asked.trainer == PROGRAM
+    if bool(own.command) != is_program or (own.environment and not is_program):
+        raise InvalidArgumentError(
+            "`trainer.command` goes with the trainer `program` and with no other, and so does "
+            "`trainer.environment`."
+        )
+    if own.code and (not DIGEST.fullmatch(own.code) or not is_own(asked.trainer)):
+        raise InvalidArgumentError(
+            "`trainer.code` is the SHA-256 of an archive with a trainer of your own: 64 of 0-9 "
+            f"and a-f, but got {own.code[:_WORD]!r}."
+        )
+    if is_program and asked.data is not None:
+        raise InvalidArgumentError("a program reads its data by itself; leave `data` out.")
+    if is_own(asked.trainer) and asked.data is None and asked.export_model:
+        raise InvalidArgumentError(
+            "`export` knows the models that are trained on `data`; leave it out: what the winner "
+            "wrote is kept."
+        )
+    _at_most(len(own.command), _ARGUMENTS, "words of a command")
+    _at_most(len(own.environment), _ARGUMENTS, "variables")
+    for argument in (*own.command, *own.environment, *own.environment.values()):
+        if len(argument) > _ARGUMENT or "\0" in argument:
+            raise InvalidArgumentError(
+                f"an argument or a variable has at most {_ARGUMENT} characters, none of them NUL."
+            )
+    for name in own.environment:
+        if not name or "=" in name:
+            raise InvalidArgumentError(f"{name!r} cannot be the name of a variable.")
 
 
 def _check_data(data: DataSource) -> None:

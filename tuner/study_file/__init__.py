@@ -13,7 +13,13 @@ from tuner.errors import InvalidArgumentError, StudyFileError
 from tuner.setting import Setting
 from tuner.space import Float, Group, Space
 from tuner.study import StudySpec
-from tuner.study_file import feature_section, metric_sections, parameters, sections
+from tuner.study_file import (
+    feature_section,
+    metric_sections,
+    parameters,
+    sections,
+    trainer_section,
+)
 from tuner.study_file.nodes import Problem, Problems, Section, compose, listed, show
 from tuner.study_file.parameters import Found, Lookup
 
@@ -126,14 +132,19 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
 
 def _spec(top: Section, study_id: str, folder: Path) -> StudySpec:
     managed = top.has("trainer") or top.has("data")
-    trainer = sections.trainer(top, managed)
-    data = sections.data(top, folder)
+    trainer, own = trainer_section.trainer(top, managed, folder)
+    data = sections.data(top, folder, trainer)
     found = Found()
     features = feature_section.features(top, data.label if data else None, found)
     _read_parameters(top, trainer or _likely_trainer(top, managed), found)
     if not managed:
         _check_script(top, found)
-    metrics = metric_sections.metrics(top, managed, data)
+    elif trainer_spaces.is_own(trainer) and data is None:
+        _check_own(top, trainer == trainer_spaces.PROGRAM, found)
+    # Without data a trainer of the user's own reports what it likes.
+    boxed = trainer in trainer_spaces.TRAINERS
+    boxed |= trainer != trainer_spaces.PROGRAM and top.has("data")
+    metrics = metric_sections.metrics(top, boxed, data)
     spec = StudySpec(
         metrics=metrics,
         space=_space(top, found),
@@ -141,12 +152,13 @@ def _spec(top: Section, study_id: str, folder: Path) -> StudySpec:
         search=sections.search(top, len(metrics)),
         limits=sections.limits(top),
         trainer=trainer,
+        own=own,
         data=data,
         features=features,
-        resources=sections.resources(top),
+        resources=sections.resources(top, trainer),
         export_model=sections.export_model(top),
         labels=sections.labels(top),
-        constraints=metric_sections.constraints(top, managed, data),
+        constraints=metric_sections.constraints(top, boxed, data),
         warm_start=sections.warm_start(top, study_id),
         measurement_selection=metric_sections.measurement(top),
     )
@@ -159,7 +171,7 @@ def _likely_trainer(top: Section, managed: bool) -> str | None:
     names = tuple(trainer_spaces.TRAINERS)
     written = top.value("trainer")
     if written is None:
-        return names[0] if managed else None
+        return names[0] if managed and not top.has("trainer") else None
     return next(iter(difflib.get_close_matches(str(written), names, n=1)), None)
 
 
@@ -175,8 +187,8 @@ def _read_parameters(top: Section, trainer: str | None, found: Found) -> None:
 
 def _lookup(trainer: str | None, group: Group) -> Lookup:
     """The names a section may hold: the trainer's, or any if it has none or an unknown one."""
-    if trainer is None:
-        return parameters.free(group)
+    if trainer is None or trainer_spaces.is_own(trainer):
+        return parameters.free(group)  # what there is of its names is checked with the data
     table = trainer_spaces.TRAINERS[trainer]
     settings: dict[str, Setting] = {name: item.setting for name, item in table.items()}
     return parameters.known(settings, {name: item.group for name, item in table.items()})
@@ -188,12 +200,28 @@ def _check_script(top: Section, found: Found) -> None:
         if top.has(key):
             message = f"{key} needs a trainer; add `trainer:` and `data:`, or remove it"
             top.problems.add(top.entries[key][0], message)
+    _check_space(top, found, ", or `trainer:` and `data:` for a managed study")
+
+
+def _check_own(top: Section, is_program: bool, found: Found) -> None:
+    """A trainer of the user's own without data: what it leaves is its own affair."""
+    if top.has("features"):
+        message = "features need `data` and a trainer that is given them; remove them"
+        top.problems.add(top.entries["features"][0], message)
+    if top.has("export"):
+        message = (
+            "export knows models of the box's trainers; remove it: what the winner wrote is kept "
+            "in its folder, which `tuner trials --json` names as `artifact_uri`"
+        )
+        top.problems.add(top.entries["export"][0], message)
+    if is_program:
+        _check_space(top, found, "")
+
+
+def _check_space(top: Section, found: Found, instead: str) -> None:
     example = "`parameters: {x: {float: [0, 1]}}`"
     if not top.has("parameters") and not top.has("training"):
-        message = (
-            f"nothing to search: add {example}, or `trainer:` and `data:` for a managed study"
-        )
-        top.problems.add(top.where, message)
+        top.problems.add(top.where, f"nothing to search: add {example}{instead}")
     elif not found.lines:
         key = "parameters" if top.has("parameters") else "training"
         top.problems.add(top.entries[key][0], f"the space is empty; add {example}")

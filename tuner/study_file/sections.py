@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from tuner import trainer_spaces
 from tuner.errors import InvalidArgumentError
 from tuner.study import DataSource, Limits, Resources, Search, check_study_id
 from tuner.study_file.nodes import Section
-from tuner.trainer_spaces import Task
+from tuner.trainer_spaces import PROGRAM, Task, is_own
 
 #: What the study server can search with; a test compares with the engine.
 ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp")
@@ -47,21 +46,17 @@ def study_id(top: Section) -> str:
         return _STAND_IN
 
 
-def trainer(top: Section, managed: bool) -> str | None:
-    """What trains a trial; None for the user's own script."""
-    names = tuple(trainer_spaces.TRAINERS)
-    if managed:
-        top.require("trainer", f"`trainer: {names[0]}`")
-    return top.choice("trainer", names, "trainer")
-
-
 # --- data ------------------------------------------------------------------------------------
 
 
-def data(top: Section, folder: Path) -> DataSource | None:
+def data(top: Section, folder: Path, trainer: str | None) -> DataSource | None:
     """What is trained on; relative paths start at `folder`."""
     example = "{train: train.csv, label: income}"
-    if top.has("trainer"):
+    if trainer == PROGRAM and top.has("data"):
+        message = "a program reads its data by itself: name it in the command, and remove `data`"
+        top.problems.add(top.entries["data"][0], message)
+        return None
+    if trainer is not None and not is_own(trainer):
         top.require("data", f"`data: {example}`")
     keys = ("train", "validation", "test", "label", "task", "types", "missing", "exclude")
     section = top.section("data", keys, example)
@@ -188,7 +183,7 @@ def _hours(section: Section, key: str) -> timedelta | None:
     return None if hours is None else timedelta(hours=hours)
 
 
-def resources(top: Section) -> Resources:
+def resources(top: Section, trainer: str | None) -> Resources:
     """What each trial gets to run on."""
     keys = ("strategy", "workers", "parameter_servers", "cpus_per_worker", "gpus_per_worker")
     section = top.section("resources", keys, "{strategy: multi_worker, workers: 2}")
@@ -197,8 +192,10 @@ def resources(top: Section) -> Resources:
     strategy = section.choice("strategy", STRATEGIES, "strategy")
     workers = section.integer("workers", 1, 1024)
     servers = section.integer("parameter_servers", 0, 1024)
-    if servers:
-        section.reject("parameter_servers", "parameter servers are not available yet; write 0")
+    if servers and trainer != PROGRAM:
+        section.reject(
+            "parameter_servers", "parameter servers are for programs; write 0, or leave it out"
+        )
     if strategy == "single" and workers is not None and workers > 1:
         section.reject("workers", f"strategy single has 1 worker, but got {workers}")
     cpus = section.number("cpus_per_worker", "a number above 0, up to 1024", 0.01, 1024)
@@ -206,6 +203,7 @@ def resources(top: Section) -> Resources:
     return Resources(
         strategy=strategy or "",
         workers=workers or 1,
+        parameter_servers=servers or 0,
         cpus_per_worker=1.0 if cpus is None else float(cpus),
         gpus_per_worker=0.0 if gpus is None else float(gpus),
     )
