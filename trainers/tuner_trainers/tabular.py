@@ -50,10 +50,11 @@ def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int)
 def encoded(encoder: Encoder) -> tuple[Tensors, keras.KerasTensor]:
     """The inputs of a network, and all that they hold as one tensor, float32 [batch, width].
 
-    That is the numbers, the learned vectors of ids that have some, and the others one-hot.
+    That is the numbers, pooled texts, the learned vectors of ids that have some, and the others
+    one-hot.
     """
     inputs = _inputs(encoder)
-    parts = _parts(inputs, encoder.ids)
+    parts = _parts(inputs, encoder)
     for place, feature in enumerate(encoder.ids):
         if not feature.embedding:
             parts.append(keras.ops.one_hot(inputs["ids"][:, place], feature.size))
