@@ -83,10 +83,16 @@ class History:
         if not values and known is not None:
             values = known.intermediate_values
         projection = points.project(self._space, trial.parameters)
-        if projection.complete and known is None:
+        if projection.complete:
             self.tried.add(points.key_of(projection.values))
         new = self._translation.frozen(trial.number, trial, projection.values, values)
         self._replace(known, new)
+
+    def end(self, trial: Trial) -> None:
+        """Takes in what became of a trial that is known, with the same parameters."""
+        known = self.trial(trial.number)
+        values = {} if self._metric is None else values_by_step(trial, self._metric)
+        self._replace(known, self._translation.ended(known, trial, values))
 
     def report(self, number: int, step: int, value: float) -> None:
         """Takes in a value at a step; ignored with several metrics."""

@@ -104,8 +104,8 @@ class StudyEngine:
         self._rule.restart(number)
 
     def finish(self, trial: Trial) -> None:
-        """Takes in what became of a trial."""
-        self._history.put(trial)
+        """Takes in what became of a trial that was added."""
+        self._history.end(trial)
 
     def importance(self) -> Importance:
         """How much each parameter and each group of them mattered to the first metric."""

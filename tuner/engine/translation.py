@@ -55,6 +55,30 @@ class Translation:
             point: Its parameters as the present space reads them.
             values_by_step: What it reported; the trial keeps this very dict.
         """
+        params, distributions = self._encoding.encode(point), self._shared(tuple(point))
+        return self._frozen(number, trial, params, distributions, values_by_step)
+
+    def ended(
+        self, known: FrozenTrial, trial: Trial, values_by_step: dict[int, float]
+    ) -> FrozenTrial:
+        """What became of a trial with the parameters that it had.
+
+        Args:
+            known: The trial as it was.
+            trial: What became of it.
+            values_by_step: What it reported; empty if that is known.
+        """
+        values = values_by_step or known.intermediate_values
+        return self._frozen(known.number, trial, known.params, known.distributions, values)
+
+    def _frozen(
+        self,
+        number: int,
+        trial: Trial,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        values_by_step: dict[int, float],
+    ) -> FrozenTrial:
         state, values = self._outcome(trial, values_by_step)
         if state is _Optuna.PRUNED and values and not values_by_step and trial.final_measurement:
             values_by_step = {trial.final_measurement.step: values[0]}
@@ -67,8 +91,8 @@ class Translation:
             values=values,
             datetime_start=_naive(trial.start_time or trial.create_time),
             datetime_complete=_naive(trial.end_time or trial.create_time) if ended else None,
-            params=self._encoding.encode(point),
-            distributions=self._shared(tuple(point)),
+            params=params,
+            distributions=distributions,
             user_attrs=NOTHING,
             system_attrs=self._violations(trial) if values else NOTHING,
             intermediate_values=values_by_step or NOTHING,

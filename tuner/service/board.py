@@ -29,6 +29,8 @@ class Board:
         #: With several metrics: the results that no other one beats, larger is better in each.
         self._front: list[tuple[float, ...]] = []
         self._by_worker: dict[str, set[int]] = defaultdict(set)
+        #: As of the last change; several are asked for between two changes.
+        self._counts: TrialCounts | None = None
         #: Past results, which were added and not run.
         self.past = 0
         #: Trials that ended after the best one did; not past ones, which nobody waited for here.
@@ -55,6 +57,7 @@ class Board:
         elif trial.origin is Origin.PAST:
             self.past += 1
         self._trials[trial.number] = trial
+        self._counts = None
         self._by_state[trial.state].add(trial.number)
         was_finished = before is not None and before.state.is_finished
         if trial.state.is_finished and not was_finished:
@@ -146,8 +149,10 @@ class Board:
     @property
     def counts(self) -> TrialCounts:
         """How many trials are in which state."""
+        if self._counts is not None:
+            return self._counts
         state = self._by_state
-        return TrialCounts(
+        self._counts = TrialCounts(
             queued=len(state[TrialState.QUEUED]),
             running=len(state[TrialState.RUNNING]),
             succeeded=len(state[TrialState.SUCCEEDED]),
@@ -156,6 +161,7 @@ class Board:
             infeasible=len(state[TrialState.INFEASIBLE]),
             past=self.past,
         )
+        return self._counts
 
 
 def _covers(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

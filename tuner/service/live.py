@@ -120,8 +120,12 @@ class LiveStudy:
         return self.record.run(reply, lambda now: self._suggest(asking, now))
 
     def _suggest(self, asking: Asking, now: datetime) -> Suggested:
+        self.record.settle(now)
+        return self._suggest_settled(asking, now)
+
+    def _suggest_settled(self, asking: Asking, now: datetime) -> Suggested:
+        """The same for a study that has just been looked at, whether it is to end."""
         record, self.last_use = self.record, now
-        record.settle(now)
         if record.study.state.is_finished:
             return Suggested(state=record.study.state)
         held = record.board.held_by(asking.worker_id)[: asking.count]
@@ -358,7 +362,7 @@ class LiveStudy:
 
         def verb(now: datetime) -> Exchanged:
             ended = self._complete(number, token, result, now)
-            return Exchanged(ended=ended, next=self._suggest(asking, now))
+            return Exchanged(ended=ended, next=self._suggest_settled(asking, now))
 
         return self.record.run(reply, verb)
 
