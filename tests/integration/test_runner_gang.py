@@ -20,10 +20,10 @@ from tuner.config import Settings
 from tuner.errors import InvalidArgumentError
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import GROWTH_BYTES, Gang
-from tuner.runner.pool import Shape
+from tuner.runner.shape import Shape
 from tuner.runner.spares import Spares
 from tuner.runner.worker import Assignment, Outcome, Train
-from tuner.study import Cause
+from tuner.study import Cause, Strategy
 from tuner_trainers.context import Result
 
 pytestmark = [
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning"),
 ]
 
-TWO = Shape(workers=2, mirrored=True)
+TWO = Shape(workers=2, strategy=Strategy.MULTI_WORKER)
 #: Nobody listens there; what a gang's log cannot reach does not stop it.
 NO_SERVER = "127.0.0.1:1"
 
@@ -117,7 +117,7 @@ def test_the_capacity_is_what_was_asked_for(cluster: Cluster) -> None:
     capacity = cluster.capacity()
     assert capacity.cpus == 3
     with pytest.raises(InvalidArgumentError, match="needs 4 CPUs, but this machine offers 3"):
-        capacity.check(Shape(workers=4, mirrored=True))
+        capacity.check(Shape(workers=4, strategy=Strategy.MULTI_WORKER))
 
 
 def test_two_workers_give_the_losses_of_one_trial_after_trial(

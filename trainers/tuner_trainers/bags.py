@@ -54,10 +54,10 @@ class Bag(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """int32 [batch, length] -> float32 [batch, units]."""
-        known = tf.cast(ids > 0, self.table.dtype)
+        known = tf.cast(ids > 0, self.compute_dtype)
         weights = known
         if self.pooling == "tfidf":
-            weights = known * tf.gather(tf.constant(self.by_id, self.table.dtype), ids)
+            weights = known * tf.gather(tf.constant(self.by_id, self.compute_dtype), ids)
         total = tf.einsum("bl,blu->bu", weights, tf.gather(self.table, ids))
         if self.pooling == "sum":
             return total
@@ -65,7 +65,7 @@ class Bag(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_spec(self, ids: keras.KerasTensor, **_: Any) -> keras.KerasTensor:
         """The shape and dtype of the output."""
-        return keras.KerasTensor((ids.shape[0], self.units), dtype="float32")
+        return keras.KerasTensor((ids.shape[0], self.units), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The layer's state, from which it can be built again."""

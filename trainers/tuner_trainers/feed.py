@@ -58,11 +58,13 @@ class Shape:
         batch_size: rows of a step over all replicas.
         replicas: how many share a step: the n-th takes the places n, n + replicas, ...
         local: which of them are in this process.
+        steps: how many make a call of the graph; 0: as many as are worth one.
     """
 
     batch_size: int
     replicas: int = 1
     local: Sequence[int] = (0,)
+    steps: int = 0
 
     @property
     def share(self) -> int:
@@ -97,7 +99,7 @@ class Feed:
 
     def _steps(self, epoch: int, shape: Shape, start: int) -> Iterator[Steps]:
         # An operation on few rows costs as much as one on many.
-        steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
+        steps = shape.steps or max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
         mapped = 0
         windows = _without(order(self.rows, self._seed, epoch), start * shape.batch_size)
         for rows in _calls(windows, steps * shape.batch_size):

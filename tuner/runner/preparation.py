@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from tuner.errors import DataError, InvalidArgumentError, TunerError
-from tuner.runner.pool import Shape
+from tuner.runner.shape import Shape
 from tuner.space import Space, Value
-from tuner.study import Feature, Resources, StatisticsRef, StudySpec
+from tuner.study import Feature, Resources, StatisticsRef, Strategy, StudySpec
 from tuner.trainer_spaces import PROGRAM, is_own
 from tuner_trainers.own import examine
 from tuner_trainers.prepare import prepare
@@ -96,24 +96,24 @@ def shape_of(resources: Resources, trainer: str | None = None) -> Shape:
     The tasks of a program find each other by themselves; parameter servers are tasks as well.
 
     Raises:
-        InvalidArgumentError: the strategy is not one that a gang trains under.
+        InvalidArgumentError: what is asked for does not go together.
     """
-    if resources.strategy not in ("", "single", "multi_worker"):
+    asked, is_program = resources.strategy, trainer == PROGRAM
+    if asked and asked not in list(Strategy):
         raise InvalidArgumentError(
-            f"resources.strategy {resources.strategy!r} is not supported: use single or "
-            "multi_worker."
+            f"resources.strategy {asked!r} is not supported: use one of {', '.join(Strategy)}."
         )
-    workers = 1 if resources.strategy == "single" else resources.workers
-    if trainer == PROGRAM:
-        return Shape(
-            workers=workers + resources.parameter_servers,
-            cpus_per_worker=resources.cpus_per_worker,
-            gpus_per_worker=resources.gpus_per_worker,
-            tensorflow=False,
-        )
+    for key, problem in resources.problems(program=is_program).items():
+        raise InvalidArgumentError(f"resources.{key}: {problem}.")
+    workers = 1 if asked == Strategy.SINGLE else resources.workers
+    strategy = Strategy(asked or Strategy.MULTI_WORKER)
+    if is_program or (workers == 1 and strategy is Strategy.MULTI_WORKER):
+        strategy = Strategy.SINGLE
     return Shape(
-        workers=workers,
+        workers=workers + (resources.servers if is_program else 0),
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        mirrored=workers > 1,
+        strategy=strategy,
+        parameter_servers=0 if is_program else resources.servers,
+        tensorflow=not is_program,
     )

@@ -233,7 +233,7 @@ class Record:
     def _worker_time(self, now: datetime) -> timedelta:
         running = self.board.of(TrialState.RUNNING)
         current = sum((now - (t.start_time or now) for t in running), timedelta(0))
-        return (self.attempt_time + current) * max(1, self._study.spec.resources.workers)
+        return (self.attempt_time + current) * self._study.spec.resources.occupied
 
     # --- changing: all of it within a verb ---
 

@@ -11,7 +11,7 @@ from tuner.code import DIGEST
 from tuner.errors import InvalidArgumentError
 from tuner.service.exchange import NewTrial
 from tuner.space import Categorical, Discrete, Parameter, Space, Value
-from tuner.study import Checkpoint, DataSource, Failure, Limits, Measurement, StudySpec
+from tuner.study import Checkpoint, DataSource, Failure, Limits, Measurement, Strategy, StudySpec
 from tuner.trainer_spaces import PROGRAM, is_own
 
 _PARAMETERS = 1000
@@ -137,9 +137,9 @@ def _check_resources(asked: StudySpec) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= 10_000:
             raise InvalidArgumentError(f"`resources.{name}` must be 0 to 10000, but got {number}.")
-    if needs.strategy not in ("", "single", "multi_worker", "parameter_server"):
+    if needs.strategy and needs.strategy not in list(Strategy):
         raise InvalidArgumentError(
-            "`resources.strategy` must be single, multi_worker or parameter_server, but got "
+            f"`resources.strategy` must be one of {', '.join(Strategy)}, but got "
             f"{needs.strategy!r}."
         )
 
