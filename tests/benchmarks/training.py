@@ -30,6 +30,7 @@ from tests.benchmarks.report import Report
 PARTS: Mapping[str, str] = {
     "start_up": "from a trial's assignment to its first step, beside Ray Train",
     "throughput": "examples per second of one worker, with the rows in memory",
+    "scaling": "one trial under each strategy on one worker and on several: losses and speed",
     "streaming": "the same with ten times the rows that the allowed memory holds",
 }
 

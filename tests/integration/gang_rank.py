@@ -2,8 +2,8 @@
 
 python -m tests.integration.gang_rank FOLDER RANK HOST:PORT,HOST:PORT
 
-The last trial is the first one again, with rows that are streamed. Without an address, one process
-trains with two replicas.
+The fourth trial is the first one again, with rows that are streamed; the others after it change
+gradients and rate on their way. Without an address, one process trains with two replicas.
 """
 
 from __future__ import annotations
@@ -11,10 +11,30 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.integration import trials
+from tuner.space import Value
+
+CHANGED: Mapping[str, Value] = {
+    "dropout": 0.0,
+    "clip_value": 0.05,
+    "clip_norm": 0.1,
+    "schedule": "cosine",
+    "warmup": 0.2,
+    "class_weights": "balanced",
+    "weight_decay": 0.01,
+}
+#: Each with its number, the memory for rows, and parameters.
+TRIALS: Sequence[tuple[int, int, Mapping[str, Value]]] = (
+    (0, 0, {"dropout": 0.0}),
+    (1, 0, {"dropout": 0.0}),
+    (2, 0, {"dropout": 0.1}),
+    (0, 1, {"dropout": 0.0}),
+    (3, 0, CHANGED),
+    (3, 0, {**CHANGED, "precision": "mixed_float16"}),
+)
 
 
 def main(folder: Path, rank: int, workers: list[str]) -> None:
@@ -36,13 +56,13 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if len(workers) > 1 else None
     results = []
-    for trial, dropout, memory_bytes in ((0, 0.0, 0), (1, 0.0, 0), (2, 0.1, 0), (0, 0.0, 1)):
-        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{trial}-{memory_bytes}"
+    for number, (trial, memory_bytes, parameters) in enumerate(TRIALS):
+        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{number}"
         artifact_dir.mkdir()
         context = trials.Context(artifact_dir, rank=rank, workers=len(workers))
         if trial == 1:
             context.decide = _lose
-        task = trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
+        task = trials.make_task(folder, trial=trial, batch_size=50, **parameters)
         try:
             result = training.train(task, context, strategy, trials.storage(folder, memory_bytes))
             end = "stopped" if result.stopped else "whole"

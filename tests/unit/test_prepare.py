@@ -63,7 +63,7 @@ class TestClassWeights:
         found = prepared(write(), settings={"class_weights.yes": 2})
         assert found.settings["class_weights.yes"] == 2
         assert "layers" in {parameter.name for parameter in found.space.walk()}
-        with pytest.raises(InvalidArgumentError, match="names 'maybe', but .* are 'no', 'yes'"):
+        with pytest.raises(InvalidArgumentError, match=r"names 'maybe', but .* are 'no', 'yes'"):
             prepared(write(), settings={"class_weights.maybe": 2})
 
     def test_numbers_have_no_classes(self, write: Write) -> None:

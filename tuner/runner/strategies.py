@@ -61,10 +61,6 @@ class Member:
         import tensorflow as tf  # heavy, and only workers have it
 
         seat = self._shape.seats[self._rank]
-        threads = max(1, int(seat.cpus))
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # Collectives wait inside an op: with one thread between ops, two of them wait for ever.
-        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
         devices = tf.config.list_physical_devices("GPU")
         if len(devices) < int(seat.gpus) or (seat.gpus and not devices):
             raise UnavailableError(
@@ -72,6 +68,10 @@ class Member:
                 "install tensorflow[and-cuda] and the driver on its machine, or set "
                 "resources.gpus_per_worker to 0."
             )
+        threads = max(1, int(seat.cpus))
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # Collectives wait inside an op: with one thread between ops, two of them wait for ever.
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
         for device in devices:
             tf.config.experimental.set_memory_growth(device, True)
 
