@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.integration import trials
@@ -62,7 +63,8 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
         context = trials.Context(artifact_dir, rank=rank, workers=len(workers))
         if trial == 1:
             context.decide = _lose
-        task = trials.make_task(folder, trial=trial, batch_size=50, **parameters)
+        task = trials.make_task(folder, trial=trial)
+        task = replace(task, parameters={"batch_size": 50, **parameters})
         try:
             result = training.train(task, context, strategy, trials.storage(folder, memory_bytes))
             end = "stopped" if result.stopped else "whole"

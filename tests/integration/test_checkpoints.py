@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resumed_trial_is_the_undisturbed_one(
     folder: Path, tmp_path: Path, parameters: Mapping[str, Value]
 ) -> None:
-    task = trials.make_task(folder, epochs=6, dropout=0.3, test=True, **parameters)
+    task = trials.make_task(folder, epochs=6, dropout=0.3, test=True)
+    task = replace(task, parameters={**task.parameters, **parameters})
     whole, undisturbed = attempt(task, tmp_path / "whole")
     left = lost(task, tmp_path / "first", 4)
     result, context = attempt(task, tmp_path / "second", left)

@@ -219,9 +219,9 @@ class Story:
 
         def kill() -> None:
             for epoch, pid in deaths.items():
-                until(lambda epoch=epoch: (folder / f"epoch{epoch}").exists())
+                until((folder / f"epoch{epoch}").exists)
                 os.kill(pid, 9)
-                until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+                until(partial(_is_gone, pid))
                 (folder / f"go{epoch}").touch()
 
         killer = threading.Thread(target=kill)
@@ -229,6 +229,10 @@ class Story:
         outcome = run(gang, train, self._tmp_path)
         killer.join(10)
         return outcome
+
+
+def _is_gone(pid: int) -> bool:
+    return not os.path.exists(f"/proc/{pid}")
 
 
 def losses_alone(task: TrialTask, folder: Path) -> Sequence[float]:

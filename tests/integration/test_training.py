@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,9 @@ def test_every_optimizer_lowers_the_loss(folder: Path, tmp_path: Path, optimizer
 
 @pytest.mark.parametrize("bound", ["clip_norm", "clip_value"])
 def test_clipped_gradients_move_little(folder: Path, tmp_path: Path, bound: str) -> None:
-    task = trials.make_task(folder, optimizer="sgd", dropout=0.0, **{bound: 1e-6})
+    task = replace(
+        trials.make_task(folder), parameters={"optimizer": "sgd", "dropout": 0.0, bound: 1e-6}
+    )
     _, context = _train(task, tmp_path)
     assert context.reports[-1]["loss"] == pytest.approx(context.reports[0]["loss"], abs=1e-4)
 
@@ -141,26 +144,19 @@ def test_mixed_precision_is_for_training_only(
     exact, _ = _train(plain, tmp_path / "plain")
     assert exact.metrics["loss"] != result.metrics["loss"]
     assert exact.metrics["loss"] == pytest.approx(result.metrics["loss"], rel=0.02)
-    recorded = [json.loads(line) for line in (tmp_path / artifacts.GOLDEN).open()]
-    weights = artifacts.read_weights(tmp_path)
-    assert {weight.dtype for weight in weights} == {np.dtype(np.float32)}
     # What is exported computes in float32, whatever the trial's precision.
+    record, weights = artifacts.read_record(tmp_path), artifacts.read_weights(tmp_path)
+    assert {weight.dtype for weight in weights} == {np.dtype(np.float32)}
     learned = statistics.Statistics.load(tmp_path / artifacts.STATISTICS)
-    again = model.build_model(plain, learned, artifacts.read_record(tmp_path).target)
+    again = model.build_model(plain, learned, record.target)
     again.network.set_weights(weights)
-    rows_in = {
-        name: np.asarray(
-            [np.nan if row["inputs"][name] is None else row["inputs"][name] for row in recorded],
-            object if kind == "string" else np.float64,
-        )
-        for name, kind in artifacts.read_record(tmp_path).inputs.items()
-    }
-    outputs = again.forward()(again.encoder.encode(golden.tensors(rows_in)))
-    np.testing.assert_allclose(outputs, [row["outputs"] for row in recorded], atol=1e-6)
+    recorded = golden.read(tmp_path / artifacts.GOLDEN, record.inputs)
+    outputs = again.forward()(again.encoder.encode(golden.tensors(recorded.inputs)))
+    assert recorded.difference(outputs) <= golden.TOLERANCE
 
 
 def test_a_class_that_weighs_nothing_is_not_learned(folder: Path, tmp_path: Path) -> None:
-    task = trials.make_task(folder, **{"class_weights.yes": 0.0, "layers": 1})
+    task = replace(trials.make_task(folder), parameters={"class_weights.yes": 0.0, "layers": 1})
     _, context = _train(task, tmp_path)
     recorded = pq.read_table(tmp_path / artifacts.VALIDATION)
     assert set(recorded["answer"].to_pylist()) == {"no"}
