@@ -32,6 +32,7 @@ from tuner.errors import (
 from tuner.service.server import StudyServer
 from tuner.space import Domain
 from tuner.study import Cause, StudyState, TrialState
+from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
 
 SPACE: Mapping[str, Domain] = {
@@ -480,6 +481,22 @@ def test_work_goes_on_after_the_server_restarted(tmp_path: Path) -> None:
         thread.join(timeout=60)
         client.close()
     assert restarted
+
+
+def test_what_ended_a_study_is_told_after_a_restart(tmp_path: Path) -> None:
+    with StudyServer(settings(tmp_path)) as first:
+        port = int(first.address.rpartition(":")[2])
+        client = tuner.connect(first.address)
+        study = client.create_study("mine", SPACE, maximize="score", trials=1)
+        work = iter(study)
+        trial = next(work)
+        events = study.events()
+        assert next(events).study.name == study.name
+    with client, StudyServer(Settings(data_dir=tmp_path, server_port=port)):
+        trial.complete(1.0)
+        assert study.state is StudyState.COMPLETED
+        states = [event.study.state for event in events if event.HasField("study")]
+    assert states[-1] == study_pb2.Study.State.COMPLETED
 
 
 # --- managed studies, and the command line ---------------------------------------------------

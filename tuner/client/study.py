@@ -224,22 +224,19 @@ class Study:
 
         A server that restarts meanwhile is waited for.
         """
-        token = ""
-        while True:
+        token, ended = "", False
+        while not ended:
+            # Asked first: a stream that begins after the end tells all that led there.
+            ended = self.refresh().state.is_finished
+            request = pb.WatchStudyRequest(name=self.name, resume_token=token)
             try:
-                for event in self._stream(token):
-                    token = event.resume_token or token
-                    yield event
+                for message in self._connection.stream(lambda stub: stub.WatchStudy, request):
+                    for event in message.events:
+                        token = event.resume_token or token
+                        yield event
             except UnavailableError:
-                pass  # the next call waits for the server, or gives up
-            if self.refresh().state.is_finished:
-                return
-            time.sleep(_POLL_SECONDS)
-
-    def _stream(self, token: str) -> Iterator[pb.StudyEvent]:
-        request = pb.WatchStudyRequest(name=self.name, resume_token=token)
-        for message in self._connection.stream(lambda stub: stub.WatchStudy, request):
-            yield from message.events
+                ended = False  # the next call waits for the server, or gives up
+                time.sleep(_POLL_SECONDS)
 
     def watch(self) -> None:
         """Shows the study until it ends; Ctrl-C detaches and ends nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from tuner.service.events import Event, Reported
 from tuner.service.live import LiveStudy
@@ -34,11 +34,10 @@ def watch(
             if position is None:
                 position, shown = studies.do(study_id, _snapshot)
                 yield shown
-            yield from _follow(live, position, is_wanted)
+            if (yield from _follow(live, position, is_wanted)):
+                return
         finally:
             events.watchers -= 1
-        if not live.record.closed and live.is_at_rest:
-            return
         token = ""
 
 
@@ -55,23 +54,30 @@ def _snapshot(live: LiveStudy) -> tuple[int, list[Event]]:
 
 def _follow(
     live: LiveStudy, position: int, is_wanted: Callable[[], bool]
-) -> Iterator[Sequence[Event]]:
-    """What happens after a position, until the study has ended or the log cannot say."""
+) -> Generator[Sequence[Event], None, bool]:
+    """What happens after a position, until the study has ended or the log cannot say.
+
+    Returns:
+        Whether all was told up to the study's end.
+    """
     events = live.record.events
     while is_wanted():
         try:
             # Asked before reading: what ended the study has been published by then.
             ended = live.has_ended()
         except StaleError:
-            return
+            return False
         happened = events.after(position, 0.0 if ended else _TICK_SECONDS)
-        if happened is None or (ended and not happened):
-            return
+        if happened is None:
+            return False
+        if ended and not happened:
+            return True
         position += len(happened)
         if happened:
             yield _newest(happened)
         if not ended:
             time.sleep(min(events.watchers * _REST_SECONDS, _LONGEST_REST_SECONDS))
+    return False
 
 
 def _newest(happened: Sequence[Event]) -> Sequence[Event]:
