@@ -18,7 +18,7 @@ import pytest
 
 import tuner
 from tuner.cli import main
-from tuner.client import Client, Study
+from tuner.client import Client, Study, channel
 from tuner.client.trial import RunningTrial
 from tuner.config import Settings
 from tuner.errors import (
@@ -497,6 +497,30 @@ def test_what_ended_a_study_is_told_after_a_restart(tmp_path: Path) -> None:
         assert study.state is StudyState.COMPLETED
         states = [event.study.state for event in events if event.HasField("study")]
     assert states[-1] == study_pb2.Study.State.COMPLETED
+
+
+def test_a_log_is_followed_for_longer_than_a_stream_lasts(
+    client: Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "STREAM_SECONDS", 0.5)
+    study = client.create_study(name, SPACE, maximize="score", trials=1)
+    work = iter(study)
+    trial = next(work)
+    log = study.log(0, follow=True)
+    text = ""
+    for piece in ("one ", "two ", "three"):
+        _write_log(study, trial, piece, len(text))
+        text += piece
+        assert next(log) == (1, piece)
+        time.sleep(0.8)
+    trial.complete(1.0)
+    assert list(log) == []
+
+
+def _write_log(study: Study, trial: RunningTrial, text: str, offset: int) -> None:
+    token = trial._lease_token
+    request = pb.WriteTrialLogRequest(name=trial.name, lease_token=token, text=text, offset=offset)
+    study._connection.call(lambda stub: stub.WriteTrialLog, request)
 
 
 # --- managed studies, and the command line ---------------------------------------------------

@@ -22,6 +22,7 @@ from tests.integration.service_support import (
     until,
 )
 from tests.integration.test_service_studies import Process
+from tuner.client import Client
 from tuner.service.fleet import _identity
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
@@ -59,6 +60,27 @@ def test_either_server_answers_for_a_study(pair: tuple[Caller, Caller]) -> None:
         caller.complete(caller.one("bob"), 0.5)
     assert list(stream)[-1].study.state == StudyState.COMPLETED
     assert other.study().best_trial == trial.name
+
+
+def test_a_log_is_followed_when_the_study_goes_to_another_server(
+    tmp_path: Path, database_url: str, pair: tuple[Caller, Caller]
+) -> None:
+    owner, other = pair
+    trial = owner.one("ann")
+    owner.write_log(trial, "one ")
+    with Client(_address(tmp_path / "a")) as client:
+        log = client.get_study("s").log(0, follow=True)
+        assert next(log) == (1, "one ")
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE tuner.studies SET epoch = epoch + 1, owner = "
+                "(SELECT server FROM tuner.servers WHERE address = %s)",
+                (_address(tmp_path / "b"),),
+            )
+        other.write_log(trial, "two", offset=4)
+        assert next(log) == (1, "two")
+        other.complete(trial, 0.5)
+        assert list(log) == []
 
 
 def test_errors_and_repeated_requests_pass_through(pair: tuple[Caller, Caller]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.service_support import until
 from tests.integration.storage_support import NOW, STUDY
+from tuner.errors import UnavailableError
 from tuner.service import watch
 from tuner.service.exchange import Asking, NewTrial, Result
 from tuner.service.fleet import Fleet
@@ -72,3 +76,40 @@ def test_a_watcher_that_fell_behind_is_told_of_the_end(studies: Studies) -> None
     states = [what.state for what in told if isinstance(what, Study)]
     assert states[-1] is StudyState.COMPLETED
     assert trial.number in [what.number for what in told if isinstance(what, Trial)]
+
+
+def test_who_follows_a_log_asks_the_database_for_what_was_written_alone(
+    studies: Studies, store: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_TICK_SECONDS", 0.01)
+    trial, token = leased(studies)
+    live = studies.live("mine")
+    text = list[str]()
+
+    def follow() -> None:
+        pieces = watch.read_log(studies, "mine", 0, follow=True, is_wanted=lambda: True)
+        text.extend(piece.text for piece in pieces)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    live.write_log(0, token, 0, "one ", silent())
+    until(lambda: text == ["one "])
+    until(lambda: store.looks >= 2)
+    time.sleep(0.1)
+    looks = store.looks
+    time.sleep(0.5)
+    assert store.looks == looks
+    live.write_log(0, token, 4, "two", silent())
+    live.complete(trial.number, token, Result(final=FINAL), silent())
+    follower.join(10)
+    assert text == ["one ", "two"]
+
+
+def test_a_server_that_ends_does_not_say_that_a_log_has_ended(studies: Studies) -> None:
+    _, token = leased(studies)
+    studies.live("mine").write_log(0, token, 0, "one", silent())
+    log = watch.read_log(studies, "mine", 0, follow=True, is_wanted=lambda: True)
+    assert next(log).text == "one"
+    studies.end_streams()
+    with pytest.raises(UnavailableError, match="ends"):
+        next(log)

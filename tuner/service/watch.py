@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
+from tuner.errors import UnavailableError
 from tuner.service.events import Event, Reported
+from tuner.service.fleet import ElsewhereError
 from tuner.service.live import LiveStudy
 from tuner.service.record import utc_now
 from tuner.service.studies import Studies
@@ -97,10 +99,27 @@ def _newest(happened: Sequence[Event]) -> Sequence[Event]:
 def read_log(
     studies: Studies, study_id: str, number: int, *, follow: bool, is_wanted: Callable[[], bool]
 ) -> Iterator[LogPiece]:
-    """A trial's log; with `follow`, until the trial or its study has ended."""
+    """A trial's log; with `follow`, until the trial or its study has ended.
+
+    The database is asked for what was written, and not whether something was.
+
+    Raises:
+        UnavailableError: the server ends, or the study went to another one; who follows the log
+            asks anew.
+    """
     after = (0, -1)
-    while is_wanted() and not studies.stopping.is_set():
-        live = studies.live(study_id)
+
+    def goes_on() -> bool:
+        return is_wanted() and not studies.stopping.is_set()
+
+    while goes_on():
+        try:
+            live = studies.live(study_id)
+        except ElsewhereError as elsewhere:
+            if after == (0, -1):
+                raise
+            # Forwarded now, the call would bring the whole log once more.
+            raise UnavailableError(elsewhere.message) from None
         version = live.record.events.log_version(number)
         ended = not follow or live.is_over(number)
         pieces = studies.read_log(study_id, number, after)
@@ -110,4 +129,15 @@ def read_log(
         elif ended:
             return
         else:
-            live.record.events.await_log(number, version, _TICK_SECONDS)
+            _await_log(live, number, version, goes_on)
+    if studies.stopping.is_set():
+        raise UnavailableError("this study server ends; try again.")
+
+
+def _await_log(live: LiveStudy, number: int, version: int, goes_on: Callable[[], bool]) -> None:
+    """Waits until a trial's log has grown since a version, or may not grow any more."""
+    events = live.record.events
+    while events.log_version(number) == version and not live.record.closed and goes_on():
+        events.await_log(number, version, _TICK_SECONDS)
+        if live.is_over(number):
+            return
