@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service_support import Caller, refused, request_id, running, until
+from tests.integration.service_support import (
+    Caller,
+    number_of,
+    refused,
+    request_id,
+    running,
+    until,
+)
+from tuner.engine import StudyEngine
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 
@@ -500,3 +508,32 @@ def test_a_log_is_followed_until_the_trial_ends(caller: Caller) -> None:
     caller.write_log(trial, "three", offset=8)
     caller.complete(trial, 0.5)
     assert [chunk.text for chunk in stream] == ["three"]
+
+
+# --- when the search fails ---
+
+
+def test_a_search_that_fails_costs_no_result(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller.create(trials=3)
+    trial = caller.one()
+    exchange = pb.ExchangeTrialRequest(
+        name=trial.name,
+        lease_token=trial.lease.token,
+        worker_id="ann",
+        request_id=request_id(),
+        final_measurement=trial_pb2.Measurement(metrics={"auc": 0.5}),
+    )
+
+    def fail(engine: StudyEngine, number: int) -> None:
+        raise ArithmeticError("singular")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyEngine, "suggest", fail)
+        answer = caller.stub.ExchangeTrial(exchange, timeout=10)
+    assert (answer.ended_state, answer.next.wait.reason) == (State.SUCCEEDED, "the search failed")
+    assert caller.stub.ExchangeTrial(exchange, timeout=10) == answer
+    assert caller.trial().final_measurement.metrics["auc"] == 0.5
+    assert caller.study().trial_counts.succeeded == 1
+    assert number_of(caller.one()) == 1

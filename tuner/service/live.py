@@ -358,11 +358,18 @@ class LiveStudy:
     def exchange(
         self, number: int, token: str, result: Result, asking: Asking, reply: Reply[Exchanged, M]
     ) -> M:
-        """Ends an attempt as `complete` does, and leases as `suggest` does, in one change."""
+        """Ends an attempt as `complete` does, and leases as `suggest` does, in one change.
+
+        A search that fails costs no result: the worker is told to ask for itself.
+        """
 
         def verb(now: datetime) -> Exchanged:
             ended = self._complete(number, token, result, now)
-            return Exchanged(ended=ended, next=self._suggest_settled(asking, now))
+            following = self.record.besides(lambda: self._suggest_settled(asking, now))
+            if following is None:
+                wait = Wait(reason="the search failed", retry_after=_LATER)
+                following = Suggested(state=self.record.study.state, wait=wait)
+            return Exchanged(ended=ended, next=following)
 
         return self.record.run(reply, verb)
 
