@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from tests.integration.service_support import (
     running,
     until,
 )
+from tuner import convert
 from tuner.engine import StudyEngine
+from tuner.service import live
+from tuner.study import Measurement
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 
@@ -508,6 +512,44 @@ def test_a_log_is_followed_until_the_trial_ends(caller: Caller) -> None:
     caller.write_log(trial, "three", offset=8)
     caller.complete(trial, 0.5)
     assert [chunk.text for chunk in stream] == ["three"]
+
+
+# --- what an attempt may report ---
+
+
+def test_what_an_attempt_reports_fits_into_a_message(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_MOST_BYTES", 20_000)
+    caller.create()
+    trial = caller.one()
+    metrics = {"auc": 0.5, **{"\N{SNOWMAN}" * 100 + str(index): 1.0 for index in range(9)}}
+    for _ in range(20):
+        caller.report(trial, 0, **metrics)  # again and again in one place
+    steps = 1
+    with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT") as said:
+        for steps in range(1, 100):
+            caller.report(trial, steps, **metrics)
+    assert "report less often" in said[0]
+    assert 15_000 < sum(m.ByteSize() for m in caller.trial().measurements) < 20_000
+    assert caller.report(trial, steps, auc=0.75).decision == pb.ReportTrialResponse.CONTINUE
+    assert caller.complete(trial).state == trial_pb2.Trial.State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        Measurement(step=0, metrics={"a": 1.0}),
+        Measurement(
+            step=2**63 - 1,
+            metrics={"\N{SNOWMAN}" * 128: 0.1, "b": -1e300},
+            elapsed=timedelta(days=365_000, microseconds=1),
+        ),
+    ],
+)
+def test_no_measurement_takes_more_of_a_message_than_is_counted(measurement: Measurement) -> None:
+    message = trial_pb2.Trial(measurements=[convert.measurement_to_proto(measurement)])
+    assert message.ByteSize() <= live.size_of(measurement)
 
 
 # --- when the search fails ---
