@@ -262,6 +262,19 @@ def test_ctrl_c_gives_the_trial_back(client: Client, name: str) -> None:
     assert [trial.state for trial in study.trials()] == [TrialState.SUCCEEDED] * 2
 
 
+def test_a_server_that_was_away_is_no_fault_of_the_trial(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1)
+    for trial in study:
+        with trial:
+            if trial.attempt < 4:
+                raise UnavailableError("nobody answers.")  # as `report` does, after a minute
+            trial.complete(1.0)
+    attempts = study.trial(0).record.attempts
+    causes = [attempt.failure.cause for attempt in attempts if attempt.failure is not None]
+    assert causes == [Cause.PREEMPTED] * 3
+    assert study.trial(0).state is TrialState.SUCCEEDED
+
+
 def test_leaving_the_loop_gives_an_open_trial_back(client: Client, name: str) -> None:
     study = client.create_study(name, SPACE, maximize="score", trials=2, search="random")
     for _ in study:
