@@ -23,6 +23,7 @@ from tests.integration.service_support import (
 )
 from tests.integration.test_service_studies import Process
 from tuner.client import Client
+from tuner.service import interceptor
 from tuner.service.fleet import _identity
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
@@ -60,6 +61,29 @@ def test_either_server_answers_for_a_study(pair: tuple[Caller, Caller]) -> None:
         caller.complete(caller.one("bob"), 0.5)
     assert list(stream)[-1].study.state == StudyState.COMPLETED
     assert other.study().best_trial == trial.name
+
+
+def test_streams_that_are_passed_on_count_with_the_others(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a thread of the server that passes it on, too."""
+    monkeypatch.setattr(interceptor, "STREAMS", 3)
+    with (
+        running(tmp_path / "a", database_url) as owner,
+        running(tmp_path / "b", database_url) as other,
+    ):
+        for caller, study_id in ((owner, "s"), (other, "t")):
+            caller.create(study_id)
+            caller.study(study_id)
+        streams = [other.watch(study_id=study_id) for study_id in ("s", "s", "t")]
+        for stream in streams:
+            next(stream)
+        with refused("UNAVAILABLE", "UNAVAILABLE") as said:
+            next(other.watch())
+        assert "3 streams are open" in said[0]
+        assert other.one().name == "studies/s/trials/0"
+        for stream in streams:
+            stream.cancel()
 
 
 def test_a_log_is_followed_when_the_study_goes_to_another_server(
