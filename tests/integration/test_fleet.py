@@ -212,6 +212,8 @@ def test_a_server_that_slept_cannot_write_to_what_it_lost(
         first, second = Caller(to_a), Caller(to_b)
         first.create(trials=4)
         held = first.one("ann")
+        # What is passed on from now on goes over a connection that stands.
+        second.study()
         os.kill(a.process.pid, signal.SIGSTOP)
         asked = first.stub.SuggestTrials.future(
             pb.SuggestTrialsRequest(parent="studies/s", worker_id="cat"), timeout=30

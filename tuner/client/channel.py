@@ -45,6 +45,7 @@ _OPTIONS = (
     # A server that hangs is left for the next address.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     # Two connections of one process must not share a broken one.
     ("grpc.use_local_subchannel_pool", 1),
 )

@@ -74,7 +74,9 @@ _CHANNEL = (
     # How long a connection may take to be made, in spite of its name.
     ("grpc.min_reconnect_backoff_ms", 1500),
     ("grpc.keepalive_time_ms", 2_000),
+    # gRPC waits for a keepalive's answer as for that of any ping, a minute unless told otherwise.
     ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
