@@ -89,6 +89,10 @@ def test_a_failure_keeps_the_end_of_a_long_stack() -> None:
         (Resources(workers=2), Shape(workers=2, strategy=Strategy.MULTI_WORKER)),
         (Resources(strategy="single", workers=2), Shape(workers=1)),
         (
+            Resources(gpus_per_worker=2),
+            Shape(workers=1, gpus_per_worker=2, strategy=Strategy.MIRRORED),
+        ),
+        (
             Resources(workers=2, cpus_per_worker=2, gpus_per_worker=0.5),
             Shape(
                 workers=2, cpus_per_worker=2, gpus_per_worker=0.5, strategy=Strategy.MULTI_WORKER

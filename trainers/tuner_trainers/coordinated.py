@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import tensorflow as tf
@@ -48,7 +49,8 @@ class CoordinatedLoop(Loop):
 
         See Loop.epoch. What `between` is told is a state that no step is changing.
         """
-        calls = _Calls(self, loss_sum)
+        most = (1 + _AHEAD) * self._workers
+        calls = _Calls(self._strategy, self._run_steps, most, loss_sum)
         kept_time = time.monotonic()
         try:
             with self._feed.epoch(number, self._shape, steps) as feed:
@@ -68,28 +70,40 @@ class CoordinatedLoop(Loop):
         return value
 
     @property
-    def workers(self) -> int:
+    def _workers(self) -> int:
         """How many take steps."""
-        return int(self._strategy.extended._num_workers)
+        return int(self._strategy.cluster_resolver.cluster_spec().num_tasks("worker"))
 
     def _shape_of(self, batch_size: int) -> Shape:
-        steps = self._feed.rows // (batch_size * self.workers * _CALLS)
+        steps = self._feed.rows // (batch_size * self._workers * _CALLS)
         return Shape(batch_size=batch_size, steps=min(max(1, steps), STEPS_PER_CALL))
 
 
 class _Calls:
-    """The calls of an epoch that are under way, and the loss of those that are done."""
+    """The calls of an epoch that are under way, and the loss of those that are done.
 
-    def __init__(self, loop: CoordinatedLoop, loss_sum: float) -> None:
-        self._loop, self._loss_sum = loop, loss_sum
-        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(loop._strategy)
-        self._most = (1 + _AHEAD) * loop.workers
+    Args:
+        strategy: whose workers are called.
+        run: what is called with steps; it returns their summed loss.
+        most: how many calls may be under way.
+        loss_sum: of the steps before.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        run: Callable[..., tf.Tensor],
+        most: int,
+        loss_sum: float,
+    ) -> None:
+        self._run, self._most, self._loss_sum = run, most, loss_sum
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         self._pending: deque[tf.distribute.coordinator.RemoteValue] = deque()
 
     def put(self, part: Steps) -> None:
         """Has some steps made; waits while there are many under way."""
         args = (dict(part.inputs), part.labels, part.counts)
-        self._pending.append(self._coordinator.schedule(self._loop._run_steps, args=args))
+        self._pending.append(self._coordinator.schedule(self._run, args=args))
         while len(self._pending) > self._most:
             self._take()
 

@@ -111,6 +111,10 @@ class Gang:
         servers = Servers(self.shape, dict(enumerate(self._actors[trainers:], trainers)))
         try:
             outcome = self._collect(refs, servers, cancelled)
+            if outcome is not None and _is_lost(outcome):
+                # The coordinator has seen that something is gone, but not what.
+                death = servers.look(_ANSWER_SECONDS)
+                outcome = outcome if death is None else Outcome(failure=self._death(death))
         except RayActorError as error:
             self.broken = True
             return Outcome(failure=self._death(error))
@@ -273,6 +277,10 @@ class Gang:
         """The rank of the worker that died; 0 if Ray does not say."""
         ids = [actor._actor_id.hex() for actor in self._actors]
         return ids.index(error.actor_id) if error.actor_id in ids else 0
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.cause is Cause.LOST
 
 
 def _memory_of(node_id: str) -> Memory:

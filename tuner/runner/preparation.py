@@ -107,8 +107,11 @@ def shape_of(resources: Resources, trainer: str | None = None) -> Shape:
         raise InvalidArgumentError(f"resources.{key}: {problem}.")
     workers = 1 if asked == Strategy.SINGLE else resources.workers
     strategy = Strategy(asked or Strategy.MULTI_WORKER)
-    if is_program or (workers == 1 and strategy is Strategy.MULTI_WORKER):
+    if is_program:
         strategy = Strategy.SINGLE
+    elif workers == 1 and strategy is Strategy.MULTI_WORKER:
+        # A worker by itself has nobody to agree with but its own GPUs.
+        strategy = Strategy.MIRRORED if resources.gpus_per_worker > 1 else Strategy.SINGLE
     return Shape(
         workers=workers + (resources.servers if is_program else 0),
         cpus_per_worker=resources.cpus_per_worker,

@@ -35,22 +35,31 @@ class Servers:
         self._asked: dict[Any, int] = {}
         self._ask_time = 0.0
 
-    def look(self) -> RayActorError | None:
-        """Returns a death that the attempt does not survive."""
-        if self._asked:
-            done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
-            for ref in done:
-                rank = self._asked.pop(ref)
-                try:
-                    ray.get(ref)
-                except RayActorError as error:
-                    if self._is_fatal(rank):
-                        return error
-        elif time.monotonic() >= self._ask_time:
-            self._ask_time = time.monotonic() + _ASK_SECONDS
-            alive = self._actors.keys() - self.lost
-            self._asked = {self._actors[rank].home.remote(): rank for rank in alive}
+    def look(self, timeout_seconds: float = 0.0) -> RayActorError | None:
+        """Returns a death that the attempt does not survive.
+
+        Args:
+            timeout_seconds: how long to wait for answers; 0 takes those that are there.
+        """
+        if timeout_seconds or (not self._asked and time.monotonic() >= self._ask_time):
+            self._ask()
+        if not self._asked:
+            return None
+        asked = list(self._asked)
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_seconds)
+        for ref in done:
+            rank = self._asked.pop(ref)
+            try:
+                ray.get(ref)
+            except RayActorError as error:
+                if self._is_fatal(rank):
+                    return error
         return None
+
+    def _ask(self) -> None:
+        self._ask_time = time.monotonic() + _ASK_SECONDS
+        alive = self._actors.keys() - self.lost
+        self._asked = {self._actors[rank].home.remote(): rank for rank in alive}
 
     def _is_fatal(self, rank: int) -> bool:
         self.lost.add(rank)
