@@ -72,7 +72,8 @@ class CoordinatedLoop(Loop):
     @property
     def _workers(self) -> int:
         """How many take steps."""
-        return int(self._strategy.cluster_resolver.cluster_spec().num_tasks("worker"))
+        # TensorFlow has no public function for it.
+        return int(self._strategy.extended._num_workers)
 
     def _shape_of(self, batch_size: int) -> Shape:
         steps = self._feed.rows // (batch_size * self._workers * _CALLS)
