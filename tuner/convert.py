@@ -340,7 +340,8 @@ def _stopping_to_proto(stopping: Stopping) -> study_pb2.Stopping | None:
     if stopping == Stopping():
         return None
     by = _enum_to_proto(study_pb2.Stopping.By, stopping.by)
-    return study_pb2.Stopping(by=by, **dict(stopping.given()))
+    given: dict[str, Any] = dict(stopping.given())
+    return study_pb2.Stopping(by=by, **given)
 
 
 def _stopping_from_proto(message: study_pb2.Stopping) -> Stopping:

@@ -52,6 +52,11 @@ class Stopping:
             if field.name != "by" and value is not None:
                 yield field.name, value
 
+    def describe(self) -> str:
+        """The parameters that are set, such as `eta 4, first 10, by seconds`."""
+        parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.given()]
+        return ", ".join([*parts, *(["by seconds"] if self.by is Progress.SECONDS else [])])
+
 
 #: What is a whole number.
 WHOLE = ("brackets", "trials")

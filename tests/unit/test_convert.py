@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner import convert
+from tuner.early_stopping import Progress, Stopping
 from tuner.errors import InvalidArgumentError
 from tuner.space import (
     Categorical,
@@ -178,6 +179,20 @@ limits = st.builds(
     failed_trials=some,
     worker_time=st.one_of(st.none(), spans),
 )
+numbers = st.none() | st.floats(allow_nan=False)
+stoppings = st.builds(
+    Stopping,
+    by=st.sampled_from(Progress),
+    first=numbers,
+    eta=numbers,
+    brackets=st.none() | st.integers(0, 10),
+    percentile=numbers,
+    trials=st.none() | st.integers(0, 10),
+    patience=numbers,
+    min_change=numbers,
+    at_least=numbers,
+    at_most=numbers,
+)
 managed = st.builds(
     StudySpec,
     metrics=st.lists(
@@ -186,7 +201,11 @@ managed = st.builds(
     space=spaces(),
     settings=points,
     search=st.builds(
-        Search, algorithm=names, early_stopping=names, seed=st.integers(-(2**63), 2**63 - 1)
+        Search,
+        algorithm=names,
+        early_stopping=names,
+        stopping=stoppings,
+        seed=st.integers(-(2**63), 2**63 - 1),
     ),
     limits=limits,
     trainer=names,

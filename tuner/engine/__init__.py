@@ -15,12 +15,12 @@ A trial is added before the next one is suggested. `sampler`s are Optuna's kind 
 study through `engine.optuna_study()`.
 """
 
-from tuner.early_stopping import RULES
 from tuner.engine.check import MAX_EARLIER, check_search
 from tuner.engine.earlier import Earlier
 from tuner.engine.importance import Importance
 from tuner.engine.pareto import optimal_numbers
 from tuner.engine.policies import ALGORITHMS
+from tuner.engine.stopping import RULES
 from tuner.engine.study_engine import StudyEngine
 
 __all__ = [

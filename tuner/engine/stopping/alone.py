@@ -71,8 +71,8 @@ class Threshold(Rule):
 
     def verdict(self, number: int, place: float) -> str | None:
         """Stops beyond the bounds, from `first` on."""
-        value = self._last.get(number, 0.0)
-        if place < self._first or self._at_least <= value <= self._at_most:
+        value = self._last.get(number)
+        if value is None or place < self._first or self._at_least <= value <= self._at_most:
             return None
         name = self._metric.name
         if math.isnan(value):

@@ -104,7 +104,7 @@ class Hyperband(Asha):
         return next(i for i, bound in enumerate(self._brackets) if chance < bound)
 
     def _where(self, bracket: int, rung: int) -> str:
-        return f" in bracket {bracket + 1} of {len(self._brackets)}"
+        return f" (bracket {bracket + 1} of {len(self._brackets)})"
 
 
 def _shares(brackets: int, eta: float) -> Sequence[float]:
