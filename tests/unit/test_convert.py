@@ -179,19 +179,13 @@ limits = st.builds(
     failed_trials=some,
     worker_time=st.one_of(st.none(), spans),
 )
-numbers = st.none() | st.floats(allow_nan=False)
-stoppings = st.builds(
-    Stopping,
-    by=st.sampled_from(Progress),
-    first=numbers,
-    eta=numbers,
-    brackets=st.none() | st.integers(0, 10),
-    percentile=numbers,
-    trials=st.none() | st.integers(0, 10),
-    patience=numbers,
-    min_change=numbers,
-    at_least=numbers,
-    at_most=numbers,
+stoppings = st.sampled_from(
+    [
+        Stopping(),
+        Stopping(by=Progress.SECONDS, first=0.5, eta=2.5, brackets=3),
+        Stopping(first=0.0, percentile=12.5, trials=4, at_least=-1.5, at_most=0.0),
+        Stopping(patience=7.0, min_change=0.0),
+    ]
 )
 managed = st.builds(
     StudySpec,
