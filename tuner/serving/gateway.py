@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import uvicorn
 import uvloop
 
 from tuner.errors import FailedPreconditionError
 from tuner.serving.catalog import Folder
+from tuner.serving.grpc_api import PredictionApi
 from tuner.serving.monitoring import Monitor
 from tuner.serving.pool import Pool, Scaling
 from tuner.serving.rest import Rest
@@ -26,6 +28,11 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 _IDLE_SECONDS = 75
 _GRACE_SECONDS = 10
+_GRPC_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,7 @@ class Options:
     host: str = "127.0.0.1"
     #: 0 takes a free one.
     rest_port: int = 8501
+    grpc_port: int = 8500
     scaling: Scaling = field(default_factory=Scaling)
     #: How many threads an operation of a model may use.
     threads: int = 1
@@ -52,7 +60,7 @@ def run(
 
     Args:
         options: What it serves.
-        ready: Is told the `rest` address once requests are answered.
+        ready: Is told the addresses, `rest` and `grpc`, once requests are answered.
 
     Raises:
         FailedPreconditionError: the folder is not there, or the port is in use.
@@ -73,9 +81,10 @@ async def _serve(options: Options, ready: Callable[[Mapping[str, Any]], None]) -
             options.models,
             lambda name, directory: Pool(name, directory, starter, options.scaling),
         )
+        monitor = Monitor()
         rest = Rest(
             models,
-            Monitor(),
+            monitor,
             seconds=options.seconds,
             most_bytes=options.most_bytes,
             cors=options.cors,
@@ -87,13 +96,23 @@ async def _serve(options: Options, ready: Callable[[Mapping[str, Any]], None]) -
             raise FailedPreconditionError(
                 f"port {options.rest_port} is in use; choose another one."
             ) from None
+        calls = grpc.aio.server(options=_GRPC_OPTIONS)
+        PredictionApi(models, monitor, seconds=options.seconds).add_to(calls)
+        try:
+            grpc_port = calls.add_insecure_port(f"{options.host}:{options.grpc_port}")
+        except RuntimeError:
+            raise FailedPreconditionError(
+                f"port {options.grpc_port} is in use; choose another one."
+            ) from None
+        await calls.start()
         serving = asyncio.create_task(server.serve(sockets=sockets))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
-        ready({"rest": "{}:{}".format(*sockets[0].getsockname()[:2])})
+        host, port = sockets[0].getsockname()[:2]
+        ready({"rest": f"{host}:{port}", "grpc": f"{options.host}:{grpc_port}"})
         await stop.wait()
         server.should_exit = True
-        await serving
+        await asyncio.gather(serving, calls.stop(_GRACE_SECONDS))
         await models.close()
 
 

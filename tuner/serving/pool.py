@@ -91,7 +91,7 @@ class Pool:
         """Why the last start failed; empty after one that did not."""
         return self._failure
 
-    async def call(self, method: Method, body: bytes, seconds: float) -> tuple[int, bytes]:
+    async def call(self, method: Method, body: bytes, seconds: float) -> bytes:
         """Has a call answered by a replica; waits for one to wake where none runs.
 
         A call whose replica dies goes to another: predicting changes nothing.
@@ -101,10 +101,8 @@ class Pool:
             body: The request.
             seconds: How long it may take.
 
-        Returns:
-            The number of a gRPC status, and the answer or the error's message.
-
         Raises:
+            RefusedError: the replica's answer was an error.
             ResourceExhaustedError: too many calls wait.
             DeadlineError: it took too long.
             UnavailableError: no replica starts.

@@ -13,7 +13,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from typing import Any
 import numpy.typing as npt
 
 from tuner.errors import InternalError, TunerError, UnimplementedError
-from tuner.serving import examples, json_tensors, metadata
+from tuner.serving import examples, json_tensors, metadata, protos
 from tuner.serving.batching import Batcher, Outputs
 from tuner.serving.model import Model, zeros
-from tuner.serving.signature import Signature
 from tuner.serving.wire import CODES, OK, Frames, Method
 
 logger = logging.getLogger(__name__)
@@ -77,11 +76,21 @@ class Replica:
             case Method.PREDICT_JSON:
                 request = json_tensors.read_predict(body, find)
                 write = partial(json_tensors.write_predict, in_rows=request.in_rows)
-                self._predict(request.signature, request.inputs, write, answer)
+                self._call((request.signature, request.inputs, write), answer)
             case Method.CLASSIFY_JSON:
-                self._predict(*examples.read(body, find), examples.write_classifications, answer)
+                classify = *examples.read(body, find), examples.write_classifications
+                self._call(classify, answer)
             case Method.REGRESS_JSON:
-                self._predict(*examples.read(body, find), examples.write_regressions, answer)
+                regress = *examples.read(body, find), examples.write_regressions
+                self._call(regress, answer)
+            case Method.PREDICT_PROTO:
+                self._call(protos.read_predict(body, find), answer)
+            case Method.CLASSIFY_PROTO:
+                self._call(protos.read_classify(body, find), answer)
+            case Method.REGRESS_PROTO:
+                self._call(protos.read_regress(body, find), answer)
+            case Method.METADATA_PROTO:
+                answer(OK, protos.metadata(body, self._model.meta_graph))
             case Method.METADATA_JSON:
                 answer(OK, metadata.to_json(self._model.meta_graph))
             case Method.READY:
@@ -92,13 +101,9 @@ class Replica:
             case _:
                 raise UnimplementedError(f"there is no method {method}.")
 
-    def _predict(
-        self,
-        signature: Signature,
-        inputs: Mapping[str, Array],
-        write: Callable[[Outputs], bytes],
-        answer: Answer,
-    ) -> None:
+    def _call(self, call: protos.Call, answer: Answer) -> None:
+        signature, inputs, write = call
+
         def done(outputs: Outputs | TunerError) -> None:
             try:
                 if isinstance(outputs, TunerError):

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from tuner.errors import InternalError, InvalidArgumentError, TunerError
 from tuner.serving.catalog import Folder
 from tuner.serving.monitoring import Monitor
-from tuner.serving.wire import NAMES, OK, Method
+from tuner.serving.wire import Method
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ class Rest:
             found = _CALL.fullmatch(path)
             if found is not None and scope["method"] == "POST":
                 body = await self._body(headers, receive)
-                status, answer, version = await self._call(found, body)
-                if version:
-                    extra.append((b"x-model-version", b"%d" % version))
+                answer, version = await self._call(found, body)
+                status = 200
+                extra.append((b"x-model-version", b"%d" % version))
             else:
                 status, answer = await self._look(scope["method"], path)
         except _GoneError:
@@ -119,23 +119,20 @@ class Rest:
         kind = b"text/plain; version=0.0.4" if path == METRICS else b"application/json"
         await _send(send, status, answer, [(b"content-type", kind), *extra])
 
-    async def _call(self, found: re.Match[str], body: bytes) -> tuple[int, bytes, int]:
+    async def _call(self, found: re.Match[str], body: bytes) -> tuple[bytes, int]:
         model, version, label, verb = found.groups()
         model, start = unquote(model), time.perf_counter()
-        number = 0
         code = InternalError.code
         try:
             number, pool = self._models.find(model, _version(version), unquote(label or ""))
-            status, answer = await pool.call(_METHODS[verb.lower()], body, self._seconds)
-            code = NAMES[status]
+            answer = await pool.call(_METHODS[verb.lower()], body, self._seconds)
+            code = "OK"
         except TunerError as error:
             code = error.code
             raise
         finally:
             self._monitor.called(model, verb, "REST", code, time.perf_counter() - start)
-        if status != OK:
-            answer = _error(answer.decode())
-        return _HTTP[code], answer, number
+        return answer, number
 
     async def _look(self, method: str, path: str) -> tuple[int, bytes]:
         if method == "GET" and path == METRICS:
@@ -171,9 +168,7 @@ class Rest:
 
     async def _metadata(self, model: str, version: int | None, label: str) -> tuple[int, bytes]:
         number, pool = self._models.find(model, version, label)
-        status, answer = await pool.call(Method.METADATA_JSON, b"", self._seconds)
-        if status != OK:
-            return _HTTP[NAMES[status]], _error(answer.decode())
+        answer = await pool.call(Method.METADATA_JSON, b"", self._seconds)
         spec = {"name": model, "signature_name": "", "version": str(number)}
         whole = {"model_spec": spec, "metadata": json.loads(answer)}
         return 200, json.dumps(whole, indent=1).encode()

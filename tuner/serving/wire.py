@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from tuner.errors import UnavailableError
+from tuner.errors import TunerError, UnavailableError
 
 #: The body's length in bytes, the call's number, and the method or the status.
 _HEADER = struct.Struct("<IQB")
@@ -24,17 +24,34 @@ CODES = {code.name: int(code.value[0]) for code in grpc.StatusCode}
 NAMES = {number: name for name, number in CODES.items()}
 
 
+class RefusedError(TunerError):
+    """A replica's answer was an error.
+
+    Args:
+        status: The number of the gRPC status.
+        message: What it said.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.code = NAMES[status]  # type: ignore[misc]  # each has its own
+
+
 class Method(IntEnum):
     """What a replica can be asked. JSON and protos are those of TensorFlow Serving."""
 
     #: Answered with nothing once the model can predict.
     READY = 1
-    PREDICT_JSON = 2
-    CLASSIFY_JSON = 3
-    REGRESS_JSON = 4
-    METADATA_JSON = 5
-    #: Ends the replica, once everything that was asked before is answered.
-    END = 6
+    #: Ends the replica.
+    END = 2
+    PREDICT_JSON = 3
+    CLASSIFY_JSON = 4
+    REGRESS_JSON = 5
+    METADATA_JSON = 6
+    PREDICT_PROTO = 7
+    CLASSIFY_PROTO = 8
+    REGRESS_PROTO = 9
+    METADATA_PROTO = 10
 
 
 class Frames(asyncio.Protocol):
@@ -102,23 +119,26 @@ class Caller(Frames):
         """How many calls wait for their answers."""
         return len(self._waiting)
 
-    async def call(self, method: Method, body: bytes) -> tuple[int, bytes]:
-        """The status and the body of the answer.
+    async def call(self, method: Method, body: bytes) -> bytes:
+        """The answer.
 
         Raises:
+            RefusedError: it was an error.
             UnavailableError: the replica is gone, maybe after it did what was asked.
         """
         if self.is_lost:
             raise UnavailableError("the replica is gone.")
         number = next(self._numbers)
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         self.send(number, method, body)
         try:
-            found: tuple[int, bytes] = await answer
-            return found
+            status, found = await answer
         finally:
             self._waiting.pop(number, None)
+        if status != OK:
+            raise RefusedError(status, found.decode("utf-8", "replace"))
+        return found
 
     def received(self, number: int, code: int, body: bytes) -> None:
         """Wakes who waits for an answer; nobody does after a deadline."""
