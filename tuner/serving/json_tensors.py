@@ -31,6 +31,7 @@ _KINDS = {
     dict: "Object",
     list: "Array",
     str: "String",
+    bytes: "String",
     int: "Number",
     float: "Number",
     type(None): "Null",
@@ -327,6 +328,8 @@ def _check_decimals(values: Sequence[Any], types: set[type], tensor: Tensor) -> 
 
 
 def _bytes(value: Any, tensor: Tensor) -> bytes:
+    if type(value) is bytes:  # of a proto
+        return value
     if type(value) is not dict:
         raise _type_error(value, tensor)
     if not is_base64(value):
@@ -367,7 +370,7 @@ def kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    whole = json.dumps(value, ensure_ascii=False, indent=4)
+    whole = json.dumps(value, ensure_ascii=False, indent=4, default=repr)
     return whole if len(whole) <= _SHOWN else f"{whole[:_SHOWN]}…"
 
 

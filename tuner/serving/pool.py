@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tuner.errors import DeadlineError, ResourceExhaustedError, UnavailableError
+from tuner.errors import (
+    DataError,
+    DeadlineError,
+    ResourceExhaustedError,
+    TunerError,
+    UnavailableError,
+)
 from tuner.serving.starter import Running
 from tuner.serving.wire import Method
 
@@ -30,7 +36,7 @@ class Replicas(Protocol):
     """Starts and ends replicas."""
 
     async def start(self, directory: Path) -> Running:
-        """Returns a replica that can predict; raises UnavailableError."""
+        """Returns a replica that can predict; raises DataError or UnavailableError."""
 
     async def stop(self, running: Running) -> None:
         """Ends one that has nothing more to answer."""
@@ -74,6 +80,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._failure = ""
         self._failures = 0
+        self._is_broken = False
         self._not_before = 0.0
         self._load = 0.0
         self._enough_since = self._used = asyncio.get_running_loop().time()
@@ -151,7 +158,7 @@ class Pool:
                 return min(self._running, key=lambda each: each.caller.in_flight)
             if self._closed:
                 raise UnavailableError(f"{self.name} is not served any more.")
-            if self._failures >= 3:
+            if self._is_broken and asyncio.get_running_loop().time() < self._not_before:
                 raise UnavailableError(f"{self.name} does not start: {self._failure}")
             self._grow(1)
             self._changed.clear()
@@ -169,14 +176,17 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             running = await self._replicas.start(self._directory)
-        except (UnavailableError, OSError) as error:
+        except (TunerError, OSError) as error:
             self._failures += 1
             self._failure = str(error)
+            # A model that cannot be loaded is not waited for; a process that died is.
+            self._is_broken = isinstance(error, DataError)
             backoff = _FIRST_BACKOFF_SECONDS * 2 ** (self._failures - 1)
             self._not_before = loop.time() + min(backoff, _LAST_BACKOFF_SECONDS)
             logger.warning("%s: a replica did not start: %s", self.name, error)
         else:
             self._failures, self._failure, self._not_before = 0, "", 0.0
+            self._is_broken = False
             self._running.append(running)
             if self._closed:
                 self._retire(running)

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tuner.errors import UnavailableError
+from tuner.errors import DataError, UnavailableError
 from tuner.serving.wire import Caller, Method
+from tuner_trainers.context import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 _IMPORT_SECONDS = 120.0
 _LOAD_SECONDS = 120.0
 _STOP_SECONDS = 5.0
+#: The same numbers as in training, and no words about processors.
+_ENVIRONMENT = {**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 class Running:
@@ -80,7 +83,8 @@ class Starter:
         """Starts a replica of a model version, and returns once it can predict.
 
         Raises:
-            UnavailableError: it did not start; says why.
+            DataError: the model cannot be loaded.
+            UnavailableError: the process did not start, or died.
         """
         await self._spawn()
         process = self._process
@@ -123,7 +127,7 @@ class Starter:
                 stdout=asyncio.subprocess.PIPE,
                 # Ctrl-C is for the gateway, which ends it once all calls are answered.
                 start_new_session=True,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
+                env={**os.environ, **_ENVIRONMENT},
             )
             self._reader = asyncio.create_task(self._read(self._process))
             try:
@@ -154,7 +158,7 @@ class Starter:
         if waiting is None or waiting.done():
             return
         if "error" in said:
-            waiting.set_exception(UnavailableError(said["error"]))
+            waiting.set_exception(DataError(said["error"]))
         elif "exited" in said:
             waiting.set_exception(
                 UnavailableError(f"a replica ended with code {said['code']} before it was ready.")
