@@ -364,6 +364,19 @@ def _type_error(value: Any, tensor: Tensor) -> InvalidArgumentError:
     )
 
 
+def of_leaves(values: list[Any], shape: tuple[int, ...], tensor: Tensor) -> Array:
+    """Values of a tensor's type, none of them a list, as an array of a shape.
+
+    Raises:
+        InvalidArgumentError: they are not of the type, or not as many.
+    """
+    if len(values) != math.prod(shape):
+        raise InvalidArgumentError(
+            f"the tensor {tensor.name} has {len(values)} values, but the shape {list(shape)}."
+        )
+    return _array(values, shape, tensor, False)
+
+
 def kind(value: Any) -> str:
     """What JSON calls a value."""
     return str(value) if type(value) is bool else _KINDS[type(value)]
@@ -387,7 +400,7 @@ def _in_rows(outputs: Sequence[tuple[str, Array]]) -> str:
                 f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}"
             )
         rows = len(array)
-    columns = [_each(_literals(name, array), array.shape) for name, array in outputs]
+    columns = [_each(literals(name, array), array.shape) for name, array in outputs]
     if len(outputs) == 1:
         return f'{{\n    "predictions": [{", ".join(columns[0])}\n    ]\n}}'
     keys = [f"            {text(name)}: " for name, _ in outputs]
@@ -415,9 +428,9 @@ def _each(literals: Sequence[str], shape: tuple[int, ...]) -> list[str]:
 def _in_columns(outputs: Sequence[tuple[str, Array]]) -> str:
     if len(outputs) == 1:
         name, array = outputs[0]
-        return f'{{\n    "outputs": {_nested(_literals(name, array), array.shape, 1)}\n}}'
+        return f'{{\n    "outputs": {_nested(literals(name, array), array.shape, 1)}\n}}'
     members = ",\n".join(
-        f"        {text(name)}: {_nested(_literals(name, array), array.shape, 2)}"
+        f"        {text(name)}: {_nested(literals(name, array), array.shape, 2)}"
         for name, array in outputs
     )
     return f'{{\n    "outputs": {{\n{members}\n    }}\n}}'
@@ -438,7 +451,7 @@ def _nested(literals: Sequence[str], shape: tuple[int, ...], level: int) -> str:
     return "[\n" + ",\n".join(items) + f"\n{_INDENT * level}]"
 
 
-def _literals(name: str, array: Array) -> list[str]:
+def literals(name: str, array: Array) -> list[str]:
     """The JSON of each value of an array."""
     flat = array.ravel()
     match array.dtype.kind:

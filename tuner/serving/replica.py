@@ -21,7 +21,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tuner.errors import InternalError, TunerError, UnimplementedError
-from tuner.serving import examples, json_tensors, metadata, protos
+from tuner.serving import examples, inference, json_tensors, metadata, protos
 from tuner.serving.batching import Batcher, Outputs
 from tuner.serving.model import Model, zeros
 from tuner.serving.wire import CODES, OK, Frames, Method
@@ -91,6 +91,10 @@ class Replica:
                 self._call(protos.read_regress(body, find), answer)
             case Method.METADATA_PROTO:
                 answer(OK, protos.metadata(body, self._model.meta_graph))
+            case Method.INFER_JSON:
+                self._call(inference.read(body, find), answer)
+            case Method.DESCRIBE_JSON:
+                answer(OK, inference.describe(find("")))
             case Method.METADATA_JSON:
                 answer(OK, metadata.to_json(self._model.meta_graph))
             case Method.READY:

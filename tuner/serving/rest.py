@@ -9,10 +9,11 @@ import secrets
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote
 
-from tuner.errors import InternalError, InvalidArgumentError, TunerError
+from tuner.errors import InternalError, InvalidArgumentError, NotFoundError, TunerError
 from tuner.serving.catalog import Folder
 from tuner.serving.monitoring import Monitor
 from tuner.serving.wire import Method
@@ -53,6 +54,8 @@ _HTTP = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+_INFER = re.compile(r"/v2/models/([^/:]+)(?:/versions/(\d+))?/infer", re.ASCII)
+_DESCRIBE = re.compile(r"/v2/models/([^/:]+)(?:/versions/(\d+))?(/ready)?", re.ASCII)
 METRICS = "/monitoring/prometheus/metrics"
 _MOST_VERSION_DIGITS = 18
 _REQUEST_ID = b"x-request-id"
@@ -107,6 +110,11 @@ class Rest:
                 answer, version = await self._call(found, body)
                 status = 200
                 extra.append((b"x-model-version", b"%d" % version))
+            elif (inferred := _INFER.fullmatch(path)) and scope["method"] == "POST":
+                status, answer = (
+                    200,
+                    await self._infer(inferred, await self._body(headers, receive)),
+                )
             else:
                 status, answer = await self._look(scope["method"], path)
         except _GoneError:
@@ -121,24 +129,45 @@ class Rest:
 
     async def _call(self, found: re.Match[str], body: bytes) -> tuple[bytes, int]:
         model, version, label, verb = found.groups()
-        model, start = unquote(model), time.perf_counter()
-        code = InternalError.code
+        number, answer = await self._predicted(
+            unquote(model),
+            _version(version),
+            unquote(label or ""),
+            verb,
+            _METHODS[verb.lower()],
+            body,
+        )
+        return answer, number
+
+    async def _predicted(
+        self,
+        model: str,
+        version: int | None,
+        label: str,
+        verb: str,
+        method: Method,
+        body: bytes,
+    ) -> tuple[int, bytes]:
+        """The version that answered, and its answer."""
+        start, code = time.perf_counter(), InternalError.code
         try:
-            number, pool = self._models.find(model, _version(version), unquote(label or ""))
-            answer = await pool.call(_METHODS[verb.lower()], body, self._seconds)
+            number, pool = self._models.find(model, version, label)
+            answer = await pool.call(method, body, self._seconds)
             code = "OK"
         except TunerError as error:
             code = error.code
             raise
         finally:
             self._monitor.called(model, verb, "REST", code, time.perf_counter() - start)
-        return answer, number
+        return number, answer
 
     async def _look(self, method: str, path: str) -> tuple[int, bytes]:
         if method == "GET" and path == METRICS:
             return 200, self._monitor.exposition()
         if method == "OPTIONS" and self._cors:
             return 200, b""
+        if path.startswith("/v2") and method == "GET":
+            return await self._look_at_v2(path)
         found = _LOOK.fullmatch(path)
         if not path.lower().startswith("/v1/"):
             return 404, _error("Not found: there are /v1/models and the metrics.")
@@ -172,6 +201,32 @@ class Rest:
         spec = {"name": model, "signature_name": "", "version": str(number)}
         whole = {"model_spec": spec, "metadata": json.loads(answer)}
         return 200, json.dumps(whole, indent=1).encode()
+
+    async def _infer(self, found: re.Match[str], body: bytes) -> bytes:
+        number, answer = await self._predicted(
+            unquote(found[1]), _version(found[2]), "", "infer", Method.INFER_JSON, body
+        )
+        head = {"model_name": unquote(found[1]), "model_version": str(number)}
+        return json.dumps(head)[:-1].encode() + b", " + answer + b"}"
+
+    async def _look_at_v2(self, path: str) -> tuple[int, bytes]:
+        if path in ("/v2/health/live", "/v2/health/ready"):
+            return 200, b'{"live": true}' if path.endswith("live") else b'{"ready": true}'
+        if path == "/v2":
+            return 200, json.dumps(
+                {"name": "tuner", "version": version("tuner"), "extensions": []}
+            ).encode()
+        found = _DESCRIBE.fullmatch(path)
+        if found is None:
+            raise NotFoundError(f"Not found: {path}")
+        model = unquote(found[1])
+        number, pool = self._models.find(model, _version(found[2]), "")
+        if found[3]:
+            # One that sleeps is ready: it wakes with the first call.
+            return (503, _error(pool.failure)) if pool.failure else (200, b'{"ready": true}')
+        described = json.loads(await pool.call(Method.DESCRIBE_JSON, b"", self._seconds))
+        versions = sorted(map(str, self._models.versions(model, None)))
+        return 200, json.dumps({"name": model, "versions": versions, **described}).encode()
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         if int(headers.get(b"content-length", b"0") or b"0") > self._most_bytes:

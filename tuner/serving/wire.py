@@ -52,6 +52,9 @@ class Method(IntEnum):
     CLASSIFY_PROTO = 8
     REGRESS_PROTO = 9
     METADATA_PROTO = 10
+    #: Of the Open Inference Protocol.
+    INFER_JSON = 11
+    DESCRIBE_JSON = 12
 
 
 class Frames(asyncio.Protocol):

@@ -87,4 +87,7 @@ def _reap(replicas: dict[int, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    # Python would take TensorFlow apart first, for seconds on a busy machine.
+    os._exit(code)
