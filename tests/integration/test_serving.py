@@ -228,6 +228,41 @@ def test_many_at_once_get_each_their_own(served: Gateway) -> None:
     assert not wrong
 
 
+def test_the_open_inference_protocol(served: Gateway) -> None:
+    http = served.http
+    assert http.get("/v2/health/live").is_success and http.get("/v2/health/ready").is_success
+    assert http.get("/v2").json()["name"] == "tuner"
+    about = http.get("/v2/models/clf").json()
+    assert about["versions"] == ["7"] and about["platform"] == "tensorflow_savedmodel"
+    assert {"name": "age", "datatype": "FP64", "shape": [-1]} in about["inputs"]
+    assert http.get("/v2/models/half/versions/1/ready").is_success
+    request = {
+        "id": "q",
+        "inputs": [
+            {"name": "job", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]},
+            {"name": "age", "shape": [2], "datatype": "FP64", "data": [0, 5.5]},
+        ],
+        "outputs": [{"name": "predicted"}],
+    }
+    answer = http.post("/v2/models/clf/infer", json=request)
+    output = {"name": "predicted", "datatype": "BYTES", "shape": [2], "data": ["yes", "yes"]}
+    assert answer.json() == {
+        "model_name": "clf", "model_version": "7", "id": "q", "outputs": [output]
+    }  # fmt: skip
+    nested = {"name": "x", "shape": [3], "datatype": "FP32", "data": [[1], [2, 3]]}
+    found = http.post("/v2/models/half/versions/1/infer", json={"inputs": [nested]}).json()
+    assert found["outputs"][0]["data"] == [2.5, 3.0, 3.5]
+    for change, said in (
+        ({"datatype": "INT32"}, "has the datatype FP32"),
+        ({"shape": [2]}, "has 3 values, but the shape [2]"),
+        ({"data": "x"}, "is a list"),
+        ({"name": "y"}, "takes the inputs x, but got y"),
+    ):
+        refused = http.post("/v2/models/half/infer", json={"inputs": [{**nested, **change}]})
+        assert refused.status_code == 400 and said in refused.json()["error"], refused.text
+    assert http.get("/v2/models/none").status_code == 404
+
+
 # --- gRPC ---
 
 

@@ -111,10 +111,8 @@ class Rest:
                 status = 200
                 extra.append((b"x-model-version", b"%d" % version))
             elif (inferred := _INFER.fullmatch(path)) and scope["method"] == "POST":
-                status, answer = (
-                    200,
-                    await self._infer(inferred, await self._body(headers, receive)),
-                )
+                body = await self._body(headers, receive)
+                status, answer = 200, await self._infer(inferred, body)
             else:
                 status, answer = await self._look(scope["method"], path)
         except _GoneError:
@@ -213,14 +211,13 @@ class Rest:
         if path in ("/v2/health/live", "/v2/health/ready"):
             return 200, b'{"live": true}' if path.endswith("live") else b'{"ready": true}'
         if path == "/v2":
-            return 200, json.dumps(
-                {"name": "tuner", "version": version("tuner"), "extensions": []}
-            ).encode()
+            about = {"name": "tuner", "version": version("tuner"), "extensions": []}
+            return 200, json.dumps(about).encode()
         found = _DESCRIBE.fullmatch(path)
         if found is None:
             raise NotFoundError(f"Not found: {path}")
         model = unquote(found[1])
-        number, pool = self._models.find(model, _version(found[2]), "")
+        _, pool = self._models.find(model, _version(found[2]), "")
         if found[3]:
             # One that sleeps is ready: it wakes with the first call.
             return (503, _error(pool.failure)) if pool.failure else (200, b'{"ready": true}')
