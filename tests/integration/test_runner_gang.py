@@ -48,7 +48,7 @@ NO_SERVER = "127.0.0.1:1"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), cpus=3)
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), cpus=4)
     with Cluster(settings) as cluster:
         yield cluster
 
@@ -124,9 +124,9 @@ def result_of(outcome: Outcome) -> Result:
 
 def test_the_capacity_is_what_was_asked_for(cluster: Cluster) -> None:
     capacity = cluster.capacity()
-    assert capacity.cpus == 3
-    with pytest.raises(InvalidArgumentError, match="needs 4 CPUs, but this machine offers 3"):
-        capacity.check(Shape(workers=4, strategy=Strategy.MULTI_WORKER))
+    assert capacity.cpus == 4
+    with pytest.raises(InvalidArgumentError, match="needs 5 CPUs, but this machine offers 4"):
+        capacity.check(Shape(workers=5, strategy=Strategy.MULTI_WORKER))
 
 
 def test_two_workers_give_the_losses_of_one_trial_after_trial(
@@ -151,7 +151,8 @@ def test_two_workers_give_the_losses_of_one_trial_after_trial(
 
 def test_the_devices_of_one_process_train_in_step(bench: Bench, tmp_path: Path) -> None:
     alone = losses_alone(trials.make_task(tmp_path, dropout=0.0, batch_size=50), tmp_path)
-    gang = Gang(replace(TWO, strategy=Strategy.MIRRORED), bench.spares)
+    shape = replace(TWO, strategy=Strategy.MIRRORED, cpus_per_worker=0.5)
+    gang = Gang(shape, bench.spares)
     try:
         assert len(gang.pids) == 1
         task = trials.make_task(tmp_path, dropout=0.0, batch_size=50)
