@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tuner_trainers.rows import Rows
+from tuner_trainers.rows import CHUNK_BYTES, Rows
 
 #: Rows that are permuted as a whole.
 WINDOW_ROWS = 1 << 20
@@ -96,8 +96,10 @@ class Feed:
         return _ahead(self._steps(number, shape, start))
 
     def _steps(self, epoch: int, shape: Shape, start: int) -> Iterator[Steps]:
-        # An operation on few rows costs as much as one on many.
+        # An operation on few rows costs as much as one on many; images are large.
         steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
+        row_bytes = max(self._rows.encoder.row_bytes, 1)
+        steps = max(1, min(steps, CHUNK_BYTES // row_bytes // shape.local_rows))
         mapped = 0
         windows = _without(order(self.rows, self._seed, epoch), start * shape.batch_size)
         for rows in _calls(windows, steps * shape.batch_size):
