@@ -136,7 +136,7 @@ class Decoded:
         Raises:
             DataError: an image is not whole.
         """
-        self._feature, self._column = feature, column
+        self._feature, self._column, self._storage = feature, column, storage
         made_from = json.dumps([_VERSION, key, feature.column, feature.shape])
         entry = hashlib.sha256(made_from.encode()).hexdigest()
         try:
@@ -154,9 +154,15 @@ class Decoded:
         return tf.constant(np.concatenate([nothing, *self._decoded(codes)]))
 
     def _write(self, folder: Path) -> Iterator[int]:
-        count = len(self._column.words)
-        # All of the room at once: half of the images in the cache would help nobody.
-        yield count * self._feature.row_bytes
+        count, encoded = len(self._column.words), int(self._column.words.nbytes)
+        size = count * self._feature.row_bytes
+        # All of the room at once, and beside what the images are read from: half of them would
+        # help nobody.
+        if size + encoded > self._storage.most_cache_bytes(encoded):
+            raise NoSpaceError(
+                f"{size >> 20} MiB do not fit into {self._storage.folder}; raise TUNER_CACHE_GIB."
+            )
+        yield size
         with (folder / _PIXELS).open("wb") as file:
             for part in self._decoded(np.arange(count)):
                 file.write(part.data)
