@@ -59,7 +59,7 @@ def test_images_are_learned_from_every_format(tmp_path: Path, format: str) -> No
     ],
 )
 def test_every_part_of_the_image_network(tmp_path: Path, parameters: dict[str, Value]) -> None:
-    result = trained(image_task(tmp_path, epochs=1, **parameters), tmp_path / "trial")
+    result = trained(image_task(tmp_path, "parquet", epochs=1, **parameters), tmp_path / "trial")
     assert np.isfinite(result.metrics["loss"])
     exported(tmp_path / "trial")
 

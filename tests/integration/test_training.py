@@ -243,8 +243,8 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(leader[0]["losses"], one[0]["losses"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(leader[2]["losses"], one[2]["losses"], rtol=0.2)
     for of_images_and_texts in (4, 5):
-        losses = (ranks[of_images_and_texts]["losses"] for ranks in (leader, one))
-        np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
+        together, single = (ranks[of_images_and_texts]["losses"] for ranks in (leader, one))
+        np.testing.assert_allclose(together, single, rtol=0, atol=1e-4)
     # Streamed rows come in the same order, and so do those of a gang.
     np.testing.assert_allclose(one[3]["losses"], one[0]["losses"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(leader[3]["losses"], leader[0]["losses"], rtol=0, atol=1e-6)
