@@ -28,6 +28,8 @@ BLOCK_ROWS = 1 << 12
 #: Steps that run in one call of the graph, at least, and the rows that they take together.
 STEPS_PER_CALL = 64
 CALL_ROWS = 1 << 16
+#: Rows that are mapped, as they are decoded, until their pages are given back.
+MAPPED_BYTES = 1 << 30
 #: Calls that are made ready while another one runs.
 _AHEAD = 2
 _POLL_SECONDS = 1.0
@@ -115,8 +117,9 @@ class Feed:
                 counts=tf.constant(counts),
             )
             mapped += len(rows)
-            if mapped >= WINDOW_ROWS:  # by then, other pages are needed
-                self._rows.raw.table.release()
+            # By then, other pages are needed.
+            if mapped >= WINDOW_ROWS or mapped * row_bytes >= MAPPED_BYTES:
+                self._rows.raw.release()
                 mapped = 0
 
 

@@ -137,6 +137,7 @@ class Decoded:
             DataError: an image is not whole.
         """
         self._feature, self._column, self._storage = feature, column, storage
+        self._map: mmap.mmap | None = None
         made_from = json.dumps([_VERSION, key, feature.column, feature.shape])
         entry = hashlib.sha256(made_from.encode()).hexdigest()
         try:
@@ -152,6 +153,11 @@ class Decoded:
             return tf.constant(self._pixels[codes])
         nothing = np.empty((0, *self._feature.shape), np.uint8)
         return tf.constant(np.concatenate([nothing, *self._decoded(codes)]))
+
+    def release(self) -> None:
+        """Takes the pages out of this process's memory; the machine keeps them while it can."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def _write(self, folder: Path) -> Iterator[int]:
         count, encoded = len(self._column.words), int(self._column.words.nbytes)
@@ -171,8 +177,8 @@ class Decoded:
     def _open(self, folder: Path) -> Pixels:
         shape = (len(self._column.words), *self._feature.shape)
         with (folder / _PIXELS).open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, np.uint8).reshape(shape)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._map, np.uint8).reshape(shape)
 
     def _decoded(self, codes: Indices) -> Iterator[Pixels]:
         """The images of some places among all of the column, some at a time."""

@@ -82,6 +82,12 @@ class RawRows:
         """Some rows of some columns as float64 or object [places] of str or bytes."""
         return {name: self.table.columns[name].take(places) for name in names}
 
+    def release(self) -> None:
+        """Takes what is mapped out of this process's memory, as Table does."""
+        self.table.release()
+        for images in self._images.values():
+            images.release()
+
     def images(self, feature: ImageFeature) -> Decoded:
         """The images of a feature; raises DataError."""
         key = (feature.column, feature.shape)
@@ -223,7 +229,7 @@ class Rows:
         """All rows in order, some at a time, tensors by the encoder's output."""
         for part in _parts(self.count, rows_at_once(self.encoder.row_bytes)):
             yield self.encoded(part)
-            self.raw.table.release()
+            self.raw.release()
 
     def labels(self, index: Indices | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The labels of some rows as the target encodes them, NaN where there is none."""
