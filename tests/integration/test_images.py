@@ -273,6 +273,17 @@ class TestPaths:
         found = data.read(str(uri), types={"image": "bytes"})["image"].tolist()
         assert found == [png(GREY), b"", png(GREY)]
 
+    def test_the_data_may_be_named_from_its_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.png").write_bytes(png(GREY))
+        (tmp_path / "train.csv").write_text("image,y\na.png,1\n")
+        monkeypatch.chdir(tmp_path)
+        assert data.read("train.csv", types={"image": "bytes"})["image"].tolist() == [png(GREY)]
+        with pytest.raises(DataError, match="is not below"):
+            (tmp_path / "train.csv").write_text("image,y\n../a.png,1\n")
+            data.read("train.csv", types={"image": "bytes"})
+
     def test_numbers_are_no_paths(self, tmp_path: Path) -> None:
         uri = write_images(tmp_path, "parquet", "train", rows=3)
         with pytest.raises(DataError, match="holds double, but bytes or paths"):

@@ -80,6 +80,15 @@ class TestObjectStore:
             assert columns["a"].tolist() == [1, 2], name
             assert columns["b"].tolist() == ["x", "y"], name
 
+    def test_paths_name_objects_beside_the_data(self, store: ObjectStore) -> None:
+        _put(store, "in/images/a.png", b"\x89PNG")
+        uri = _put(store, "in/a.csv", "a,b\nimages/a.png,1\ns3://bucket/in/images/a.png,2\n")
+        assert data.read(uri, types={"a": "bytes"})["a"].tolist() == [b"\x89PNG"] * 2
+        for path in ("../b.png", "s3://bucket/b.png", "s3://other/in/a.png", "/etc/passwd"):
+            _put(store, "in/a.csv", f"a,b\n{path},1\n")
+            with pytest.raises(DataError, match="is not below s3://bucket/in"):
+                data.read(uri, types={"a": "bytes"})
+
     def test_is_the_same_data_as_a_local_copy(self, store: ObjectStore) -> None:
         uri = _put(store, "rows.csv", CSV)
         assert data.fingerprint(uri) == data.fingerprint(str(store.folder / "bucket/rows.csv"))

@@ -23,6 +23,8 @@ class Folder:
     def __init__(self, source: Source) -> None:
         self._uri, self._store = source.uri, source.files[0].store
         folders = [posixpath.dirname(file.path) for file in source.files]
+        if not self._store.prefix:  # a path of this machine may be relative
+            folders = [posixpath.abspath(folder) for folder in folders]
         self._path = posixpath.commonpath(folders)
 
     def read(self, column: str, paths: Sequence[str]) -> list[bytes]:
@@ -54,7 +56,7 @@ class Folder:
         place = posixpath.normpath(posixpath.join(self._path, named))
         if self._store.prefix and path != named:  # a URI begins with its bucket
             place = posixpath.normpath(named)
-        if posixpath.commonpath([self._path or ".", place]) != (self._path or "."):
+        if not place.startswith(f"{self._path.rstrip('/')}/"):
             where = f"{self._store.prefix}{self._path}"
             raise DataError(
                 f"{self._uri}: the column {column!r} names {path!r}, which is not below {where}; "
