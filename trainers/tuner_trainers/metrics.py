@@ -33,7 +33,7 @@ def evaluate(
     metrics = {"accuracy": accuracy(classes, scores), "loss": log_loss(classes, scores)}
     if task is Task.BINARY:
         metrics["auc_pr"] = auc_pr(classes, scores[:, 1])
-        return {**metrics, **_of_class(classes, scores, 1)}
+        return {**metrics, **_of_class(classes, scores.argmax(axis=1), scores[:, 1], 1)}
     return {**metrics, **_of_classes(classes, scores)}
 
 
@@ -50,27 +50,30 @@ def log_loss(labels: Labels, scores: Floats) -> float:
     return float(-np.log(np.clip(right, CLIP, 1 - CLIP)).mean())
 
 
-def _of_class(labels: Labels, scores: Floats, place: int) -> Mapping[str, float]:
+def _of_class(
+    labels: Labels, predicted: Labels, scores: Floats, place: int
+) -> Mapping[str, float]:
     """How well one class is told from all others.
 
     What divides by zero is 0, as in scikit-learn, but for `auc`, which is NaN where the class or
     all others are absent.
     """
-    predicted, actual = scores.argmax(axis=1) == place, labels == place
-    both = int(np.sum(predicted & actual))
-    found, present = int(predicted.sum()), int(actual.sum())
+    chosen, actual = predicted == place, labels == place
+    both = int(np.sum(chosen & actual))
+    found, present = int(chosen.sum()), int(actual.sum())
     return {
         "precision": both / found if found else 0.0,
         "recall": both / present if present else 0.0,
         "f1": 2 * both / (found + present) if found + present else 0.0,
-        "auc": auc(actual.astype(np.int64), scores[:, place]),
+        "auc": auc(actual.astype(np.int64), scores),
     }
 
 
 def _of_classes(labels: Labels, scores: Floats) -> Mapping[str, float]:
     """The same of each class that is present or predicted, and the mean of these (macro)."""
-    places = np.union1d(labels, scores.argmax(axis=1)).tolist()
-    found = [_of_class(labels, scores, place) for place in places]
+    predicted = scores.argmax(axis=1)
+    places = np.union1d(labels, predicted).tolist()
+    found = [_of_class(labels, predicted, scores[:, place], place) for place in places]
     areas = [of["auc"] for of in found if np.isfinite(of["auc"])]
     means = {name: _mean([of[name] for of in found]) for name in ("precision", "recall", "f1")}
     return means | {"auc": _mean(areas)}
