@@ -69,6 +69,13 @@ class ColumnStatistics:
     summary: Summary = field(repr=False)
 
     @staticmethod
+    def of(name: str, column: Any) -> ColumnStatistics:
+        """The statistics of an encoded column: of numbers, or of strings."""
+        if isinstance(column, np.ndarray):
+            return ColumnStatistics.of_numbers(name, column)
+        return ColumnStatistics.of_strings(name, column)
+
+    @staticmethod
     def of_numbers(name: str, column: Numbers) -> ColumnStatistics:
         """The statistics of numbers, NaN for missing."""
         missing = int(np.isnan(column).sum())

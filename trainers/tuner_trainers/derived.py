@@ -39,6 +39,11 @@ class Derived(Protocol):
     """Something computed from a batch."""
 
     @property
+    def columns(self) -> Sequence[str]:
+        """What it is computed from."""
+        ...
+
+    @property
     def keys(self) -> Sequence[str]:
         """Names what is computed, and how."""
         ...
@@ -54,6 +59,11 @@ class Times:
 
     column: str
     day_first: bool = False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return (self.column,)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -82,6 +92,11 @@ class Values:
     expression: str
 
     @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return tuple(expressions.parse(self.expression).columns)
+
+    @property
     def keys(self) -> Sequence[str]:
         """See Derived."""
         return (_key("expression", self.expression),)
@@ -105,6 +120,11 @@ class Tokens:
 
     column: str
     splitting: Splitting = field(default_factory=Splitting)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return (self.column,)
 
     @property
     def keys(self) -> Sequence[str]:

@@ -11,12 +11,12 @@ from tuner.errors import InvalidArgumentError
 from tuner.space import Space, Value
 from tuner.study import DataSource, Feature, StudySpec
 from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space, table_of
-from tuner_trainers import checks, relevance
+from tuner_trainers import checks
 from tuner_trainers.derived import asked_for
 from tuner_trainers.features import Proposal, propose
 from tuner_trainers.labels import task_of
-from tuner_trainers.sources import Progress
-from tuner_trainers.statistics import Statistics, scan
+from tuner_trainers.learning import Learner
+from tuner_trainers.statistics import Statistics
 
 #: Parameters that a study file has under `training`; tuning them says nothing of the model's own.
 _TRAINING_SECTION = frozenset({"epochs", "batch_size"})
@@ -39,9 +39,9 @@ class Prepared:
 
 
 def prepare(
-    spec: StudySpec, *, artifacts: Path | None = None, progress: Progress | None = None
+    spec: StudySpec, *, artifacts: Path | None = None, learner: Learner | None = None
 ) -> Prepared:
-    """Reads a study's data once and completes the study from it.
+    """Learns of a study's data and completes the study from it.
 
     Columns that no feature names become features too, unless they are excluded; what of them is
     worth tuning is proposed where the study names no feature at all. The trainer's default space
@@ -51,7 +51,7 @@ def prepare(
     Args:
         spec: the study as its user wrote it.
         artifacts: where the code of a trainer of the user's own lies.
-        progress: called now and then with rows read, bytes read and bytes in all.
+        learner: how the data is learned of; by reading it in this process by default.
 
     Raises:
         DataError: the data cannot be read, or cannot teach what is asked.
@@ -60,12 +60,12 @@ def prepare(
     source = _source(spec)
     checks.check_request(spec)
     checks.check_layout(source, spec.features)
-    statistics = scan(
+    learner = learner or Learner()
+    statistics = learner.statistics(
         source.train_uri,
         types=source.column_types,
         missing_values=source.missing_values,
         derived=asked_for(spec.features, spec.space),
-        progress=progress,
     )
     label = statistics.columns[source.label]
     task, classes = task_of(label, source)
@@ -73,7 +73,7 @@ def prepare(
     checks.check_features(spec.features, statistics, source.train_uri)
     for metric in spec.metrics:
         check_metric(metric, task)
-    proposal = _proposal(spec, source, statistics)
+    proposal = _proposal(spec, source, statistics, learner)
     checks.check_held_out(source, statistics, proposal.features)
     if spec.trainer not in TRAINERS:
         space = _built_space(spec, proposal, statistics, artifacts or Path())
@@ -100,7 +100,9 @@ def _source(spec: StudySpec) -> DataSource:
     return spec.data
 
 
-def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Proposal:
+def _proposal(
+    spec: StudySpec, source: DataSource, statistics: Statistics, learner: Learner
+) -> Proposal:
     """The user's features, then those of the columns that no feature names.
 
     A column that enters only a cross or an expression is named by none: it is seen by itself as
@@ -120,7 +122,7 @@ def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Pr
     if without >= statistics.columns.keys() - {source.label}:
         told: Mapping[str, float] = {}
     else:
-        told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
+        told = learner.relevance(source.label)
     proposal = propose(statistics, source.label, told, without=without, tune=not spec.features)
     proposal = replace(proposal, features=(*spec.features, *proposal.features))
     if not proposal.features:
