@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from tests.integration.service_support import new_trial, study_of
 from tuner.v1 import space_pb2, study_pb2, trial_pb2
+from tuner.v1 import statistics_service_pb2 as statistics
 from tuner.v1 import study_service_pb2 as pb
 
 STUDIES = ("s0", "s1", "s2", "s3")
@@ -222,6 +223,9 @@ class Hostile:
     def study(self) -> str:
         return f"studies/{self.random.choice(STUDIES)}"
 
+    def statistics(self) -> str:
+        return f"statistics/{self.random.choice('abc') * 64}"
+
     def trial(self) -> str:
         return f"{self.study()}/trials/{self.random.randrange(12)}"
 
@@ -337,7 +341,19 @@ def _suggest(hostile: Hostile) -> Message:
 def _prepare(hostile: Hostile) -> Message:
     space = hostile.random.choice((study_of().space, deep_space(15), deep_space(40)))
     prepared = pb.PrepareStudyRequest.Prepared(space=space)
+    if hostile.random.random() < 0.3:
+        told = pb.PrepareStudyRequest.Progress(rows=9, fraction=hostile.random.choice(_FLOATS))
+        return pb.PrepareStudyRequest(name=hostile.study(), progress=told)
     return pb.PrepareStudyRequest(name=hostile.study(), prepared=prepared)
+
+
+def _keep(hostile: Hostile) -> Message:
+    kept = statistics.Statistics(
+        name=hostile.statistics(),
+        rows=hostile.random.choice(_LONGS),
+        content=hostile.random.randbytes(hostile.random.choice((0, 9, 70_000))),
+    )
+    return statistics.UpdateStatisticsRequest(statistics=kept)
 
 
 def _update(hostile: Hostile) -> Message:
@@ -382,6 +398,8 @@ _SEEDS: Mapping[str, Callable[[Hostile], Message]] = {
     "UpdateTrial": _update_trial,
     "ListTrials": _list,
     "StreamTrials": _list,
+    "GetStatistics": _named(statistics.GetStatisticsRequest, "name", Hostile.statistics),
+    "UpdateStatistics": _keep,
     "GetStudy": _named(pb.GetStudyRequest, "name", Hostile.study),
     "DeleteStudy": _named(pb.DeleteStudyRequest, "name", Hostile.study),
     "StopStudy": _named(pb.StopStudyRequest, "name", Hostile.study),

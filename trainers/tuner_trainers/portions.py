@@ -65,7 +65,7 @@ def portions(source: Source) -> tuple[Portion, ...]:
     Raises:
         DataError: a file cannot be read.
     """
-    size = max(_LEAST_BYTES, source.size_bytes // _MOST_PORTIONS)
+    size = _least(source)
     found: list[Portion] = []
     for is_large, run in groupby(source.files, lambda file: file.size_bytes >= size):
         files = tuple(run)
@@ -78,6 +78,16 @@ def portions(source: Source) -> tuple[Portion, ...]:
                 Portion(source=replace(source, files=files[cut.start : cut.stop])) for cut in cuts
             )
     return tuple(found)
+
+
+def together(source: Source) -> tuple[tuple[File, ...], ...]:
+    """Puts small files together, so that each task has enough to do."""
+    sizes = [file.size_bytes for file in source.files]
+    return tuple(source.files[run.start : run.stop] for run in _runs(sizes, _least(source)))
+
+
+def _least(source: Source) -> int:
+    return max(_LEAST_BYTES, source.size_bytes // _MOST_PORTIONS)
 
 
 def _parts(source: Source, size: int) -> Iterator[Portion]:

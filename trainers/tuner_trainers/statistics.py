@@ -20,7 +20,7 @@ from tuner_trainers.column_statistics import (
 from tuner_trainers.columns import Kind
 from tuner_trainers.data import EncodedColumns, Layout, Told
 from tuner_trainers.derived import Derived, noticed
-from tuner_trainers.portions import Here, Portion, Tell, Workers, portions
+from tuner_trainers.portions import Here, Portion, Tell, Workers, portions, together
 from tuner_trainers.sources import Progress, Source
 from tuner_trainers.stores import File
 
@@ -144,9 +144,9 @@ class Survey:
 
     def fingerprint(self, workers: Workers) -> str:
         """Names the bytes of the files, wherever they lie, and how they are read."""
-        files = self.source.files
-        digests = workers.map(_digest, files, _silent)
-        content = sources.fingerprint_of(files, digests)
+        found = workers.map(_digests, together(self.source), _silent)
+        digests = (digest for of_files in found for digest in of_files)
+        content = sources.fingerprint_of(self.source.files, digests)
         return _hashed([content, *self._reading()]) if self._is_told else content
 
     @property
@@ -299,8 +299,8 @@ def with_derived(fingerprint: str, derived: Sequence[Derived]) -> str:
     return _hashed([fingerprint, sorted(key for asked in derived for key in asked.keys)])
 
 
-def _digest(file: File, tell: Tell) -> bytes:
-    return sources.digest_of(file)
+def _digests(files: Sequence[File], tell: Tell) -> list[bytes]:
+    return [sources.digest_of(file) for file in files]
 
 
 def _silent(rows: int, size: int) -> None:

@@ -29,9 +29,15 @@ class Ticker:
     Args:
         studies: Whose clock it is.
         refresh: Something else to do every second.
+        forget: Something else to do every hour.
     """
 
-    def __init__(self, studies: Studies, refresh: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        studies: Studies,
+        refresh: Callable[[], None] = lambda: None,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
         self._stop = threading.Event()
         work: Mapping[str, tuple[Callable[[], None], float]] = {
             "refresh": (refresh, _REFRESH_SECONDS),
@@ -40,6 +46,7 @@ class Ticker:
             "take-over": (studies.take_over, _TAKE_OVER_SECONDS),
             "hand-over": (studies.hand_over, _HAND_OVER_SECONDS),
             "housekeeping": (studies.forget_requests, _HOUSEKEEPING_SECONDS),
+            "forget": (forget, _HOUSEKEEPING_SECONDS),
         }
         self._threads = [
             threading.Thread(target=self._run, args=what, name=name, daemon=True)
