@@ -84,11 +84,10 @@ class Knowledge:
 
     def of(self, derived: Sequence[Derived]) -> Statistics:
         """What one who asks for these sees: as if nobody had ever asked for anything else."""
-        keys = {*self.noticed, *_keys(derived)}
         known = self.statistics
         return replace(
             known,
-            derived={key: column for key, column in known.derived.items() if key in keys},
+            derived={key: known.derived[key] for key in (*self.noticed, *_keys(derived))},
             fingerprint=with_derived(known.fingerprint, derived),
         )
 
@@ -156,7 +155,7 @@ class Learner:
     def _all(self, survey: Survey, derived: Sequence[Derived]) -> Knowledge:
         self.was_kept = False
         noticed = survey.noticed()
-        everything = tuple(dict.fromkeys([*derived, *noticed]))
+        everything = tuple(dict.fromkeys([*noticed, *derived]))
         found = survey.learn(everything, self._workers, self._progress)
         known = Knowledge(
             statistics=replace(found, fingerprint=self._fingerprint), noticed=_keys(noticed)

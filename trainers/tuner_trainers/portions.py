@@ -67,9 +67,10 @@ def portions(source: Source) -> tuple[Portion, ...]:
     """
     size = _least(source)
     found: list[Portion] = []
-    for is_large, run in groupby(source.files, lambda file: file.size_bytes >= size):
+    is_cut = source.format == "parquet"
+    for is_large, run in groupby(source.files, lambda file: is_cut and file.size_bytes >= size):
         files = tuple(run)
-        if is_large and source.format == "parquet":
+        if is_large:
             for file in files:
                 found += _parts(replace(source, files=(file,)), size)
         else:

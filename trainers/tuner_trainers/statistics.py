@@ -287,7 +287,7 @@ def scan(
     """
     workers = workers or Here()
     survey = Survey.of(uri, types, missing_values)
-    everything = tuple(dict.fromkeys([*derived, *survey.noticed()]))
+    everything = tuple(dict.fromkeys([*survey.noticed(), *derived]))
     found = survey.learn(everything, workers, progress)
     return replace(found, fingerprint=with_derived(survey.fingerprint(workers), derived))
 

@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
 
 from tuner.config import Settings
+from tuner.errors import TunerError
 
 if TYPE_CHECKING:
     from tuner.client import Access, Client
@@ -55,6 +56,21 @@ class Session:
                 raise
             self._client = client
         return self._client
+
+    def find_client(self) -> Client | None:
+        """The client, where a server was named or runs in the data directory; else None.
+
+        Raises:
+            UnavailableError: nobody answers at the address that was named.
+        """
+        settings = Settings.read(server=self.server)
+        if settings.server or self.access is not None:
+            return self.client
+        if not (settings.data_dir / "server.json").exists():
+            return None
+        with suppress(TunerError):  # it has died, or asks for a token: one can do without
+            return self.client
+        return None
 
     def close(self) -> None:
         """Closes the client."""
