@@ -7,8 +7,10 @@ from datetime import datetime
 
 from psycopg.rows import class_row
 
+from tuner.admin import AuditEntry
 from tuner_storage.database import Database
 from tuner_storage.queries import QUERIES
+from tuner_storage.tokens import write_audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class StatisticsStore:
         ):
             return cursor.execute(QUERIES["use_statistics"], parameters).fetchone()
 
-    def keep(self, kept: KeptStatistics) -> None:
+    def keep(self, kept: KeptStatistics, audit: AuditEntry) -> None:
         """Keeps what is known, in place of what there was."""
         parameters = {
             "fingerprint": kept.fingerprint,
@@ -47,8 +49,9 @@ class StatisticsStore:
             "content": kept.content,
             "now": kept.update_time,
         }
-        with self._database.connection() as connection:
+        with self._database.transaction() as connection:
             connection.execute(QUERIES["keep_statistics"], parameters)
+            write_audit(connection, audit)
 
     def forget(self, before: datetime, most_bytes: int) -> None:
         """Forgets what was not used since, and what was used longest ago beyond so many bytes."""

@@ -19,17 +19,24 @@ class ServerShelf:
     """Knowledge of data sets on a study server, by fingerprint.
 
     Whoever learns of data goes on without: what cannot be had or kept is said in the log.
+
+    Args:
+        connection: to the server.
+        patience_seconds: how long a call is repeated while nobody answers.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, *, patience_seconds: float = _PATIENCE_SECONDS
+    ) -> None:
         self._connection = connection
+        self._patience_seconds = patience_seconds
 
     def find(self, fingerprint: str) -> bytes | None:
         """Returns what is kept; None if nothing is, or if it cannot be had."""
         request = pb.GetStatisticsRequest(name=f"statistics/{fingerprint}")
         try:
             found = self._connection.call(
-                lambda stub: stub.GetStatistics, request, patience_seconds=_PATIENCE_SECONDS
+                lambda stub: stub.GetStatistics, request, patience_seconds=self._patience_seconds
             )
         except NotFoundError:
             return None
@@ -52,7 +59,9 @@ class ServerShelf:
         request = pb.UpdateStatisticsRequest(statistics=kept)
         try:
             self._connection.call(
-                lambda stub: stub.UpdateStatistics, request, patience_seconds=_PATIENCE_SECONDS
+                lambda stub: stub.UpdateStatistics,
+                request,
+                patience_seconds=self._patience_seconds,
             )
         except TunerError as error:
             logger.warning("the next study reads the data again: %s", error.message)

@@ -10,6 +10,7 @@ import grpc
 from tuner import convert
 from tuner.client.statistics import MOST_BYTES
 from tuner.errors import InvalidArgumentError, NotFoundError
+from tuner.service import call as calls
 from tuner.v1 import statistics_service_pb2 as pb
 from tuner.v1.statistics_service_pb2_grpc import StatisticsServiceServicer
 from tuner_storage.statistics import KeptStatistics, StatisticsStore
@@ -41,7 +42,8 @@ class StatisticsServicer(StatisticsServiceServicer):
         self, request: pb.UpdateStatisticsRequest, context: Context
     ) -> pb.Statistics:
         kept = _from_proto(request.statistics)
-        self._store.keep(kept)
+        audit = calls.audit_entry(request.statistics.name, kept.update_time)
+        self._store.keep(kept, audit)
         message = _to_proto(kept)
         message.ClearField("content")
         return message
