@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle  # noqa: TID251  # as what is sent to other processes is
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -234,7 +236,17 @@ class TestKeeping:
             Learner(workers=Meddling(), shelf=shelf).statistics(str(folder))
         assert not shelf.kept
 
-    @pytest.mark.parametrize("content", [b"", b"x", pickle.dumps(1)])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"x",
+            zlib.compress(b"[1]"),
+            zlib.compress(b'{"statistics": "{}", "noticed": [], "relevance": {}}'),
+            zlib.compress(b" " * (1 << 28)),
+        ],
+        ids=["empty", "noise", "list", "nothing", "bomb"],
+    )
     def test_what_is_broken_is_learned_again(self, folder: Path, content: bytes) -> None:
         shelf = Shelf()
         learned = learner(shelf)[0].statistics(str(folder))
@@ -246,13 +258,23 @@ class TestKeeping:
         assert workers.items > 0
         assert Knowledge.unpack(shelf.kept[learned.fingerprint]).statistics.rows == 120_800
 
+    def test_what_is_known_of_other_columns_is_not_believed(self, folder: Path) -> None:
+        shelf = Shelf()
+        learned = learner(shelf)[0].statistics(str(folder))
+        fewer = {name: learned.columns[name] for name in ("x", "y")}
+        fake = Knowledge(statistics=replace(learned, columns=fewer))
+        shelf.kept[learned.fingerprint] = fake.pack()
+        assert learner(shelf)[0].statistics(str(folder)).to_json() == learned.to_json()
+
     def test_packing(self, folder: Path) -> None:
         known = Knowledge(
-            statistics=statistics.scan(str(folder)), noticed=("k",), relevance={"y": {"x": 0.5}}
+            statistics=statistics.scan(str(folder)),
+            noticed=tuple(Times("day").keys),
+            relevance={"y": {"x": 0.5}},
         )
         again = Knowledge.unpack(known.pack())
         assert again.statistics.to_json() == known.statistics.to_json()
-        assert (again.noticed, again.relevance) == (("k",), {"y": {"x": 0.5}})
+        assert (again.noticed, again.relevance) == (known.noticed, known.relevance)
 
 
 def test_rows_sorted_by_the_label_tell_as_much(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,9 @@ from tuner_trainers.statistics import Statistics, Survey, with_derived
 
 logger = logging.getLogger(__name__)
 
-#: Bytes that kept knowledge may unfold to: a part of any machine's memory.
-_MOST_BYTES = 512 << 20
+#: Bytes that kept knowledge may unfold to: what is read may come from anybody.
+_MOST_BYTES = 128 << 20
+_FINGERPRINT = re.compile(rb"[0-9a-f]{64}")
 
 
 class Shelf(Protocol):
@@ -74,13 +76,16 @@ class Knowledge:
         try:
             unfolding = zlib.decompressobj()
             stored = json.loads(unfolding.decompress(content, _MOST_BYTES))
-            return Knowledge(
+            known = Knowledge(
                 statistics=Statistics.from_json(stored["statistics"]),
                 noticed=tuple(stored["noticed"]),
                 relevance=dict(stored["relevance"]),
             )
-        except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
             raise DataError(f"this is not what is known of a data set: {error!r}.") from error
+        if not known.statistics.derived.keys() >= {*known.noticed}:
+            raise DataError("this is not all that is known of a data set.")
+        return known
 
     def of(self, derived: Sequence[Derived]) -> Statistics:
         """What one who asks for these sees: as if nobody had ever asked for anything else."""
@@ -180,13 +185,15 @@ class Learner:
 
     def _find(self, survey: Survey) -> Knowledge | None:
         """What is known of the files as they are; else of the same bytes elsewhere."""
-        name = self._shelf.find(survey.version)
-        self._fingerprint = name.decode() if name else survey.fingerprint(self._workers)
+        name = _FINGERPRINT.fullmatch(self._shelf.find(survey.version) or b"")
+        self._fingerprint = name[0].decode() if name else survey.fingerprint(self._workers)
         content = self._shelf.find(self._fingerprint)
         if content is None:
             return None
         try:
             known = Knowledge.unpack(content)
+            if known.statistics.columns.keys() != {*survey.layout.names}:
+                raise DataError("this is known of other columns.")
         except DataError as error:
             logger.warning("%s: %s It is learned again.", survey.source.uri, error.message)
             return None

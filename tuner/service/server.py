@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -159,7 +160,11 @@ class StudyServer:
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         statistics = StatisticsServicer(StatisticsStore(database))
         refresh = (lambda: None) if guard is None else guard.refresh
-        stack.enter_context(Ticker(studies, refresh, statistics.forget))
+        housekeeping: Mapping[str, Callable[[], None]] = {
+            "changes": partial(_forget_changes, tokens, settings.audit_days),
+            "statistics": statistics.forget,
+        }
+        stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         add_StatisticsServiceServicer_to_server(statistics, server)
         forget = (lambda: None) if guard is None else guard.forget
@@ -199,6 +204,12 @@ class StudyServer:
         self._stack.callback(file.unlink, missing_ok=True)
         said = {"address": address, "local": local_address, "pid": os.getpid()}
         replace_file(file, json.dumps(said) + "\n")
+
+
+def _forget_changes(store: AdminStore, days: int) -> None:
+    """Forgets who changed what, after a number of days; 0 is never."""
+    if days:
+        store.forget_entries(datetime.now(UTC) - timedelta(days=days))
 
 
 def serve(
