@@ -174,6 +174,8 @@ class Hostile:
         """Anything that a scalar field can hold."""
         choice = self.random.choice
         match field.cpp_type:
+            case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
+                return self.random.randbytes(choice((0, 1, 9, 70_000)))
             case FieldDescriptor.CPPTYPE_STRING:
                 return self._text(field.name)
             case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
@@ -196,7 +198,9 @@ class Hostile:
             case "parent":
                 return self.study()
             case "name" | "names" | "best_trial" | "trial":
-                return choice((self.study(), self.trial(), "tokens/ann", choice(_TEXTS)))
+                return choice(
+                    (self.study(), self.trial(), self.statistics(), "tokens/ann", choice(_TEXTS))
+                )
             case "lease_token":
                 return choice(self.tokens)
             case "page_token" | "resume_token":

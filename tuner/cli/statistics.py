@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -41,9 +39,9 @@ def statistics(
     """
     kinds = dict(_pair(given) for given in types)
     client = session.find_client()
-    with ExitStack() as stack:
+    with session.reading() as progress:
         shelf = None if client is None else client.shelf
-        learner = Learner(shelf=shelf, progress=_progress(session, stack))
+        learner = Learner(shelf=shelf, progress=progress)
         found = learner.statistics(file, types=kinds, missing_values=missing)
         if label is not None and label not in found.columns:
             raise DataError(missing_column(file, label, tuple(found.columns)))
@@ -66,23 +64,6 @@ def _pair(given: str) -> tuple[str, str]:
     if not equals or not name:
         raise InvalidArgumentError(f"a type is COLUMN=number or COLUMN=string, but got {given!r}.")
     return name, kind
-
-
-def _progress(session: Session, stack: ExitStack) -> Callable[[int, int, int], None] | None:
-    """A bar that goes away, where somebody looks."""
-    if session.as_json or not session.err.is_terminal:
-        return None
-    bar = stack.enter_context(
-        Progress(
-            TextColumn("reading"),
-            BarColumn(),
-            TextColumn("{task.fields[rows]:,} rows"),
-            console=session.err,
-            transient=True,
-        )
-    )
-    task = bar.add_task("", total=None, rows=0)
-    return lambda rows, done, total: bar.update(task, completed=done, total=total, rows=rows)
 
 
 def _table(found: Statistics, label: str | None, told: Mapping[str, float] | None) -> Table:
