@@ -28,7 +28,7 @@ from tuner_trainers.portions import Here, Tell, Workers
 
 SUMMARIZE, PLAIN = "DuckDB, SUMMARIZE", "DuckDB, no quantiles"
 ALONE, TASKS = "ours, one process", "ours, Ray tasks"
-_SEED = 7
+_SEED, _ROUNDS = 7, 3
 _PART_ROWS, _GROUP_ROWS = 500_000, 125_000
 _WORDS = (8, 200, 20_000)
 _NUMBERS = 6
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 def measure(folder: Path, quick: bool) -> Report:
     """Measures all in turn, so that a slow minute of the machine strikes all alike."""
-    rows, rounds = (500_000, 1) if quick else (5_000_000, 3)
+    rows, rounds = (500_000, 1) if quick else (5_000_000, _ROUNDS)
     size = write_rows(folder / "rows", rows)
     found: dict[str, list[Mapping[str, float]]] = {}
     with ExitStack() as stack:
