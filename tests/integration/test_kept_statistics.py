@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,7 +94,6 @@ def test_what_cannot_be_kept_is_refused(
 def test_what_is_too_large_is_not_sent(
     connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "tuner.client.statistics")
     shelf = ServerShelf(connection)
     shelf.keep(A, 1, b"x" * MOST_BYTES)
     assert len(shelf.find(A) or b"") == MOST_BYTES and not caplog.records

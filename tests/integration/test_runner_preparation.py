@@ -154,6 +154,19 @@ def test_another_label_needs_only_what_tells_of_it(
     assert prepare(client, "other-again", rows, tmp_path, label="z").was_known
 
 
+def test_what_goes_wrong_with_what_is_kept_is_told_to_the_runner(
+    client: Client, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("x,y\n" + "".join(f"{i * i % 97},{i % 3}\n" for i in range(300)))
+    first = prepare(client, "small", rows, tmp_path)
+    assert first.statistics is not None and first.notes == ()
+    client.shelf.keep(first.statistics.fingerprint, 300, b"noise")
+    again = prepare(client, "small-again", rows, tmp_path)
+    assert (again.statistics, again.was_known) == (first.statistics, False)
+    assert len(again.notes) == 1 and "It is learned again." in again.notes[0]
+
+
 def test_a_study_that_was_stopped_is_not_read_for_any_more(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ class ServerShelf:
     def keep(self, fingerprint: str, rows: int, content: bytes) -> None:
         """Keeps something in place of what there was."""
         if len(content) > MOST_BYTES:
-            logger.info(
+            logger.warning(
                 "what is known of the data has %d bytes, more than a server keeps (%d): the next "
                 "study reads the data again.",
                 len(content),

@@ -116,6 +116,8 @@ class ManagedStudy:
         except TunerError as error:
             self._refuse(error)
             return
+        for note in preparation.notes:
+            logger.warning("%s: %s", study.name, note)
         request = pb.PrepareStudyRequest(name=study.name, request_id=str(uuid.uuid4()))
         request.prepared.CopyFrom(_prepared_to_proto(preparation))
         self._answer(request)

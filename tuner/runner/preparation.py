@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ EXAMINE_SECONDS = 180.0
 #: How often data is learned of if the process that does so dies.
 _RETRIES = 3
 _REPORT_SECONDS = 2.0
+_LOGGERS = ("tuner", "tuner_trainers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Preparation:
     statistics: StatisticsRef | None
     #: Whether all that had to be known of the data was kept from earlier studies.
     was_known: bool = False
+    #: What the runner's log should say of it.
+    notes: tuple[str, ...] = ()
 
 
 def prepare_study(study: Study, artifacts: Path, access: Access) -> Preparation:
@@ -101,7 +104,7 @@ def _examine(spec: StudySpec, artifacts: Path) -> Preparation:
 
 
 def _learn(spec: StudySpec, artifacts: Path, access: Access, name: str) -> Preparation:
-    with closing(Connection(access)) as connection:
+    with closing(Connection(access)) as connection, _noting() as notes:
         learner = Learner(RayWorkers(), ServerShelf(connection), _Reports(connection, name))
         prepared = prepare(spec, artifacts=artifacts, learner=learner)
     statistics = prepared.statistics
@@ -119,7 +122,27 @@ def _learn(spec: StudySpec, artifacts: Path, access: Access, name: str) -> Prepa
             fingerprint=statistics.fingerprint, uri=str(path), rows=statistics.rows
         ),
         was_known=learner.was_kept,
+        notes=tuple(notes),
     )
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """Notes the warnings of this process, whose log nobody reads."""
+    notes: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            notes.append(record.getMessage())
+
+    handler, loggers = Handler(logging.WARNING), [logging.getLogger(name) for name in _LOGGERS]
+    for each in loggers:
+        each.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        for each in loggers:
+            each.removeHandler(handler)
 
 
 class _Reports:
