@@ -71,8 +71,8 @@ def measure(folder: Path, quick: bool) -> Report:
             "Ratios are times: ours over DuckDB's. SUMMARIZE estimates distinct values and three "
             "quantiles; ours has quantiles for 1,000 buckets, frequent values for vocabularies of "
             "100,000, what texts hold, and a fingerprint of all bytes.",
-            "Memory is that of the process; of Ray tasks, that of the largest process, the one that "
-            "puts together what they found included.",
+            "Memory is that of the process; of Ray tasks, that of the largest process, the one "
+            "that puts together what they found included.",
         ],
     )
 
