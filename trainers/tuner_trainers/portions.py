@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Protocol, TypeVar
 
 from tuner_trainers import readers
+from tuner_trainers.folders import Folder
 from tuner_trainers.sources import Source
 from tuner_trainers.stores import File
 
@@ -32,8 +33,15 @@ class Portion:
     """Some files of a data set, or some row groups of one."""
 
     source: Source
+    #: Where what the rows name by a path lies: the folder of the whole data set.
+    folder: Folder
     #: Row groups of the only file; None: all that the files hold.
     groups: range | None = None
+
+    @staticmethod
+    def all(source: Source) -> Portion:
+        """The whole data set."""
+        return Portion(source=source, folder=Folder(source))
 
 
 class Workers(Protocol):
@@ -66,17 +74,19 @@ def portions(source: Source) -> tuple[Portion, ...]:
         DataError: a file cannot be read.
     """
     size = _least(source)
+    folder = Folder(source)
     found: list[Portion] = []
     is_cut = source.format == "parquet"
     for is_large, run in groupby(source.files, lambda file: is_cut and file.size_bytes >= size):
         files = tuple(run)
         if is_large:
             for file in files:
-                found += _parts(replace(source, files=(file,)), size)
+                found += _parts(replace(source, files=(file,)), folder, size)
         else:
             cuts = _runs([file.size_bytes for file in files], size)
             found += (
-                Portion(source=replace(source, files=files[cut.start : cut.stop])) for cut in cuts
+                Portion(source=replace(source, files=files[cut.start : cut.stop]), folder=folder)
+                for cut in cuts
             )
     return tuple(found)
 
@@ -91,10 +101,10 @@ def _least(source: Source) -> int:
     return max(_LEAST_BYTES, source.size_bytes // _MOST_PORTIONS)
 
 
-def _parts(source: Source, size: int) -> Iterator[Portion]:
+def _parts(source: Source, folder: Folder, size: int) -> Iterator[Portion]:
     (file,) = source.files
     for groups in _runs(_group_sizes(file), size):
-        yield Portion(source=source, groups=groups)
+        yield Portion(source=source, folder=folder, groups=groups)
 
 
 def _group_sizes(file: File) -> Sequence[int]:

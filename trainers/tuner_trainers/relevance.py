@@ -36,6 +36,8 @@ def measure(
 ) -> Mapping[str, float]:
     """Returns, by column, the part of the label's entropy that the column removes: 0 to 1.
 
+    Columns of bytes are left out.
+
     It is the mutual information of the column and the label, both in buckets, less what chance
     alone would give (Miller, Madow), over all rows that have a label.
 
@@ -52,7 +54,10 @@ def measure(
     coders = {
         name: _Coder.of(column, _LABEL_BUCKETS if _is_fine(name, label, column) else _BUCKETS)
         for name, column in statistics.columns.items()
+        if column.kind != "bytes"
     }
+    if label not in coders:
+        return {}
     count = _Count(survey=survey.of_kinds(statistics.types), coders=coders, label=label)
     told = Told(progress, survey.source.size_bytes)
     counted = (workers or Here()).map(count, survey.portions, told)

@@ -163,7 +163,7 @@ class Survey:
     def noticed(self) -> tuple[Derived, ...]:
         """What the texts hold without having been asked for, as their first rows tell."""
         step = -(-len(self.portions) // _SAMPLES)
-        names = [n for n in self.layout.names if self.layout.kinds.get(n, "string") == "string"]
+        names = [n for n in self.layout.names if self.layout.kinds.get(n) != "number"]
         found: dict[Derived, None] = {}
         for portion in self.portions[::step] if names else ():
             batches = data.portion(portion, self.layout, self.missing_values, names)
