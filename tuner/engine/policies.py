@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tuner.engine import gp, points
 from tuner.engine.encoding import Encoding
+from tuner.engine.fit import Fit
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
 from tuner.engine.tpe import Model, Outcomes, Tree
@@ -29,12 +30,34 @@ class Policy(ABC):
     same history goes on as the old one would have.
     """
 
+    #: Whether it ever takes a model that is worth a process of its own to fit.
+    fits = False
+
     @abstractmethod
     def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
-        """The point for trial `number`; None if there is none left.
+        """The point for trial `number`, found in a few milliseconds; None if there is none left.
 
         A later `attempt`, from 1, is made where the point before was one already tried.
         """
+
+    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
+        """What finds a better point, but takes longer; None where `propose` is all there is.
+
+        Args:
+            number: The trial's.
+            pending: Points that trials not created yet are going to have.
+        """
+        return None
+
+    @property
+    def takes_fit(self) -> bool:
+        """Whether `fit` gives something now."""
+        return False
+
+    @property
+    def fits_soon(self) -> bool:
+        """Whether it gives something, or will after another result or two."""
+        return False
 
     @property
     @abstractmethod
@@ -153,13 +176,18 @@ class GpPolicy(Policy):
     """Gaussian processes: where the expected improvement is largest, given all that is known.
 
     Spread points come first. Several metrics, constraints, and running, stopped and failed trials
-    are part of the model.
+    are part of the model. Where there is no time to fit it, TPE takes its place.
     """
 
-    def __init__(self, space: Space, seed: int, history: History) -> None:
+    fits = True
+
+    def __init__(
+        self, space: Space, seed: int, history: History, substitute: TpePolicy | None = None
+    ) -> None:
         self._encoding = Encoding(space)
         self._cube = gp.cube_of(space)
         self._start = SobolPolicy(space, seed)
+        self._substitute = substitute or TpePolicy(space, seed, history, startup=1)
         self._startup = startup_of(space)
         self._seed = seed
         self._history = history
@@ -172,18 +200,34 @@ class GpPolicy(Policy):
         return f"gp ({notes})" if notes else "gp"
 
     def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
-        """A spread point, or the one that the model thinks most of."""
-        if not self._is_ready or not self._cube.axes:
-            return self._start.propose(number, attempt)
-        from tuner.engine.gp.propose import propose  # half a second of a server's start
+        """A spread point, or once there is something to learn from, one that TPE draws."""
+        policy = self._substitute if self.takes_fit else self._start
+        return policy.propose(number, attempt)
 
-        return self._encoding.point(self._cube.decode(propose(self.problem(number, attempt))))
+    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
+        """The point that the model thinks most of, once there is something to learn from."""
+        if not self.takes_fit:
+            return None
+        encoded = [self._encoding.encode(point) for point in pending]
+        problem = gp.problem_of(
+            self._cube,
+            self._history.known,
+            self._history.directions,
+            (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number),
+            pending=encoded,
+        )
+        tried = [self._history.tried, {points.key_of(point) for point in pending}]
+        return Fit(problem=problem, encoding=self._encoding, tried=tried)
 
-    def problem(self, number: int, attempt: int) -> gp.Problem:
-        """What the proposal depends on, for whoever computes it."""
-        seed = (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number, attempt)
-        known, directions = self._history.known, self._history.directions
-        return gp.problem_of(self._cube, known, directions, seed)
+    @property
+    def takes_fit(self) -> bool:
+        """Whether there is something to learn, and to learn from."""
+        return self._is_ready and bool(self._cube.axes)
+
+    @property
+    def fits_soon(self) -> bool:
+        """Whether there will be after another result or two."""
+        return self._history.informative >= self._startup - 2 and bool(self._cube.axes)
 
     @property
     def _is_ready(self) -> bool:
@@ -207,8 +251,11 @@ class AutoPolicy(Policy):
     such results the first point is the best of theirs, seen again here.
     """
 
+    fits = True
+
     def __init__(self, space: Space, seed: int, history: History) -> None:
         startup = startup_of(space)
+        tpe = TpePolicy(space, seed, history, startup=1)
         self._space = space
         self._history = history
         self._stages = (
@@ -217,8 +264,8 @@ class AutoPolicy(Policy):
                 until=startup,
                 reason=f"spread points until {startup} trials have ended with a value",
             ),
-            Stage(policy=GpPolicy(space, seed, history), until=_MOST_MODELLED),
-            Stage(policy=TpePolicy(space, seed, history, startup=1), until=float("inf")),
+            Stage(policy=GpPolicy(space, seed, history, tpe), until=_MOST_MODELLED),
+            Stage(policy=tpe, until=float("inf")),
         )
 
     @property
@@ -235,6 +282,20 @@ class AutoPolicy(Policy):
         if number == 0 and attempt == 0:
             return self._history.warm_start.best or points.centre(self._space)
         return self._stage().policy.propose(number, attempt)
+
+    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
+        """What the stage's model takes; the first point of all takes none."""
+        return self._stage().policy.fit(number, pending) if self.takes_fit else None
+
+    @property
+    def takes_fit(self) -> bool:
+        """Whether the stage's model takes a fit."""
+        return len(self._history) > 0 and self._stage().policy.takes_fit
+
+    @property
+    def fits_soon(self) -> bool:
+        """Whether it does, or the next one's will after another result or two."""
+        return self._stages[1].policy.fits_soon and self._stage() is not self._stages[-1]
 
     def _stage(self) -> Stage:
         ended = self._history.informative

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.study import StudyDirection
@@ -18,7 +19,7 @@ _FEWEST_CURVES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """All that a proposal depends on; another process may compute it from a pickle of this."""
+    """All that a proposal depends on; another process may compute it."""
 
     cube: Cube
     #: Where trials ended with a value, [trials, axes], in the order of their numbers.
@@ -40,8 +41,10 @@ def problem_of(
     trials: Sequence[FrozenTrial],
     directions: Sequence[StudyDirection],
     seed: tuple[int, ...],
+    *,
+    pending: Sequence[Mapping[str, Any]] = (),
 ) -> Problem:
-    """Reads trials of Optuna's kind.
+    """Reads trials of Optuna's kind, and the parameters of some that are about to run.
 
     A stopped trial counts with the value that it might have ended with; one that failed, or
     stopped before it reported anything, only as a place where nothing was found.
@@ -69,7 +72,7 @@ def problem_of(
         points=cube.encode([trial.params for trial in ended]),
         losses=_finite(np.array(losses).reshape(len(ended), len(signs))),
         violations=np.array(violations).reshape(len(ended), len(names)),
-        pending=cube.encode([trial.params for trial in running]),
+        pending=cube.encode([*(trial.params for trial in running), *pending]),
         failed=cube.encode([trial.params for trial in lost]),
         seed=seed,
     )
