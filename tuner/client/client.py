@@ -183,7 +183,7 @@ class Client:
             warm_start: earlier studies whose results the search starts from, up to 5.
             trials: how many.
             parallel: how many at once; None for as many as ask.
-            search: auto, random, grid, qmc, tpe or gp.
+            search: auto, random, grid, qmc, tpe, gp, cma-es or nsga-ii.
             early_stopping: asha, median or none; none with several metrics.
             seed: the same seed and the same results give the same trials.
         """

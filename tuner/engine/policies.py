@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tuner.engine import gp, points
 from tuner.engine.encoding import Encoding
+from tuner.engine.evolution import CmaEsPolicy, NsgaPolicy
 from tuner.engine.fit import Fit
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
+from tuner.engine.policy import Policy, generator, uniforms
 from tuner.engine.tpe import Model, Outcomes, Tree
 from tuner.space import Space, Value
 from tuner.study import StudySpec
 
 # Beyond this a Gaussian process costs more than it finds.
 _MOST_MODELLED = 250
-
-
-class Policy(ABC):
-    """Chooses points of one space.
-
-    Proposing changes nothing that a later proposal depends on, so an engine built anew from the
-    same history goes on as the old one would have.
-    """
-
-    #: Whether it ever takes a model that is worth a process of its own to fit.
-    fits = False
-
-    @abstractmethod
-    def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
-        """The point for trial `number`, found in a few milliseconds; None if there is none left.
-
-        A later `attempt`, from 1, is made where the point before was one already tried.
-        """
-
-    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
-        """What finds a better point, but takes longer; None where `propose` is all there is.
-
-        Args:
-            number: The trial's.
-            pending: Points that trials not created yet are going to have.
-        """
-        return None
-
-    @property
-    def takes_fit(self) -> bool:
-        """Whether `fit` gives something now."""
-        return False
-
-    @property
-    def fits_soon(self) -> bool:
-        """Whether it gives something, or will after another result or two."""
-        return False
-
-    @property
-    @abstractmethod
-    def in_use(self) -> str:
-        """What it does at present, and why, for people."""
 
 
 class RandomPolicy(Policy):
@@ -308,7 +263,7 @@ def startup_of(space: Space) -> int:
 
 
 #: The algorithms by their names in a study file.
-ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp")
+ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp", "cma-es", "nsga-ii")
 
 
 def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
@@ -325,28 +280,9 @@ def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
             return TpePolicy(space, seed, history)
         case "gp":
             return GpPolicy(space, seed, history)
+        case "cma-es":
+            return CmaEsPolicy(space, seed, history)
+        case "nsga-ii":
+            return NsgaPolicy(space, seed, history, SobolPolicy(space, seed))
         case _:
             return AutoPolicy(space, seed, history)
-
-
-def uniforms(count: int, seed: int, *purpose: int) -> list[float]:
-    """Independent numbers from [0, 1), other ones for each purpose, the same in every process.
-
-    A hash of a counter is random enough for any use (Salmon et al., "Parallel random numbers: as
-    easy as 1, 2, 3", SC 2011), and costs a tenth of seeding one of NumPy's generators.
-    """
-    found = list[float]()
-    for block in range(0, count, 8):
-        words = struct.pack(f"<{2 + len(purpose)}q", _signed(seed), *purpose, block)
-        digest = hashlib.blake2b(words, digest_size=64).digest()
-        found += [(word >> 11) * 2.0**-53 for word in struct.unpack("<8Q", digest)]
-    return found[:count]
-
-
-def _signed(seed: int) -> int:
-    return (seed & 0xFFFF_FFFF_FFFF_FFFF) - 2**63
-
-
-def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Randomness of its own for each purpose, the same in every process."""
-    return np.random.default_rng([seed & 0xFFFF_FFFF_FFFF_FFFF, *purpose])

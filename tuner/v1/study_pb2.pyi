@@ -380,7 +380,7 @@ class Search(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     ALGORITHM_IN_USE_FIELD_NUMBER: _builtins.int
     algorithm: _builtins.str
-    """`auto`, `random`, `grid`, `qmc` or `tpe`; empty means `auto`."""
+    """`auto`, `random`, `grid`, `qmc`, `tpe`, `gp`, `cma-es` or `nsga-ii`; empty means `auto`."""
     early_stopping: _builtins.str
     """`none`, `asha` or `median`; empty means `asha`."""
     seed: _builtins.int
