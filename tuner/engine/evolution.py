@@ -184,7 +184,7 @@ class CmaEsPolicy(Policy):
 
 
 class NsgaPolicy(Policy):
-    """NSGA-II: children of the best so far, by crossover and mutation; above all for several metrics.
+    """NSGA-II: children of the best so far, by crossover and mutation; made for several metrics.
 
     Deb et al., A Fast and Elitist Multiobjective Genetic Algorithm, 2002; parents are chosen, and
     children made, by Optuna's parts. A parameter that a parent does not have, because another one

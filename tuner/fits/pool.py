@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 600.0
 _END_SECONDS = 5.0
+#: Of a machine that is very busy; one that takes longer hangs.
+_START_SECONDS = 120.0
 #: Matrices are too small to be shared by threads, and there are other processes.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -69,8 +71,12 @@ class Fits:
         if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise FitError(f"{self._most} other models were being fitted all the time")
         try:
+            with self._lock:
+                self._busy += 1
             return self._answer(wire.problem_to_bytes(problem), deadline)
         finally:
+            with self._lock:
+                self._busy -= 1
             self._slots.release()
 
     def _answer(self, message: bytes, deadline: float) -> Array:
@@ -78,13 +84,19 @@ class Fits:
         for _ in range(2):
             process = self._take()
             try:
+                process.wait_ready(deadline)
                 answer = process.ask(message, deadline)
             except TimeoutError as error:
-                self._drop(process)
+                if process.is_starting:
+                    self._put(process)
+                    raise FitError("the process that fits it was still starting") from error
+                process.kill()
+                # The next model finds one that has started.
+                self._put(_Process())
                 raise FitError("the model took too long to fit") from error
             except (EOFError, OSError) as error:
                 logger.warning("a process that fits models ended: %s", error)
-                self._drop(process)
+                process.kill()
                 continue
             self._put(process)
             try:
@@ -134,21 +146,14 @@ class Fits:
                 raise FitError("the server stops")
             # The one used last: others may be given up.
             process = self._idle.pop() if self._idle else None
-            self._busy += 1
         return process or _Process()
 
     def _put(self, process: _Process) -> None:
         process.last_use = time.monotonic()
         with self._lock:
-            self._busy -= 1
             if not self._closed:
                 self._idle.append(process)
                 return
-        process.kill()
-
-    def _drop(self, process: _Process) -> None:
-        with self._lock:
-            self._busy -= 1
         process.kill()
 
 
@@ -168,12 +173,24 @@ class _Process:
                 start_new_session=True,
             )
         self._line = wire.Line(ours)
-        self.last_use = time.monotonic()
+        self._is_ready = False
+        self._start = self.last_use = time.monotonic()
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    def wait_ready(self, deadline: float) -> None:
+        """Waits until it has started; raises as `ask` does."""
+        if not self._is_ready:
+            self._line.receive(deadline)
+            self._is_ready = True
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it has not started yet, and still may."""
+        return not self._is_ready and time.monotonic() < self._start + _START_SECONDS
 
     def ask(self, message: bytes, deadline: float) -> bytes:
         """The answer to a problem; raises TimeoutError, EOFError or OSError without one."""

@@ -14,6 +14,9 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from tuner.engine.gp import Array, Cube, Problem
 from tuner.engine.gp.cube import Axis
 
+#: What a process says once it has started.
+READY = b"ready"
+
 _LENGTH = struct.Struct("<Q")
 _CHUNK_BYTES = 1 << 20
 _SOLVED, _FAILED = b"+", b"-"

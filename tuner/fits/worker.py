@@ -20,8 +20,9 @@ def main() -> None:
     problems: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(line, problems), daemon=True).start()
     answers = wire.Line(socket.socket(fileno=os.dup(0)))
+    answers.send(wire.READY)
     while True:
-        answers.send(wire.answer_to_bytes(_solved(problems.get())))
+        answers.send(wire.answer_to_bytes(solved(problems.get())))
 
 
 def _listen(line: wire.Line, problems: queue.SimpleQueue[bytes]) -> None:
@@ -33,7 +34,8 @@ def _listen(line: wire.Line, problems: queue.SimpleQueue[bytes]) -> None:
         os._exit(0)
 
 
-def _solved(message: bytes) -> Array | str:
+def solved(message: bytes) -> Array | str:
+    """The answer to a problem, or what went wrong."""
     try:
         return propose(wire.problem_from_bytes(message))
     except Exception as error:

@@ -18,6 +18,8 @@ from tuner.engine.gp.regressor import Regressor
 _MOST_KNOWN = 400
 # More objectives are weighed by chance into one: the boxes between them grow too many.
 _MOST_OBJECTIVES = 3
+# How often a choice is made that others were preferred to.
+_NEGLECTED = 1 / 8
 # Around so many points it is searched more closely.
 _GOOD = 5
 
@@ -53,10 +55,31 @@ def _propose(problem: Problem, rng: np.random.Generator) -> Array:
         rank = np.where(feasible, rank, np.inf)
     else:
         rank = np.clip(problem.violations, 0, None).sum(1)
+    neglected = _neglected(problem, rng)
+    if neglected is not None:
+        goal.append(acquisition.Only(neglected))
     good = problem.points[np.argsort(rank, kind="stable")[:_GOOD]]
     found = ascent.maximize(acquisition.Sum(goal), cube, good, rng)
     tried = set(map(_key, np.vstack([problem.points, problem.pending, problem.failed])))
     return next((point for point in found if _key(point) not in tried), found[0])
+
+
+def _neglected(problem: Problem, rng: np.random.Generator) -> int | None:
+    """At times the column of a choice to be made: one of those that fewest trials made.
+
+    Among numbers a model sees a slope towards what it has not tried; among choices without an
+    order it sees none, and may leave one for good after a few trials whose other parameters did
+    not suit it.
+    """
+    cube = problem.cube
+    axes = [index for index, axis in enumerate(cube.axes) if axis.choices > 1]
+    if not axes or rng.random() >= _NEGLECTED:
+        return None
+    axis = axes[rng.integers(len(axes))]
+    columns = np.flatnonzero(cube.owners == axis)
+    made = cube.embed(np.vstack([problem.points, problem.pending]))[:, columns] > 0
+    counts = made.sum(0)
+    return int(columns[rng.choice(np.flatnonzero(counts == counts.min()))])
 
 
 def _improvement(models: Sequence[Regressor], means: Array) -> acquisition.Acquisition:

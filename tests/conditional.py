@@ -1,0 +1,72 @@
+"""A search in a tree: parameters like those of networks, some of which exist only under others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from tuner.space import Categorical, Child, Discrete, Float, Int, Parameter, Space, Value
+
+#: Of `loss`, without noise.
+OPTIMUM = -0.1
+
+_BEST_RATE = {"sgd": -1.7, "adam": -2.9, "rmsprop": -2.7}
+_OPTIMIZER = {"sgd": 0.1, "adam": 0.0, "rmsprop": 0.06}
+_PREPARATION = {"bucket": 0.0, "hash": 0.05, "embed": -0.05}
+_POOLING = {"mean": 0.0, "attention": -0.05}
+_NOISE = 0.02
+
+#: A parameter, one that exists under some of its values, and one that exists under some of those.
+SPACE = Space(
+    (
+        Parameter(name="rate", domain=Float(1e-5, 1, log=True)),
+        Parameter(name="batch", domain=Discrete((16, 32, 64, 128, 256, 512))),
+        Parameter(name="units", domain=Int(8, 1024, log=True)),
+        Parameter(name="layers", domain=Int(1, 8)),
+        Parameter(
+            name="optimizer",
+            domain=Categorical(("sgd", "adam", "rmsprop")),
+            children=(Child(("sgd",), Parameter(name="momentum", domain=Float(0, 0.99))),),
+        ),
+        Parameter(
+            name="preparation",
+            domain=Categorical(("bucket", "hash", "embed")),
+            children=(
+                Child(("embed",), Parameter(name="dimension", domain=Int(2, 256, log=True))),
+                Child(
+                    ("embed",),
+                    Parameter(
+                        name="pooling",
+                        domain=Categorical(("mean", "attention")),
+                        children=(
+                            Child(("attention",), Parameter(name="heads", domain=Int(1, 16))),
+                        ),
+                    ),
+                ),
+                Child(("bucket",), Parameter(name="buckets", domain=Int(2, 1024, log=True))),
+            ),
+        ),
+        Parameter(name="dropout", domain=Float(0, 0.8)),
+        Parameter(name="decay", domain=Float(1e-7, 1e-1, log=True)),
+    )
+)
+
+
+def loss(values: Mapping[str, Value], noise: np.random.Generator | None = None) -> float:
+    """What a trial reports, with some noise, or what it is worth, without."""
+    p = {k: v if isinstance(v, str) else float(v) for k, v in values.items()}
+    rate, batch = math.log10(p["rate"]), math.log2(p["batch"])
+    found = 0.5 * (rate - _BEST_RATE[p["optimizer"]] - 0.15 * (batch - 5)) ** 2
+    found += 0.02 * (batch - 5.5) ** 2 - 0.005
+    found += 0.045 * (math.log2(p["units"]) - 7.5) ** 2 + 0.08 * (p["layers"] - 3) ** 2
+    found += 0.2 * (p["dropout"] - 0.3) ** 2 + 0.02 * (math.log10(p["decay"]) + 4) ** 2
+    found += _OPTIMIZER[p["optimizer"]] + _PREPARATION[p["preparation"]]
+    found += 0.3 * (p.get("momentum", 0.9) - 0.9) ** 2
+    if p["preparation"] == "embed":
+        found += 0.02 * (math.log2(p["dimension"]) - 4) ** 2 + _POOLING[p["pooling"]]
+        found += 0.01 * (math.log2(p.get("heads", 4)) - 2) ** 2
+    if p["preparation"] == "bucket":
+        found += 0.03 * (math.log2(p["buckets"]) - 6) ** 2
+    return found if noise is None else found + _NOISE * float(noise.standard_normal())
