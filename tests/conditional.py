@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
+from tests.integration.service_support import Caller, Trial
+from tuner import convert
 from tuner.space import Categorical, Child, Discrete, Float, Int, Parameter, Space, Value
+from tuner.v1 import study_pb2
 
 #: Of `loss`, without noise.
 OPTIMUM = -0.1
@@ -70,3 +74,45 @@ def loss(values: Mapping[str, Value], noise: np.random.Generator | None = None) 
     if p["preparation"] == "bucket":
         found += 0.03 * (math.log2(p["buckets"]) - 6) ** 2
     return found if noise is None else found + _NOISE * float(noise.standard_normal())
+
+
+def regret(caller: Caller, seed: int, *, trials: int = 100, workers: int = 4) -> float:
+    """How much worse than the optimum the best trial of a study of a server is, without noise.
+
+    Workers are at different trials at any time and end them in any order, but in the same one
+    for the same seed: so the same is found each time.
+    """
+    study_id = f"conditional-{seed}"
+    metric = study_pb2.Metric(name="loss", goal=study_pb2.Metric.Goal.Value("MINIMIZE"))
+    search = study_pb2.Search(algorithm="auto", early_stopping="none", seed=seed)
+    space = convert.space_to_proto(SPACE)
+    caller.create(study_id, metrics=[metric], space=space, search=search, trials=trials)
+    rng = np.random.default_rng(seed)
+    running: list[tuple[float, str, Trial]] = []
+    seen: list[tuple[float, float]] = []
+    now, free = 0.0, [f"worker-{number}" for number in range(workers)]
+    for _ in range(trials):
+        trial = caller.one(free[-1], study_id)
+        heapq.heappush(running, (now + rng.uniform(0.5, 1.5), free.pop(), trial))
+        if not free or len(seen) + len(running) == trials:
+            now = _end(caller, running, seen, free, rng)
+    while running:
+        _end(caller, running, seen, free, rng)
+    return min(seen)[1] - OPTIMUM
+
+
+def _end(
+    caller: Caller,
+    running: list[tuple[float, str, Trial]],
+    seen: list[tuple[float, float]],
+    free: list[str],
+    rng: np.random.Generator,
+) -> float:
+    now, worker, trial = heapq.heappop(running)
+    values = convert.values_from_proto(trial.parameters)
+    measured = loss(values, rng)
+    caller.report(trial, 1, loss=measured)
+    caller.complete(trial)
+    seen.append((measured, loss(values)))
+    free.append(worker)
+    return now

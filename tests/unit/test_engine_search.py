@@ -15,7 +15,7 @@ from tuner.engine import ALGORITHMS, StudyEngine, check_search, points
 from tuner.engine import check as checks
 from tuner.errors import InvalidArgumentError
 from tuner.space import Categorical, Child, Discrete, Float, Group, Int, Parameter, Space, Value
-from tuner.study import Goal, Metric, TrialState
+from tuner.study import Goal, Measurement, Metric, TrialState
 
 MIXED = Space(
     (
@@ -177,6 +177,30 @@ def test_only_the_next_trial_is_suggested() -> None:
         engine.suggest(1)
     with pytest.raises(ValueError, match="came before trial 0"):
         engine.add(trial(1, {"lr": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "space"),
+    [
+        ("f", MIXED),
+        ("fg", NUMBERS),
+        ("f", Space.of({"a": Categorical(list("uvw")), "b": Categorical(list("xyz"))})),
+    ],
+    ids=["tree", "several metrics", "choices"],
+)
+def test_auto_says_what_it_does_and_why(metrics: str, space: Space) -> None:
+    asked = spec(space, "auto")
+    asked = replace(asked, metrics=tuple(Metric(name=n, goal=Goal.MINIMIZE) for n in metrics))
+    engine, said = StudyEngine("s", asked), list[str]()
+    for number in range(260):
+        said.append(engine.algorithm_in_use)
+        parameters = points.centre(space)
+        result = Measurement(step=1, metrics=dict.fromkeys(metrics, float(number)))
+        done = trial(number, parameters, TrialState.SUCCEEDED)
+        engine.add(replace(done, final_measurement=result))
+    assert said[0] == "qmc (auto: spread points until 5 trials have ended with a value)"
+    assert said[249] == "gp (auto: 249 trials have ended with a value)"
+    assert said[250] == "tpe (auto: 250 trials have ended with a value)"
 
 
 def test_qmc_is_more_even_than_chance() -> None:
