@@ -60,19 +60,21 @@ SPACE = Space(
 
 def loss(values: Mapping[str, Value], noise: np.random.Generator | None = None) -> float:
     """What a trial reports, with some noise, or what it is worth, without."""
-    p = {k: v if isinstance(v, str) else float(v) for k, v in values.items()}
-    rate, batch = math.log10(p["rate"]), math.log2(p["batch"])
-    found = 0.5 * (rate - _BEST_RATE[p["optimizer"]] - 0.15 * (batch - 5)) ** 2
+    made = {name: value for name, value in values.items() if isinstance(value, str)}
+    number = {name: float(v) for name, v in values.items() if not isinstance(v, str)}
+    batch, best = math.log2(number["batch"]), _BEST_RATE[made["optimizer"]]
+    found = 0.5 * (math.log10(number["rate"]) - best - 0.15 * (batch - 5)) ** 2
     found += 0.02 * (batch - 5.5) ** 2 - 0.005
-    found += 0.045 * (math.log2(p["units"]) - 7.5) ** 2 + 0.08 * (p["layers"] - 3) ** 2
-    found += 0.2 * (p["dropout"] - 0.3) ** 2 + 0.02 * (math.log10(p["decay"]) + 4) ** 2
-    found += _OPTIMIZER[p["optimizer"]] + _PREPARATION[p["preparation"]]
-    found += 0.3 * (p.get("momentum", 0.9) - 0.9) ** 2
-    if p["preparation"] == "embed":
-        found += 0.02 * (math.log2(p["dimension"]) - 4) ** 2 + _POOLING[p["pooling"]]
-        found += 0.01 * (math.log2(p.get("heads", 4)) - 2) ** 2
-    if p["preparation"] == "bucket":
-        found += 0.03 * (math.log2(p["buckets"]) - 6) ** 2
+    found += 0.045 * (math.log2(number["units"]) - 7.5) ** 2 + 0.08 * (number["layers"] - 3) ** 2
+    found += 0.2 * (number["dropout"] - 0.3) ** 2
+    found += 0.02 * (math.log10(number["decay"]) + 4) ** 2
+    found += _OPTIMIZER[made["optimizer"]] + _PREPARATION[made["preparation"]]
+    found += 0.3 * (number.get("momentum", 0.9) - 0.9) ** 2
+    if made["preparation"] == "embed":
+        found += 0.02 * (math.log2(number["dimension"]) - 4) ** 2 + _POOLING[made["pooling"]]
+        found += 0.01 * (math.log2(number.get("heads", 4)) - 2) ** 2
+    if made["preparation"] == "bucket":
+        found += 0.03 * (math.log2(number["buckets"]) - 6) ** 2
     return found if noise is None else found + _NOISE * float(noise.standard_normal())
 
 

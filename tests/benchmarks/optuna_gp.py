@@ -22,8 +22,8 @@ def main() -> None:
     space = {n: optuna.distributions.json_to_distribution(d) for n, d in described.items()}
     study = optuna.create_study(sampler=optuna.samplers.GPSampler(seed=0))
     for params, value in past:
-        trial = optuna.create_trial(params=params, distributions=space, value=value)
-        study.add_trial(trial)
+        done = optuna.trial.create_trial(params=params, distributions=space, value=value)
+        study.add_trial(done)
     while sys.stdin.readline():
         start = time.process_time()
         trial = study.ask(space)

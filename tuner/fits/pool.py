@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -92,7 +93,7 @@ class Fits:
                     raise FitError("the process that fits it was still starting") from error
                 process.kill()
                 # The next model finds one that has started.
-                self._put(_Process())
+                self._put(_started())
                 raise FitError("the model took too long to fit") from error
             except (EOFError, OSError) as error:
                 logger.warning("a process that fits models ended: %s", error)
@@ -113,7 +114,9 @@ class Fits:
                 return
         if self._slots.acquire(blocking=False):
             try:
-                self._put(self._take())
+                with suppress(FitError):
+                    # Whoever needs it is told.
+                    self._put(self._take())
             finally:
                 self._slots.release()
 
@@ -146,7 +149,7 @@ class Fits:
                 raise FitError("the server stops")
             # The one used last: others may be given up.
             process = self._idle.pop() if self._idle else None
-        return process or _Process()
+        return process or _started()
 
     def _put(self, process: _Process) -> None:
         process.last_use = time.monotonic()
@@ -155,6 +158,14 @@ class Fits:
                 self._idle.append(process)
                 return
         process.kill()
+
+
+def _started() -> _Process:
+    try:
+        return _Process()
+    except OSError as error:
+        logger.error("no process can be started to fit models: %s", error)
+        raise FitError("no process could be started to fit the model") from error
 
 
 class _Process:

@@ -81,7 +81,13 @@ class Proposals:
             return
         self._has_turn = self._has_turn or self._proposer.turn.acquire(blocking=False)
         # Before its turn it would read too early: the trials of others are missing.
-        self._fit = read() if self._has_turn else None
+        try:
+            self._fit = read() if self._has_turn else None
+        except Exception:
+            # A search that fails must not cost the result that came with it.
+            logger.exception("a model cannot be fitted")
+            self._give_up("what it is fitted to cannot be read")
+            return
         if self._fit is not None or not self._has_turn:
             raise Postponed
 
@@ -95,8 +101,11 @@ class Proposals:
             elif self._fit is not None:
                 self.points.append(self._proposer.fits.solve(self._fit, self._deadline))
         except FitError as error:
-            self.note = f"tpe, because {error}"
-            logger.warning("a trial is proposed by %s", self.note)
+            self._give_up(str(error))
+
+    def _give_up(self, reason: str) -> None:
+        self.note = f"tpe, because {reason}"
+        logger.warning("a trial is proposed by %s", self.note)
 
     @property
     def _left(self) -> float:

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from tuner.config import Settings
 from tuner.fits import Fits
-from tuner.service import health, listen, servicer
+from tuner.service import health, listen
 from tuner.service.admin import AdminServicer
 from tuner.service.allowed import Allowed
 from tuner.service.auth import TokenGuard
@@ -28,7 +29,7 @@ from tuner.service.fleet import Fleet
 from tuner.service.forwarding import Forwarder
 from tuner.service.health import Health
 from tuner.service.holdings import holdings
-from tuner.service.interceptor import CallInterceptor, Everybody
+from tuner.service.interceptor import STREAMS, CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
@@ -74,7 +75,9 @@ _CHANNEL = (
     # How long a connection may take to be made, in spite of its name.
     ("grpc.min_reconnect_backoff_ms", 1500),
     ("grpc.keepalive_time_ms", 2_000),
+    # gRPC waits for a keepalive's answer as for that of any ping, a minute unless told otherwise.
     ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -133,7 +136,7 @@ class StudyServer:
         telemetry = self._telemetry = stack.enter_context(Telemetry(settings, os.environ))
         forwarder = Forwarder(listen.peers(settings, _CHANNEL))
         stack.callback(forwarder.close)
-        pool = stack.enter_context(CallThreads(_CALLS + servicer.STREAMS))
+        pool = stack.enter_context(CallThreads(_CALLS + STREAMS))
         # The port is taken before anything is opened or written, and no call is answered before.
         guard = TokenGuard(lambda now: tokens.active_tokens(now)) if settings.has_tokens else None
         interceptor = CallInterceptor(
@@ -164,7 +167,9 @@ class StudyServer:
         )
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
-        stack.enter_context(Ticker(studies, (lambda: None) if guard is None else guard.refresh))
+        refresh = (lambda: None) if guard is None else guard.refresh
+        housekeeping = partial(_forget_changes, tokens, settings.audit_days)
+        stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)
@@ -203,6 +208,12 @@ class StudyServer:
         self._stack.callback(file.unlink, missing_ok=True)
         said = {"address": address, "local": local_address, "pid": os.getpid()}
         replace_file(file, json.dumps(said) + "\n")
+
+
+def _forget_changes(store: AdminStore, days: int) -> None:
+    """Forgets who changed what, after a number of days; 0 is never."""
+    if days:
+        store.forget_entries(datetime.now(UTC) - timedelta(days=days))
 
 
 def serve(
