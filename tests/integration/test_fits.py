@@ -140,7 +140,7 @@ def test_a_problem_travels_without_loss() -> None:
     problem = fit_of(12).problem
     there = wire.problem_from_bytes(wire.problem_to_bytes(problem))
     assert (there.cube, there.seed) == (problem.cube, problem.seed)
-    for name in ("points", "losses", "violations", "pending", "failed"):
+    for name in ("points", "losses", "progress", "violations", "pending", "failed"):
         sent, came = getattr(problem, name), getattr(there, name)
         assert sent.shape == came.shape and (sent == came).all(), name
 
@@ -337,6 +337,7 @@ def _slow_problem() -> Problem:
         cube=cube_of(Space.of({f"x{i}": Float(0, 1) for i in range(axes)})),
         points=rng.random((400, axes)),
         losses=rng.random((400, 3)),
+        progress=np.ones(400),
         violations=rng.random((400, 10)),
         pending=np.empty((0, axes)),
         failed=np.empty((0, axes)),

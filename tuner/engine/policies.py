@@ -169,7 +169,7 @@ class GpPolicy(Policy):
             self._history.known,
             self._history.directions,
             (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number),
-            pending=encoded,
+            coming=encoded,
         )
         tried = [self._history.tried, {points.key_of(point) for point in pending}]
         return Fit(problem=problem, encoding=self._encoding, tried=tried)
