@@ -19,7 +19,7 @@ _MOST_KNOWN = 400
 # More objectives are weighed by chance into one: the boxes between them grow too many.
 _MOST_OBJECTIVES = 3
 # How often a choice is made that others were preferred to.
-_NEGLECTED, _NEGLECTED_IN_THE_END = 1 / 8, 1 / 3
+_NEGLECTED, _NEGLECTED_IN_THE_END = 1 / 8, 1 / 4
 # The logarithm of an improvement that is hardly one, of values with a deviation of about 1.
 _LITTLE = -2.5
 # Around so many points it is searched more closely.
