@@ -1,6 +1,6 @@
 """Training beside what one would write by hand with Keras, in one run.
 
-    python tests/benchmarks/training.py start_up|throughput|streaming [--quick] [--json]
+    python tests/benchmarks/training.py start_up|throughput|streaming|pictures [--quick] [--json]
 
 Each subcommand is a module beside this one. With --json, standard output is one JSON object with
 every figure, instead of a table; its `ratios` are ours over the other's.
@@ -31,6 +31,7 @@ PARTS: Mapping[str, str] = {
     "start_up": "from a trial's assignment to its first step, beside Ray Train",
     "throughput": "examples per second of one worker, with the rows in memory",
     "streaming": "the same with ten times the rows that the allowed memory holds",
+    "pictures": "examples per second of the image trainer, with the images decoded once",
 }
 
 
