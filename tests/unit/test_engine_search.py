@@ -404,7 +404,7 @@ def test_check_accepts_what_there_is(algorithm: str, stopping: str) -> None:
         ("bayes", "none", FINITE, "auto, random, .* gp, cma-es, nsga-ii, but got 'bayes'"),
         ("cma-es", "none", MIXED, "'optimizer' is .*; choose `auto`, `tpe` or `nsga-ii`, or fix"),
         ("cma-es", "none", CHILDREN, "some depend on 'a'; choose `auto`"),
-        ("tpe", "hyperband", FINITE, "none, asha, median, but got 'hyperband'"),
+        ("tpe", "halving", FINITE, "but got 'halving'"),
         ("grid", "none", MIXED, "'lr' is float .* log; give it a `step`"),
         ("auto", "none", Space(), "the space is empty"),
     ],
