@@ -187,6 +187,8 @@ CREATE TABLE tuner.trials (
     checkpoint_uri text,
     checkpoint_step bigint,
     within_constraints boolean,
+    -- What proposed the trial in place of the study's search, and why; mostly empty.
+    search_note text NOT NULL DEFAULT '',
     CONSTRAINT trials_pkey PRIMARY KEY (study, number),
     CONSTRAINT trials_space_fkey
         FOREIGN KEY (study, space_version) REFERENCES tuner.spaces (study, version)
