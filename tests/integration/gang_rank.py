@@ -2,8 +2,9 @@
 
 python -m tests.integration.gang_rank FOLDER RANK HOST:PORT,HOST:PORT
 
-The fourth trial is the first one again, with rows that are streamed; the others after it change
-gradients and rate on their way. Without an address, one process trains with two replicas.
+The fourth trial is the first one again, with rows that are streamed; then come one of the image
+trainer and one of the text trainer, and two that change gradients and rate on their way. Without
+an address, one process trains with two replicas.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +28,6 @@ CHANGED: Mapping[str, Value] = {
     "class_weights": "balanced",
     "weight_decay": 0.01,
 }
-#: Each with its number, the memory for rows, and parameters.
-TRIALS: Sequence[tuple[int, int, Mapping[str, Value]]] = (
-    (0, 0, {"dropout": 0.0}),
-    (1, 0, {"dropout": 0.0}),
-    (2, 0, {"dropout": 0.1}),
-    (0, 1, {"dropout": 0.0}),
-    (3, 0, CHANGED),
-    (3, 0, {**CHANGED, "precision": "mixed_float16"}),
-)
 
 
 def main(folder: Path, rank: int, workers: list[str]) -> None:
@@ -45,6 +37,7 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
         os.environ["TF_CONFIG"] = json.dumps(cluster)
     import tensorflow as tf  # only after TF_CONFIG is set
 
+    from tests.integration import pictures
     from tuner_trainers import training
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -56,15 +49,23 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if len(workers) > 1 else None
+    tasks = [
+        trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
+        for trial, dropout in ((0, 0.0), (1, 0.0), (2, 0.1), (0, 0.0))
+    ]
+    tasks.append(pictures.image_task(folder, epochs=2, rotation=0.0))
+    tasks.append(pictures.text_task(folder, epochs=2, convolutions=1))
+    for parameters in (CHANGED, {**CHANGED, "precision": "mixed_float16"}):
+        task = trials.make_task(folder, trial=3, batch_size=50)
+        tasks.append(replace(task, parameters={**task.parameters, **parameters}))
     results = []
-    for number, (trial, memory_bytes, parameters) in enumerate(TRIALS):
+    for number, task in enumerate(tasks):
+        memory_bytes = 1 if number == 3 else 0
         artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{number}"
         artifact_dir.mkdir()
         context = trials.Context(artifact_dir, rank=rank, workers=len(workers))
-        if trial == 1:
+        if task.trial == 1:
             context.decide = _lose
-        task = trials.make_task(folder, trial=trial)
-        task = replace(task, parameters={"batch_size": 50, **parameters})
         try:
             result = training.train(task, context, strategy, trials.storage(folder, memory_bytes))
             end = "stopped" if result.stopped else "whole"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,18 +15,23 @@ import tensorflow as tf
 
 from tuner.errors import InvalidArgumentError
 from tuner.space import Value
-from tuner.trainer_spaces import TRAINERS, effective_parameters
-from tuner_trainers import built, own
+from tuner.trainer_spaces import effective_parameters
+from tuner_trainers import built, image, own, tabular, text
 from tuner_trainers.context import TrialTask
 from tuner_trainers.declared import Callback
 from tuner_trainers.heads import head_of
 from tuner_trainers.preprocessing import Encoder, build_encoder
 from tuner_trainers.statistics import Statistics
-from tuner_trainers.tabular import build_network
 from tuner_trainers.target import Target
 
-#: Rows that are predicted at once.
-CHUNK_ROWS = 8192
+#: Rows that are predicted at once, and what the outputs of one layer may take.
+CHUNK_ROWS, CHUNK_BYTES = 8192, 128 << 20
+
+_NETWORKS: Mapping[str, Callable[[Encoder, Mapping[str, Value], int], keras.Model]] = {
+    "tabular": tabular.build_network,
+    "image": image.build_network,
+    "text": text.build_network,
+}
 
 Forward = Callable[[Mapping[str, tf.Tensor]], npt.NDArray[np.float32]]
 
@@ -54,9 +60,15 @@ class Model:
             given |= {str(name): float(number) for name, number in (numbers or {}).items()}
         return given
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are predicted together, so that what layers give fits into memory."""
+        widest: int = max(math.prod(layer.output.shape[1:]) for layer in self.network.layers)
+        return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (4 * widest)))
+
     def forward(self) -> Forward:
         """A function from encoded rows to predictions, traced once."""
-        head = head_of(self.target)
+        head, size = head_of(self.target), self.rows_at_once
         specs = {
             name: tf.TensorSpec(tensor.shape, tensor.dtype)
             for name, tensor in self.network.input.items()
@@ -69,10 +81,8 @@ class Model:
         def forward(inputs: Mapping[str, tf.Tensor]) -> npt.NDArray[np.float32]:
             rows = next(iter(inputs.values())).shape[0]
             parts = [
-                predict(
-                    {name: t[start : start + CHUNK_ROWS] for name, t in inputs.items()}
-                ).numpy()
-                for start in range(0, max(rows, 1), CHUNK_ROWS)
+                predict({name: t[start : start + size] for name, t in inputs.items()}).numpy()
+                for start in range(0, max(rows, 1), size)
             ]
             return np.concatenate(parts)
 
@@ -121,8 +131,8 @@ def trained_model(task: TrialTask, model: Model, strategy: tf.distribute.Strateg
 def _network(
     task: TrialTask, encoder: Encoder, parameters: Mapping[str, Value], target: Target
 ) -> tuple[keras.Model, Sequence[Callback]]:
-    if task.trainer in TRAINERS:
-        return build_network(encoder, parameters, target.units), ()
+    if task.trainer in _NETWORKS:
+        return _NETWORKS[task.trainer](encoder, parameters, target.units), ()
     with own.found(task.trainer, task.code, Path(task.artifacts)) as build:
         return built.build_network(build, encoder, parameters, target.units)
 
