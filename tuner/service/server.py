@@ -30,17 +30,20 @@ from tuner.service.health import Health
 from tuner.service.holdings import holdings
 from tuner.service.interceptor import CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
+from tuner.service.models import ModelServicer
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
 from tuner.service.telemetry import Telemetry
 from tuner.service.threads import CallThreads
 from tuner.service.ticker import Ticker
-from tuner.v1 import admin_service_pb2, study_service_pb2
+from tuner.v1 import admin_service_pb2, model_service_pb2, study_service_pb2
 from tuner.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tuner.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
 from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
 from tuner_storage.directory import replace_file
 from tuner_storage.embedded import POSTGRES
+from tuner_storage.models import ModelStore
 from tuner_storage.tokens import AdminStore
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ _TEND_SECONDS = 1.0
 _STOP_SECONDS = 45.0
 _SERVICES = (
     study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
 
@@ -158,6 +162,7 @@ class StudyServer:
         housekeeping = partial(_forget_changes, tokens, settings.audit_days)
         stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
+        add_ModelServiceServicer_to_server(ModelServicer(ModelStore(database)), server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)
         add_AdminServiceServicer_to_server(admin, server)
