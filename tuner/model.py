@@ -171,6 +171,20 @@ def parse_version_name(name: str) -> tuple[str, str]:
     return check_model_id(parts[1]), parts[3]
 
 
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Model and version of `model`, `model@alias`, `model@version` or `model/version`.
+
+    The version is a word, empty where only the model is named.
+
+    Raises:
+        InvalidArgumentError: it is no such reference.
+    """
+    model_id, separator, word = reference.replace("@", "/", 1).partition("/")
+    if separator and not (word.isdecimal() or word == LATEST):
+        check_alias(word)
+    return check_model_id(model_id), str(check_version(word)) if word.isdecimal() else word
+
+
 def check_version(word: str | int) -> int:
     """A version's number; raises InvalidArgumentError for none."""
     text = str(word)
