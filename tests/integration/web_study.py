@@ -18,6 +18,7 @@ from tuner import convert
 from tuner.client import Client, Study
 from tuner.client.channel import Connection
 from tuner.client.trial import RunningTrial
+from tuner.model import Lineage, ModelVersion, Published
 from tuner.space import Value
 from tuner.study import Limits, StudySpec
 from tuner.v1 import study_pb2
@@ -102,6 +103,35 @@ def worth(parameters: Mapping[str, Value]) -> float:
     units = math.log2(float(parameters["units"]) / 128)
     hashed = 0.004 if parameters["native_country.encoding"] == "hash" else 0.0
     return 0.921 - 0.02 * rate * rate - 0.0022 * buckets**2 - 0.0015 * units**2 - hashed
+
+
+CARD = """# adult-income
+
+Predicts `income`. <script>alert('x')</script> [away](https://elsewhere.example)
+
+| metric | value |
+|---|---|
+| val_auc | 0.91 |
+"""
+
+
+def published(client: Client, study: Study, model: str, trials: int) -> list[ModelVersion]:
+    """Publishes trials of a study as a publisher does, whatever lies at their places."""
+    versions = []
+    for number in range(trials):
+        lineage = Lineage(trial=f"{study.name}/trials/{number}", trainer="tabular")
+        begun = client.models.begin(model, lineage, publisher="box:1")
+        what = Published(
+            uri=f"/models/{model}/{begun.version}",
+            size_bytes=3 << 20,
+            sha256="ab" * 32,
+            lineage=lineage,
+            metrics={"val_auc": 0.91},
+            card=CARD,
+            report="a fresh process predicted the golden rows",
+        )
+        versions.append(client.models.finish(begun, what))
+    return versions
 
 
 @contextmanager
