@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
@@ -219,7 +218,7 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _dechunked(file: BinaryIO) -> bytes:
+def _dechunked(file: io.BufferedIOBase) -> bytes:
     """Chunks, each with its length before it; checksums may come last."""
     body = bytearray()
     while size := int(file.readline().split(b";")[0], 16):

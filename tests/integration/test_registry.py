@@ -16,12 +16,16 @@ import tensorflow as tf
 
 from tests.integration import object_store, trials
 from tests.integration.service_support import Caller, until
-from tuner.client import Client, Models
+from tests.integration.web_study import prepared
+from tuner.client import Client, Models, RunningTrial
+from tuner.client.channel import Connection
 from tuner.config import Settings
 from tuner.errors import DataError, FailedPreconditionError, ModelRejectedError
 from tuner.model import Lineage, ModelVersion, VersionState
 from tuner.registry import ModelRoot, Registry, Source, copy_to, export_to, gate
+from tuner.runner.publisher import Publisher
 from tuner.service import StudyServer
+from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers import artifacts, checksums, foreign, layout, training
 
 TRIAL = Lineage(trial="studies/small/trials/0")
@@ -44,16 +48,15 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = tf.Module()
     module.factor = tf.Variable(2.0)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 2], tf.float32, "x"),
-            tf.TensorSpec([None], tf.string, "word"),
-        ]
-    )
     def call(x: tf.Tensor, word: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"twice": module.factor * x, "said": tf.strings.upper(word)}
 
-    tf.saved_model.save(module, str(directory), signatures={"serving_default": call})
+    specs = [
+        tf.TensorSpec([None, 2], tf.float32, "x"),
+        tf.TensorSpec([None], tf.string, "word"),
+    ]
+    signatures = {"serving_default": tf.function(call, input_signature=specs)}
+    tf.saved_model.save(module, str(directory), signatures=signatures)
     return directory
 
 
@@ -261,3 +264,44 @@ def test_what_is_no_saved_model_is_refused(tmp_path: Path) -> None:
     tf.saved_model.save(module, str(tmp_path / "unsigned"))
     with pytest.raises(DataError, match="no signature 'serving_default'"):
         foreign.take(tmp_path / "unsigned", tmp_path / "to2", model="m", origin="here")
+
+
+def test_a_runner_publishes_winners_and_what_is_asked_for_and_removes_what_is_deleted(
+    server: StudyServer, trained: Path, tmp_path: Path
+) -> None:
+    artifacts_dir, root = tmp_path / "artifacts", tmp_path / "models"
+    with Client(server.address) as client:
+        study = prepared(client, "winners", export_model="winners", trials=2)
+        for trial in study:
+            left = artifacts_dir / "studies" / "winners" / "trials" / str(trial.number) / "1"
+            shutil.copytree(trained, left)
+            _complete(client, trial, str(left) if trial.number else "", trial.number / 2)
+        connection = Connection(server.address)
+        publisher = Publisher(connection, artifacts_dir, str(root))
+        # The loser, which has left nothing, is asked for; nobody waits.
+        asked = study.trial(0).publish("losers", wait=False)
+        assert asked.state is VersionState.PUBLISHING and not asked.publisher
+        publisher._work()
+        winner = client.models.version("winners")
+        assert winner.version == 1 and winner.lineage.trial == f"{study.name}/trials/1"
+        assert study.refresh().exported_model_uri == winner.uri == str(root / "winners" / "1")
+        with pytest.raises(ModelRejectedError, match="has left no weights"):
+            client.models.wait(asked)
+        assert study.best().publish("winners").name == winner.name
+        client.models.delete_version(winner)
+        publisher._work()
+        assert list(client.models.versions("winners")) == []
+        assert [path.name for path in (root / "winners").iterdir()] == []
+        connection.close()
+
+
+def _complete(client: Client, trial: RunningTrial, artifact_uri: str, value: float) -> None:
+    """Ends a trial as a runner does."""
+    connection = Connection(client.address)
+    held = connection.call(lambda stub: stub.GetTrial, pb.GetTrialRequest(name=trial.name))
+    request = pb.CompleteTrialRequest(
+        name=trial.name, lease_token=held.lease.token, artifact_uri=artifact_uri
+    )
+    request.final_measurement.metrics["val_auc"] = value
+    connection.call(lambda stub: stub.CompleteTrial, request)
+    connection.close()

@@ -30,14 +30,17 @@ from tuner.web.source import StudySource
 ROWS = 32_561
 
 
-def spec() -> StudySpec:
+def spec(*, trials: int = 60, export_model: str = "adult-income") -> StudySpec:
     """What a user would submit: nothing but the data is known of the space."""
-    return replace(a_study().spec, limits=Limits(trials=60, parallel=2))
+    limits = Limits(trials=trials, parallel=2)
+    return replace(a_study().spec, limits=limits, export_model=export_model)
 
 
-def prepared(client: Client, name: str) -> Study:
+def prepared(
+    client: Client, name: str, *, trials: int = 60, export_model: str = "adult-income"
+) -> Study:
     """Creates a study and answers for its runner that the data is fine."""
-    study = client.create(name, spec())
+    study = client.create(name, spec(trials=trials, export_model=export_model))
     request = pb.PrepareStudyRequest(
         name=study.name,
         prepared=pb.PrepareStudyRequest.Prepared(

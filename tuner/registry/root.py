@@ -50,8 +50,8 @@ class ModelRoot:
     def workshop(self, model: str) -> Iterator[Path]:
         """A folder to make a version in, from which `put` need not copy."""
         if self._remote:
-            with tempfile.TemporaryDirectory(prefix="tuner-export-") as folder:
-                yield Path(folder)
+            with tempfile.TemporaryDirectory(prefix="tuner-export-") as temporary:
+                yield Path(temporary)
             return
         folder = Path(f"{self._uri}/{model}")
         folder.mkdir(parents=True, exist_ok=True)

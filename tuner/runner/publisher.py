@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from tuner import convert
@@ -55,13 +56,13 @@ class Publisher:
         try:
             for study in self._completed():
                 if self._has_winner(study):
-                    self._try(study.name, lambda study=study: self._publish_winner(study))
+                    self._try(study.name, partial(self._publish_winner, study))
             states = (VersionState.PUBLISHING, VersionState.DELETING)
             for version in self._models.versions(states=states):
                 if version.state is VersionState.DELETING:
-                    self._try(version.name, lambda v=version: self._registry.remove(v))
+                    self._try(version.name, partial(self._registry.remove, version))
                 elif version.lineage.trial and version.is_silent(datetime.now(UTC)):
-                    self._try(version.name, lambda v=version: self._take_up(v))
+                    self._try(version.name, partial(self._take_up, version))
         except TunerError as error:
             logger.debug("%s", error.message)
 
