@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from tuner_storage import LoadedTrials, Ownership, StaleError, Store, StoredStud
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 _EXHAUSTED = Reached(reason="every point of the space was tried", gives_up=False)
 
@@ -132,6 +135,23 @@ class Record:
     def write(self, *changes: Write) -> None:
         """Notes what a verb changes; the caller is that verb."""
         self._draft.extend(changes)
+
+    def besides(self, verb: Callable[[], R]) -> R | None:
+        """What a verb does besides; the caller is that verb.
+
+        None if it went wrong in a way that nobody foresaw: the verb itself is written, what was
+        done besides never happened, and the study is loaded again.
+        """
+        drafted, told = len(self._draft), len(self._news)
+        try:
+            return verb()
+        except TunerError:
+            raise
+        except Exception:
+            logger.exception("what %s did besides went wrong", self._study.name)
+            del self._draft[drafted:], self._news[told:]
+            self.retire()
+            return None
 
     def tell(self, *news: Study | Trial | Reported) -> None:
         """Notes what watchers are told once it is on disk; the caller is a verb."""
