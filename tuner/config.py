@@ -230,8 +230,11 @@ class Settings:
 
     @property
     def models_uri(self) -> str:
-        """Where models are published: a folder or a URI."""
-        return self.models or str(self.artifacts_dir / "models")
+        """Where models are published: an absolute path or a URI."""
+        if "://" in self.models:
+            return self.models
+        folder = Path(self.models).expanduser() if self.models else self.artifacts_dir / "models"
+        return str(folder.absolute())
 
     @property
     def rows_dir(self) -> Path:

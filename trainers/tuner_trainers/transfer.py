@@ -94,9 +94,11 @@ def is_empty(uri: str) -> bool:
 
 def check_sum(directory: Path, sha256: str) -> None:
     """Raises ModelRejectedError unless a directory is the version of this sum."""
-    with (directory / SUMS).open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise ModelRejectedError(f"{directory} is not the version that was published.")
+    sums = directory / SUMS
+    if not sums.is_file() or hashlib.sha256(sums.read_bytes()).hexdigest() != sha256:
+        raise ModelRejectedError(
+            f"{directory} is not the version that was published: its {SUMS.name} is another."
+        )
 
 
 def _remote(uri: str) -> tuple[ObjectStore, str]:

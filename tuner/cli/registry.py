@@ -182,10 +182,13 @@ def retention(session: Session, model: str, keep: int) -> None:
 
 @models.command()
 @click.argument("name", metavar="MODEL[/VERSION]")
+@click.option(
+    "--files-removed", is_flag=True, help="The version's files are gone: no runner removes them."
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @server_option
 @click.pass_obj
-def delete(session: Session, name: str, yes: bool) -> None:
+def delete(session: Session, name: str, files_removed: bool, yes: bool) -> None:
     """Delete a version, or a MODEL that has none; a runner removes the files."""
     registry = session.client.models
     model, word = parse_reference(name)
@@ -196,7 +199,10 @@ def delete(session: Session, name: str, yes: bool) -> None:
             raise click.UsageError(f"deleting {name} needs --yes")
         click.confirm(f"delete {name}?", abort=True)
     if word:
-        registry.delete_version(registry.version(name))
+        version = registry.version(name)
+        registry.delete_version(version)
+        if files_removed and version.uri:
+            registry.delete_version(version, files_removed=True)
     else:
         registry.delete(model)
     if session.as_json:

@@ -17,8 +17,8 @@ from tuner_trainers.context import ENVIRONMENT
 
 #: How long an export, or a verification, may take on a busy machine.
 TIMEOUT_SECONDS = 300
-_TEMPORARY = ".export-"
-#: Temporary folders that are so old were left by a publisher that was killed.
+_TEMPORARY, REMOVED = ".export-", ".removed-"
+#: Hidden folders that are so old were left by a publisher that was killed.
 _LEFT_SECONDS = 86_400
 
 
@@ -73,7 +73,7 @@ def sync(path: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Removes what publishers that were killed have left."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    for path in (*folder.glob(f"{_TEMPORARY}*"), *folder.glob(f"{REMOVED}*")):
         if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
 

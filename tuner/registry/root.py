@@ -85,7 +85,7 @@ class ModelRoot:
         if not path.exists():
             return
         # Out of sight in one step: nobody loads half of a version.
-        hidden = Path(tempfile.mkdtemp(prefix=".removed-", dir=path.parent))
+        hidden = Path(tempfile.mkdtemp(prefix=gate.REMOVED, dir=path.parent))
         path.rename(hidden / path.name)
         shutil.rmtree(hidden)
 

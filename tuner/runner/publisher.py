@@ -56,7 +56,7 @@ class Publisher:
         try:
             for study in self._completed():
                 if self._has_winner(study):
-                    self._try(study.name, partial(self._publish_winner, study))
+                    self._try(_winner(study), partial(self._publish_winner, study))
             states = (VersionState.PUBLISHING, VersionState.DELETING)
             for version in self._models.versions(states=states):
                 if version.state is VersionState.DELETING:
@@ -96,11 +96,11 @@ class Publisher:
         )
 
     def _publish_winner(self, study: Study) -> None:
-        trial = self._trial(f"{study.name}/trials/{study.best_trial}")
+        trial = self._trial(_winner(study))
         version = self._publish(study.spec.export_model or "", study, trial)
         if version.state is VersionState.REJECTED:
             # Its report is in the registry; whoever wants it again publishes the trial by hand.
-            self._failures[study.name] = _TRIES
+            self._failures[trial.name] = _TRIES
         if version.state is not VersionState.READY:
             return
         update = pb.UpdateStudyRequest(
@@ -148,6 +148,10 @@ class Publisher:
     def _trial(self, name: str) -> Trial:
         request = pb.GetTrialRequest(name=name)
         return convert.trial_from_proto(self._connection.call(lambda stub: stub.GetTrial, request))
+
+
+def _winner(study: Study) -> str:
+    return f"{study.name}/trials/{study.best_trial}"
 
 
 def _without_model(study: Study, trial: Trial) -> str:

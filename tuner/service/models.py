@@ -26,6 +26,7 @@ from tuner.model import (
 )
 from tuner.service import call as calls
 from tuner.service import pages, roles, validate
+from tuner.service.allowed import check_model_place
 from tuner.v1 import model_pb2
 from tuner.v1 import model_service_pb2 as pb
 from tuner.v1.model_service_pb2_grpc import ModelServiceServicer
@@ -41,10 +42,16 @@ _CHANGEABLE = ("description", "labels", "keep_versions")
 
 
 class ModelServicer(ModelServiceServicer):
-    """Answers calls on the registry. Thread-safe; any server may answer any of them."""
+    """Answers calls on the registry. Thread-safe; any server may answer any of them.
 
-    def __init__(self, store: ModelStore) -> None:
+    Args:
+        store: Where models are kept.
+        root: Below which versions must lie; None: anywhere.
+    """
+
+    def __init__(self, store: ModelStore, root: str | None) -> None:
         self._store = store
+        self._root = root
 
     # --- models ---
 
@@ -119,6 +126,8 @@ class ModelServicer(ModelServiceServicer):
     ) -> model_pb2.ModelVersion:
         model_id, number = _place(request.name)
         outcome, asked = _outcome(request), _asked(_version, request.name, request.request_id)
+        if isinstance(outcome, Published):
+            check_model_place(outcome.uri, self._root)
         token = request.publication_token
         body = self._store.finish_version(model_id, number, token, outcome, asked)
         return model_pb2.ModelVersion.FromString(body)

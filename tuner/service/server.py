@@ -164,7 +164,8 @@ class StudyServer:
         housekeeping = partial(_forget_changes, tokens, settings.audit_days)
         stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
-        add_ModelServiceServicer_to_server(ModelServicer(ModelStore(database)), server)
+        root = settings.models_uri if settings.has_tokens else None
+        add_ModelServiceServicer_to_server(ModelServicer(ModelStore(database), root), server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)
         add_AdminServiceServicer_to_server(admin, server)
