@@ -441,6 +441,14 @@ def test_the_workers_time_ends_the_study(caller: Caller) -> None:
 # --- repeated requests ---
 
 
+def test_of_another_trial_it_is_another_request(caller: Caller) -> None:
+    caller.create(trials=3)
+    ended, first = request_id(), caller.one("ann")
+    caller.complete(first, 0.5, request_id=ended)
+    second = caller.one("ann")
+    assert caller.complete(second, 0.7, request_id=ended).name == second.name
+
+
 def test_requests_are_repeatable(caller: Caller) -> None:
     caller.create(trials=3)
     asked, ended = request_id(), request_id()

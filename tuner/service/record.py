@@ -79,7 +79,8 @@ class Record:
         self.exhausted = False
         self.submitted = stored.submitted
         self._study = stored.study
-        self._answered = set(loaded.answered)
+        #: The requests that were answered, and when; of those before this load, at the latest.
+        self._answered = dict.fromkeys(loaded.answered, utc_now())
         self._draft: list[Write] = []
         self._news: list[Study | Trial | Reported] = []
         self._engine: StudyEngine | None = None
@@ -106,8 +107,7 @@ class Record:
         message: M | None = None
         with self._lock:
             self._check_open()
-            request = (reply.request_id, reply.method)
-            repeated = bool(reply.request_id) and request in self._answered
+            repeated = bool(reply.request_id) and reply.key in self._answered
             if not repeated:
                 now = utc_now()
                 try:
@@ -164,8 +164,8 @@ class Record:
             return
         if reply.request_id and message is not None:
             body = message.SerializeToString()
-            draft.append(writes.record_answer(reply.request_id, reply.method, body, now))
-            self._answered.add((reply.request_id, reply.method))
+            draft.append(writes.record_answer(*reply.key, body, now))
+            self._answered[reply.key] = now
         if reply.audited:
             made = call.current()
             draft.append(
@@ -188,10 +188,10 @@ class Record:
             raise
 
     def _repeat(self, reply: Reply[R, M]) -> M:
-        body = self._store.find_answer(self.key, reply.request_id, reply.method)
+        body = self._store.find_answer(self.key, *reply.key)
         if body is None:
             # Answers are forgotten after a day; asked anew, it is another request.
-            self._answered.discard((reply.request_id, reply.method))
+            self._answered.pop(reply.key, None)
             raise StaleError("the answer to this request was forgotten; ask anew.")
         return reply.parse(body)
 
@@ -317,6 +317,11 @@ class Record:
     def retire(self) -> None:
         """Takes no other verb after this one, which still is written; the caller is that verb."""
         self._closed = True
+
+    def forget_answers(self, before: datetime) -> None:
+        """Forgets that requests before a time were answered."""
+        with self._lock:
+            self._answered = {key: at for key, at in self._answered.items() if at >= before}
 
     def drain(self) -> None:
         """Waits until all that was decided is written, or never will be."""

@@ -146,7 +146,8 @@ class StudyServicer(StudyServiceServicer):
 
     def CompleteTrial(self, request: pb.CompleteTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        result, reply = _result(request), _trial("CompleteTrial", "", request.request_id)
+        result = _result(request)
+        reply = _trial("CompleteTrial", "", request.request_id, about=number)
         return self._studies.do(
             study_id, lambda live: live.complete(number, request.lease_token, result, reply)
         )
@@ -156,7 +157,13 @@ class StudyServicer(StudyServiceServicer):
     ) -> pb.ExchangeTrialResponse:
         study_id, number = parse_trial_name(request.name)
         result, asking = _result(request), _asking(request.worker_id, 1, request.host)
-        reply = _reply(_exchanged, pb.ExchangeTrialResponse, "ExchangeTrial", request.request_id)
+        reply = _reply(
+            _exchanged,
+            pb.ExchangeTrialResponse,
+            "ExchangeTrial",
+            request.request_id,
+            about=str(number),
+        )
         return self._studies.do(
             study_id,
             lambda live: live.exchange(number, request.lease_token, result, asking, reply),
@@ -165,7 +172,7 @@ class StudyServicer(StudyServiceServicer):
     def ReleaseTrial(self, request: pb.ReleaseTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
         reason = validate.reason(request.reason)
-        reply = _trial("ReleaseTrial", "", request.request_id)
+        reply = _trial("ReleaseTrial", "", request.request_id, about=number)
         return self._studies.do(
             study_id, lambda live: live.release(number, request.lease_token, reason, reply)
         )
@@ -174,7 +181,7 @@ class StudyServicer(StudyServiceServicer):
 
     def StopTrial(self, request: pb.StopTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        reply = _trial("StopTrial", request.name, request.request_id)
+        reply = _trial("StopTrial", request.name, request.request_id, about=number)
         return self._studies.do(study_id, lambda live: live.stop(number, reply))
 
     def RetryTrials(
@@ -202,7 +209,7 @@ class StudyServicer(StudyServiceServicer):
         if list(request.update_mask.paths) != ["labels"]:
             raise InvalidArgumentError("`update_mask` names what to change: labels.")
         labels = validate.labels(_words(request.trial.labels))
-        reply = _trial("UpdateTrial", request.trial.name, request.request_id)
+        reply = _trial("UpdateTrial", request.trial.name, request.request_id, about=number)
         return self._studies.do(study_id, lambda live: live.label(number, labels, reply))
 
     def GetTrial(self, request: pb.GetTrialRequest, context: Context) -> trial_pb2.Trial:
@@ -274,13 +281,19 @@ class StudyServicer(StudyServiceServicer):
 
 
 def _reply(
-    build: Callable[[R], M], kind: type[M], method: str, request_id: str = "", audited: str = ""
+    build: Callable[[R], M],
+    kind: type[M],
+    method: str,
+    request_id: str = "",
+    audited: str = "",
+    about: str = "",
 ) -> Reply[R, M]:
     return Reply(
         build=build,
         parse=kind.FromString,
         method=method,
         request_id=validate.request_id(request_id),
+        about=about,
         audited=audited,
     )
 
@@ -290,8 +303,10 @@ def _study(method: str, study_id: str, request_id: str) -> Reply[Study, study_pb
     return _reply(convert.study_to_proto, study_pb2.Study, method, request_id, name)
 
 
-def _trial(method: str, audited: str, request_id: str) -> Reply[Trial, trial_pb2.Trial]:
-    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id, audited)
+def _trial(
+    method: str, audited: str, request_id: str, *, about: int
+) -> Reply[Trial, trial_pb2.Trial]:
+    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id, audited, str(about))
 
 
 def _empty(method: str, audited: str = "", request_id: str = "") -> Reply[None, Empty]:
