@@ -47,6 +47,8 @@ class TrialColumns:
     checkpoint_uri: list[str | None]
     checkpoint_step: list[int | None]
     within_constraints: list[bool | None]
+    #: None where there is none.
+    search_note: list[str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ class Block:
             number, state, parameters, space_version, attempt, worker_id, expire_time, final_step,
             final_elapsed, stop_requested, artifact_uri, state_reason, create_time, start_time,
             end_time, origin, labels, checkpoint_uri, checkpoint_step, within_constraints,
+            search_note,
         ) in zip(*_all_of(self.columns), strict=True):  # fmt: skip
             lease = checkpoint = final = None
             if worker_id is not None:
@@ -140,6 +143,7 @@ class Block:
                 labels=labels or {},
                 checkpoint=checkpoint,
                 within_constraints=within_constraints,
+                search_note=search_note or "",
                 create_time=create_time,
                 start_time=start_time,
                 end_time=end_time,

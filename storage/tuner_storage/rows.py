@@ -118,6 +118,7 @@ class TrialRow:
     checkpoint_uri: str | None
     checkpoint_step: int | None
     within_constraints: bool | None
+    search_note: str
     #: What the list is ordered by that the row is of.
     key: float | None = None
 
@@ -156,6 +157,7 @@ class TrialRow:
             labels=self.labels,
             checkpoint=checkpoint,
             within_constraints=self.within_constraints,
+            search_note=self.search_note,
             create_time=self.create_time,
             start_time=self.start_time,
             end_time=self.end_time,

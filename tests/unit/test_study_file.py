@@ -265,6 +265,14 @@ MISTAKES = [
     ("features: {a: {kind: cross}}", 5, 12, "takes 2 to 8 columns, but got 1"),
     ("features: {a x a: {kind: cross}}", 5, 12, "names a column twice"),
     ("features: {a: {kind: categorical, vocabulary: 9, hash_buckets: 9}}", 5, 50, "keep one"),
+    ("features: {a: {kind: image}}", 5, 12, "features.a is an image; write `trainer: image`"),
+    (
+        "features: {a: {kind: text, pooling: min}}",
+        5,
+        37,
+        "one of mean, sum, tfidf, max, attention",
+    ),
+    ("parameters: {blocks: 3}", 5, 14, "unknown key 'blocks' in parameters"),
     ("features: {a: {kind: datetime, hour: sine}}", 5, 38, "one of none, cyclic, one_hot"),
     (
         "features: {a: {kind: datetime, day_first: {categorical: [true, false]}}}",

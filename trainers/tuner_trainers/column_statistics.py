@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tuner.errors import InvalidArgumentError
 from tuner_trainers import sketches
-from tuner_trainers.columns import Kind, number_text
+from tuner_trainers.columns import Kind, is_bytes, number_text
 from tuner_trainers.sketches import Numbers, ValueCounts
 from tuner_trainers.summary import Summary, summary_from_json, summary_to_json
 
@@ -49,7 +50,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ColumnStatistics:
-    """What is known of one column.
+    """What is known of one column. Of bytes, that is how many rows have some.
 
     Infinite numbers are counted in `nonfinite` and nowhere else, missing values in `missing`.
     """
@@ -67,6 +68,15 @@ class ColumnStatistics:
     is_integer: bool = False
     moments: Moments = Moments()
     summary: Summary = field(repr=False)
+
+    @staticmethod
+    def of(name: str, column: Any) -> ColumnStatistics:
+        """The statistics of an encoded column."""
+        if isinstance(column, np.ndarray):
+            return ColumnStatistics.of_numbers(name, column)
+        if is_bytes(column.type.value_type):
+            return ColumnStatistics.of_bytes(name, column)
+        return ColumnStatistics.of_strings(name, column)
 
     @staticmethod
     def of_numbers(name: str, column: Numbers) -> ColumnStatistics:
@@ -101,6 +111,16 @@ class ColumnStatistics:
             count=len(column),
             missing=len(column) - int(counts.counts.sum()),
             summary=Summary.of(counts),
+        )
+
+    @staticmethod
+    def of_bytes(name: str, column: Any) -> ColumnStatistics:
+        """The statistics of a dictionary array of bytes, b"" for missing: values do not recur."""
+        present = pc.greater(pc.binary_length(column.dictionary), 0).to_numpy(zero_copy_only=False)
+        missing = int((~present[column.indices.to_numpy()]).sum())
+        none = ValueCounts(pa.array([], pa.string()), np.empty(0, np.int64))
+        return ColumnStatistics(
+            name=name, kind="bytes", count=len(column), missing=missing, summary=Summary(none)
         )
 
     @staticmethod

@@ -84,7 +84,7 @@ def export(artifact_dir: Path, to: Path, model: str = "") -> None:
     ):
         shutil.copyfile(artifact_dir / name, to / place)
     metadata = {
-        **_metadata(record, arguments, model),
+        **_metadata(record, arguments, model, built.rows_at_once),
         "rows": statistics.rows,
         "keras_model": unsaved or layout.KERAS.name,
     }
@@ -263,7 +263,9 @@ def _name_inputs(directory: Path, columns: Mapping[str, str]) -> None:
     path.write_bytes(saved.SerializeToString())
 
 
-def _metadata(record: TrialRecord, arguments: Mapping[str, str], model: str) -> dict[str, Any]:
+def _metadata(
+    record: TrialRecord, arguments: Mapping[str, str], model: str, rows_at_once: int
+) -> dict[str, Any]:
     task = record.task
     inputs = [
         {
@@ -292,6 +294,7 @@ def _metadata(record: TrialRecord, arguments: Mapping[str, str], model: str) -> 
         "target": dataclasses.asdict(record.target),
         "inputs": inputs,
         "outputs": outputs if record.target.classes else {"value": "DT_FLOAT"},
+        "rows_at_once": rows_at_once,
         "missing_values": list(task.data.missing_values),
         "data_fingerprint": record.data_fingerprint,
         "tolerance": golden.TOLERANCE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,13 +10,20 @@ from pathlib import Path
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space, Value
 from tuner.study import DataSource, Feature, StudySpec
-from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space, table_of
-from tuner_trainers import checks, relevance
+from tuner.trainer_spaces import (
+    LEADING,
+    TRAINERS,
+    Task,
+    check_metric,
+    default_space,
+    table_of,
+)
+from tuner_trainers import checks, data
 from tuner_trainers.derived import asked_for
 from tuner_trainers.features import Proposal, propose
 from tuner_trainers.labels import task_of
-from tuner_trainers.sources import Progress
-from tuner_trainers.statistics import Statistics, scan
+from tuner_trainers.learning import Learner
+from tuner_trainers.statistics import Statistics
 
 #: Parameters that a study file has under `training`; tuning them says nothing of the model's own.
 _TRAINING_SECTION = frozenset({"epochs", "batch_size"})
@@ -39,9 +46,9 @@ class Prepared:
 
 
 def prepare(
-    spec: StudySpec, *, artifacts: Path | None = None, progress: Progress | None = None
+    spec: StudySpec, *, artifacts: Path | None = None, learner: Learner | None = None
 ) -> Prepared:
-    """Reads a study's data once and completes the study from it.
+    """Learns of a study's data and completes the study from it.
 
     Columns that no feature names become features too, unless they are excluded; what of them is
     worth tuning is proposed where the study names no feature at all. The trainer's default space
@@ -51,7 +58,7 @@ def prepare(
     Args:
         spec: the study as its user wrote it.
         artifacts: where the code of a trainer of the user's own lies.
-        progress: called now and then with rows read, bytes read and bytes in all.
+        learner: how the data is learned of; by reading it in this process by default.
 
     Raises:
         DataError: the data cannot be read, or cannot teach what is asked.
@@ -60,12 +67,12 @@ def prepare(
     source = _source(spec)
     checks.check_request(spec)
     checks.check_layout(source, spec.features)
-    statistics = scan(
+    learner = learner or Learner()
+    statistics = learner.statistics(
         source.train_uri,
-        types=source.column_types,
+        types={**source.column_types, **dict.fromkeys(_images(spec, source), "bytes")},
         missing_values=source.missing_values,
         derived=asked_for(spec.features, spec.space),
-        progress=progress,
     )
     label = statistics.columns[source.label]
     task, classes = task_of(label, source)
@@ -73,7 +80,7 @@ def prepare(
     checks.check_features(spec.features, statistics, source.train_uri)
     for metric in spec.metrics:
         check_metric(metric, task)
-    proposal = _proposal(spec, source, statistics)
+    proposal = _proposal(spec, source, statistics, learner)
     checks.check_held_out(source, statistics, proposal.features)
     if spec.trainer not in TRAINERS:
         space = _built_space(spec, proposal, statistics, artifacts or Path())
@@ -90,6 +97,14 @@ def prepare(
     )
 
 
+def _images(spec: StudySpec, source: DataSource) -> Sequence[str]:
+    """The columns with images, or with paths of such."""
+    named = [feature.columns[0] for feature in spec.features if feature.kind == "image"]
+    if named or LEADING.get(spec.trainer or "") != "image":
+        return named
+    return data.image_paths(source.train_uri, source.column_types, source.missing_values)
+
+
 def _source(spec: StudySpec) -> DataSource:
     if spec.data is None or spec.trainer is None:
         raise InvalidArgumentError("only a study with a trainer and data can be prepared.")
@@ -100,7 +115,9 @@ def _source(spec: StudySpec) -> DataSource:
     return spec.data
 
 
-def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Proposal:
+def _proposal(
+    spec: StudySpec, source: DataSource, statistics: Statistics, learner: Learner
+) -> Proposal:
     """The user's features, then those of the columns that no feature names.
 
     A column that enters only a cross or an expression is named by none: it is seen by itself as
@@ -120,14 +137,22 @@ def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Pr
     if without >= statistics.columns.keys() - {source.label}:
         told: Mapping[str, float] = {}
     else:
-        told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
-    proposal = propose(statistics, source.label, told, without=without, tune=not spec.features)
+        told = learner.relevance(source.label)
+    leading = LEADING.get(spec.trainer or "", "")
+    proposal = propose(
+        statistics, source.label, told, without=without, tune=not spec.features, leading=leading
+    )
     proposal = replace(proposal, features=(*spec.features, *proposal.features))
     if not proposal.features:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in proposal.skipped.items())
         raise InvalidArgumentError(
             f"{source.train_uri} has no column to learn from beside the label"
             + (f" ({reasons})." if reasons else ".")
+        )
+    if leading and all(feature.kind != leading for feature in proposal.features):
+        raise InvalidArgumentError(
+            f"{source.train_uri}: no column was found to be one for `trainer: {spec.trainer}`; "
+            f"name it under `features`, as `COLUMN: {{kind: {leading}}}`."
         )
     return proposal
 
@@ -142,7 +167,7 @@ def _space(spec: StudySpec, proposal: Proposal) -> Space:
     parameters = list(spec.space.parameters)
     parameters += [p for p in proposal.parameters if p.name not in named]
     if (named & set(table_of(trainer))) - set(of_features) <= _TRAINING_SECTION:
-        parameters += default_space(trainer, {*named, *spec.settings}).parameters
+        parameters += default_space(trainer, named, spec.settings).parameters
     if not parameters:
         raise InvalidArgumentError(
             "the space is empty: every parameter is fixed; give one a range, or leave "

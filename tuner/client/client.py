@@ -17,6 +17,7 @@ from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.client.local import LocalTuner
 from tuner.client.models import Models
+from tuner.client.statistics import ServerShelf
 from tuner.client.study import Study
 from tuner.config import Settings
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
@@ -122,6 +123,11 @@ class Client:
         """The registry of models."""
         return Models(self._connection)
 
+    @property
+    def shelf(self) -> ServerShelf:
+        """What the server keeps of what is known of data sets."""
+        return ServerShelf(self._connection)
+
     def ping(self, patience_seconds: float = 0.0) -> None:
         """Returns if a study server answers; raises UnavailableError."""
         self._connection.call(
@@ -189,7 +195,7 @@ class Client:
             warm_start: earlier studies whose results the search starts from, up to 5.
             trials: how many.
             parallel: how many at once; None for as many as ask.
-            search: auto, random, grid, qmc, tpe or gp.
+            search: auto, random, grid, qmc, tpe, gp, cma-es or nsga-ii.
             early_stopping: a rule such as asha, hyperband, median, percentile, no-progress or
                 none, or one with its parameters, such as `{"rule": "asha", "eta": 4}`; none with
                 several metrics.

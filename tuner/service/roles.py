@@ -50,6 +50,9 @@ METHODS: Mapping[str, Role] = {
     "DeleteModelVersion": Role.WRITER,
     "SetModelAlias": Role.WRITER,
     "DeleteModelAlias": Role.WRITER,
+    # StatisticsService
+    "GetStatistics": Role.READER,
+    "UpdateStatistics": Role.WRITER,
     # AdminService
     "CreateToken": Role.ADMIN,
     "ListTokens": Role.ADMIN,

@@ -121,7 +121,7 @@ SELECT tuner.must(EXISTS (SELECT FROM saved), 'STALE');
 WITH asked AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(rows)s::json) AS asked (
         number integer, attempt integer, worker_id text, expire_time timestamptz, host text,
-        now timestamptz, space_version integer, parameters json
+        now timestamptz, space_version integer, parameters json, search_note text
     )
 ), due AS (
     UPDATE tuner.trials
@@ -143,11 +143,11 @@ WITH asked AS MATERIALIZED (
 ), proposed AS (
     INSERT INTO tuner.trials (
         study, number, state, parameters, space_version, attempt, worker_id, expire_time,
-        create_time, start_time
+        search_note, create_time, start_time
     )
     SELECT
         %(study)s::bigint, number, 'RUNNING', parameters, space_version, attempt, worker_id,
-        expire_time, now, now
+        expire_time, search_note, now, now
     FROM asked
     WHERE parameters IS NOT NULL
     RETURNING number
@@ -388,7 +388,8 @@ SELECT
     json_agg(nullif(labels::text, '{}')::json) AS labels,
     array_agg(checkpoint_uri) AS checkpoint_uri,
     array_agg(checkpoint_step) AS checkpoint_step,
-    array_agg(within_constraints) AS within_constraints
+    array_agg(within_constraints) AS within_constraints,
+    array_agg(nullif(search_note, '')) AS search_note
 FROM (
     SELECT * FROM tuner.trials
     WHERE trials.study = %(study)s::bigint
@@ -712,6 +713,38 @@ SELECT tuner.must(
     ),
     'STALE'
 );
+
+-- --- data ---
+
+-- use_statistics --
+UPDATE tuner.statistics
+SET use_time = %(now)s::timestamptz
+WHERE fingerprint = %(fingerprint)s::text
+RETURNING fingerprint, row_count, content, update_time;
+
+-- keep_statistics --
+INSERT INTO tuner.statistics (fingerprint, row_count, content, update_time, use_time)
+VALUES (
+    %(fingerprint)s::text, %(row_count)s::bigint, %(content)s::bytea, %(now)s::timestamptz,
+    %(now)s::timestamptz
+)
+ON CONFLICT ON CONSTRAINT statistics_pkey DO UPDATE SET
+    row_count = EXCLUDED.row_count,
+    content = EXCLUDED.content,
+    update_time = EXCLUDED.update_time,
+    use_time = EXCLUDED.use_time;
+
+-- forget_statistics --
+-- What was not used since a time, and what was used longest ago beyond so many bytes in all.
+DELETE FROM tuner.statistics
+USING (
+    SELECT
+        fingerprint,
+        sum(length(content)) OVER (ORDER BY use_time DESC, fingerprint) AS bytes
+    FROM tuner.statistics
+) AS newest
+WHERE statistics.fingerprint = newest.fingerprint
+    AND (statistics.use_time < %(before)s::timestamptz OR newest.bytes > %(bytes)s::bigint);
 
 -- --- tokens and the audit log ---
 
