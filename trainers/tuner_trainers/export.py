@@ -46,6 +46,8 @@ from tuner_trainers.model import build_model
 from tuner_trainers.predict import Predictor, read_metadata
 from tuner_trainers.statistics import Statistics
 
+#: Stands in an example for the content of a file.
+_B64 = {"b64": "BASE64"}
 #: How many rows the warm-up requests have: single ones, as most clients send them, and a batch.
 _WARMUP_ROWS = (1, 1, 32)
 #: Golden rows that are also replayed one by one, as clients send them.
@@ -147,7 +149,8 @@ def _example(inputs: golden.Columns) -> Mapping[str, Any] | None:
     for row in range(len(next(iter(inputs.values()), ()))):
         values = {name: column[row : row + 1].tolist()[0] for name, column in inputs.items()}
         if all(not isinstance(v, float) or np.isfinite(v) for v in values.values()):
-            return values
+            # A file's content would be all that one sees of the card.
+            return {n: _B64 if isinstance(v, bytes) else v for n, v in values.items()}
     return None
 
 

@@ -75,6 +75,8 @@ def _inputs(inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if any(i.get("shape", [None]) != [None] or i["dtype"] not in _COLUMNS for i in inputs):
         return []
     # MLflow passes columns on as Python arguments.
-    return [
-        {"type": _COLUMNS[i["dtype"]], "name": i["argument"], "required": True} for i in inputs
-    ]
+    return [{"type": _type(i), "name": i["argument"], "required": True} for i in inputs]
+
+
+def _type(column: Mapping[str, Any]) -> str:
+    return "binary" if column.get("kind") == "bytes" else _COLUMNS[column["dtype"]]
