@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -240,6 +240,37 @@ class Resources:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
 
+    @property
+    def processes(self) -> int:
+        """How many train a trial together: workers and parameter servers."""
+        return 1 if self.strategy == "single" else max(1, self.workers) + self.parameter_servers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What attempts took: the time from lease to end, times what each of them held."""
+
+    worker_time: timedelta = timedelta(0)
+    cpu_time: timedelta = timedelta(0)
+    gpu_time: timedelta = timedelta(0)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            worker_time=self.worker_time + other.worker_time,
+            cpu_time=self.cpu_time + other.cpu_time,
+            gpu_time=self.gpu_time + other.gpu_time,
+        )
+
+    @staticmethod
+    def sum(costs: Iterable[Cost]) -> Cost:
+        """Many costs added up, without the sums in between."""
+        listed, nothing = list(costs), timedelta(0)
+        return Cost(
+            worker_time=sum((cost.worker_time for cost in listed), nothing),
+            cpu_time=sum((cost.cpu_time for cost in listed), nothing),
+            gpu_time=sum((cost.gpu_time for cost in listed), nothing),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnTrainer:
@@ -336,6 +367,17 @@ class StudySpec:
         """Whether a runner trains the trials."""
         return self.trainer is not None
 
+    def cost(self, time: timedelta) -> Cost:
+        """What an attempt costs that takes so long; which CPUs a script uses is not known."""
+        worker_time = time * self.resources.processes
+        if not self.is_managed:
+            return Cost(worker_time=worker_time)
+        return Cost(
+            worker_time=worker_time,
+            cpu_time=worker_time * self.resources.cpus_per_worker,
+            gpu_time=worker_time * self.resources.gpus_per_worker,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCounts:
@@ -383,6 +425,8 @@ class Study:
     exported_model_uri: str = ""
     #: Who created it, where callers have tokens.
     creator: str = ""
+    #: Of all attempts that have ended.
+    cost: Cost = Cost()
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None
@@ -423,6 +467,7 @@ class Attempt:
     start_time: datetime
     end_time: datetime | None = None
     failure: Failure | None = None
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -465,6 +510,8 @@ class Trial:
     checkpoint: Checkpoint | None = None
     #: Whether the result keeps to the study's constraints; None without a result.
     within_constraints: bool | None = None
+    #: Of the attempts that have ended.
+    cost: Cost = Cost()
     create_time: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None

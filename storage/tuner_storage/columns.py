@@ -11,6 +11,7 @@ from operator import attrgetter
 from tuner.space import Value
 from tuner.study import (
     Checkpoint,
+    Cost,
     Lease,
     Measurement,
     Origin,
@@ -47,6 +48,9 @@ class TrialColumns:
     checkpoint_uri: list[str | None]
     checkpoint_step: list[int | None]
     within_constraints: list[bool | None]
+    worker_time: list[timedelta]
+    cpu_time: list[timedelta]
+    gpu_time: list[timedelta]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +114,7 @@ class Block:
             number, state, parameters, space_version, attempt, worker_id, expire_time, final_step,
             final_elapsed, stop_requested, artifact_uri, state_reason, create_time, start_time,
             end_time, origin, labels, checkpoint_uri, checkpoint_step, within_constraints,
+            worker_time, cpu_time, gpu_time,
         ) in zip(*_all_of(self.columns), strict=True):  # fmt: skip
             lease = checkpoint = final = None
             if worker_id is not None:
@@ -140,6 +145,7 @@ class Block:
                 labels=labels or {},
                 checkpoint=checkpoint,
                 within_constraints=within_constraints,
+                cost=Cost(worker_time=worker_time, cpu_time=cpu_time, gpu_time=gpu_time),
                 create_time=create_time,
                 start_time=start_time,
                 end_time=end_time,

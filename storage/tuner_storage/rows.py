@@ -15,6 +15,7 @@ from tuner.study import (
     Attempt,
     Cause,
     Checkpoint,
+    Cost,
     Failure,
     Lease,
     Measurement,
@@ -60,6 +61,9 @@ class StudyRow:
     infeasible: int
     past: int
     best_trial: int | None
+    worker_time: timedelta
+    cpu_time: timedelta
+    gpu_time: timedelta
 
     def to_study(self) -> Study:
         """The study as its row says."""
@@ -82,6 +86,7 @@ class StudyRow:
             best_trial=self.best_trial,
             exported_model_uri=self.exported_model_uri,
             creator=self.creator,
+            cost=_cost(self),
             algorithm_in_use=self.algorithm_in_use,
             create_time=self.create_time,
             update_time=self.update_time,
@@ -118,6 +123,9 @@ class TrialRow:
     checkpoint_uri: str | None
     checkpoint_step: int | None
     within_constraints: bool | None
+    worker_time: timedelta
+    cpu_time: timedelta
+    gpu_time: timedelta
     #: What the list is ordered by that the row is of.
     key: float | None = None
 
@@ -156,6 +164,7 @@ class TrialRow:
             labels=self.labels,
             checkpoint=checkpoint,
             within_constraints=self.within_constraints,
+            cost=_cost(self),
             create_time=self.create_time,
             start_time=self.start_time,
             end_time=self.end_time,
@@ -205,6 +214,9 @@ class AttemptRow:
     failure_message: str | None
     failure_stack: str | None
     failure_log_tail: str | None
+    worker_time: timedelta
+    cpu_time: timedelta
+    gpu_time: timedelta
 
     def to_attempt(self) -> Attempt:
         """The attempt."""
@@ -223,6 +235,7 @@ class AttemptRow:
             start_time=self.start_time,
             end_time=self.end_time,
             failure=failure,
+            cost=_cost(self),
         )
 
 
@@ -233,6 +246,10 @@ class LogRow:
     attempt: int
     log_offset: int
     text: str
+
+
+def _cost(row: StudyRow | TrialRow | AttemptRow) -> Cost:
+    return Cost(worker_time=row.worker_time, cpu_time=row.cpu_time, gpu_time=row.gpu_time)
 
 
 def spec_text(spec: StudySpec) -> str:

@@ -83,8 +83,6 @@ class LoadedTrials:
     trials: tuple[Trial, ...]
     #: Why earlier attempts ended of trials that may be tried again, by trial.
     causes: Mapping[int, tuple[Cause, ...]]
-    #: The time of all attempts that have ended.
-    attempt_time: timedelta
     #: The requests that were answered: id and method.
     answered: frozenset[tuple[str, str]]
 

@@ -609,6 +609,10 @@ def test_studies_lists_them(
     (found,) = (d for d in json.loads(out) if d["study"] == finished.study_id)
     assert found["trials"]["succeeded"] == 3
     assert found["best_trial"] == 4
+    assert found["cost"]["worker_seconds"] > 0 == found["cost"]["cpu_seconds"]
+    assert found["cost"]["worker_seconds"] == pytest.approx(
+        sum(trial.record.cost.worker_time.total_seconds() for trial in finished.trials())
+    )
 
 
 @pytest.fixture
