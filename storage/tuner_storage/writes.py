@@ -208,7 +208,7 @@ def report(
 def end_attempt(
     spec: StudySpec, trial: Trial, *, failure: Failure | None, cost: Cost, now: datetime
 ) -> Write:
-    """A trial as it is after its current attempt, which cost this: ended, or due again. LEASE_LOST."""
+    """A trial after its current attempt, which cost this: ended, or due again. LEASE_LOST."""
     values = {
         **_final(spec, trial),
         **asdict(cost),
