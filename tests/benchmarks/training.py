@@ -1,6 +1,6 @@
 """Training beside what one would write by hand with Keras, in one run.
 
-    python tests/benchmarks/training.py start_up|throughput|streaming [--quick] [--json]
+    python tests/benchmarks/training.py start_up|study|throughput|streaming [--quick] [--json]
 
 Each subcommand is a module beside this one. With --json, standard output is one JSON object with
 every figure, instead of a table; its `ratios` are ours over the other's.
@@ -29,6 +29,7 @@ from tests.benchmarks.report import Report
 #: The subcommands, each a module of this name with a function `measure`.
 PARTS: Mapping[str, str] = {
     "start_up": "from a trial's assignment to its first step, beside Ray Train",
+    "study": "12 short trials, beside a plain Keras loop and Ray Tune",
     "throughput": "examples per second of one worker, with the rows in memory",
     "streaming": "the same with ten times the rows that the allowed memory holds",
 }
