@@ -86,6 +86,10 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "TUNER_ALLOWED_TRAINERS",
         "the trainers that studies may name besides the box's own, with commas between",
     ),
+    "audit_days": (
+        "TUNER_AUDIT_DAYS",
+        "how long the study server remembers who changed what; 0 means for ever",
+    ),
     "token": ("TUNER_TOKEN", "what clients prove with who they are"),
     "token_file": ("TUNER_TOKEN_FILE", "a file with the token; read anew for every call"),
     "tls_ca": (
@@ -140,6 +144,7 @@ class Settings:
     tls_client_ca: str = ""
     allowed_data: str = ""
     allowed_trainers: str = ""
+    audit_days: int = 400
     token: str = field(default="", repr=False)
     token_file: str = ""
     tls_ca: str = ""
@@ -157,6 +162,10 @@ class Settings:
         if not 1 <= self.lease_seconds <= 86400:
             raise InvalidArgumentError(
                 f"TUNER_LEASE_SECONDS must be 1 to 86400, but got {self.lease_seconds:g}."
+            )
+        if not 0 <= self.audit_days <= 36_500:
+            raise InvalidArgumentError(
+                f"TUNER_AUDIT_DAYS must be 0 to 36500, but got {self.audit_days}."
             )
         if self.placement not in PLACEMENTS:
             raise InvalidArgumentError(

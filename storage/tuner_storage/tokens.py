@@ -164,6 +164,11 @@ class AdminStore:
             for row in rows
         ]
 
+    def forget_entries(self, before: datetime) -> None:
+        """Removes the entries of changes before a time."""
+        with self._database.connection() as connection:
+            connection.execute(QUERIES["forget_audit"], {"before": before})
+
     def _token_rows(self, name: str, parameters: dict[str, object]) -> list[_TokenRow]:
         with self._database.connection() as connection:
             return _rows(connection, name, parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -233,9 +234,13 @@ def test_a_study_that_is_stopped_lets_its_gang_go(
 
 
 def test_a_slot_without_a_trial_lets_its_gang_go(
-    crew: Callable[..., Crew], submit: Callable[..., Study], client: Client
+    crew: Callable[..., Crew],
+    submit: Callable[..., Study],
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The study's last trial may take long: nobody else's work, and no memory, waits for it."""
+    caplog.set_level(logging.INFO)
     pool = crew(idle_seconds=1.0).runner._tools.pool
     study = submit("last", trials=2, parallel=2, epochs=10_000, workers=1)
     until(lambda: [*map(bool, (t.record.lease for t in study.trials()))] == [True, True])
@@ -250,6 +255,7 @@ def test_a_slot_without_a_trial_lets_its_gang_go(
     assert [trial.state for trial in study.trials()] == [TrialState.PRUNED, TrialState.RUNNING]
     study.stop("enough")
     until(lambda: not pool._used and not pool._idle)
+    until(lambda: "warm: 0 gangs in use, 0 idle, 0 spare workers" in caplog.text)
     until(lambda: study.refresh().cost.worker_time)
     first, second = (trial.record.cost for trial in study.trials())
     assert study.refresh().cost == first + second

@@ -239,6 +239,25 @@ def test_the_last_admin_token_cannot_be_revoked(tmp_path: Path, database_url: st
             root.admin.revoke_token("three")
 
 
+def test_who_changed_what_is_forgotten_after_a_time(tmp_path: Path, database_url: str) -> None:
+    def entries(settings: Settings) -> set[str]:
+        with admin(settings) as root:
+            return {entry.resource for entry in root.admin.audit()}
+
+    with serving(tmp_path / "a", database_url) as settings:
+        secret_of(settings, Role.READER, "old")
+        secret_of(settings, Role.READER, "new")
+    with psycopg.connect(database_url) as connection:
+        age = "UPDATE tuner.audit SET time = time - interval '11 days' WHERE resource = %s"
+        connection.execute(age, ["tokens/old"])
+    for_ever = serving(tmp_path / "b", database_url, audit_days=0)
+    with for_ever as settings:
+        assert {"tokens/old", "tokens/new"} <= entries(settings)
+    with serving(tmp_path / "c", database_url, audit_days=10) as settings:
+        until(lambda: "tokens/old" not in entries(settings))
+        assert "tokens/new" in entries(settings)
+
+
 def test_changes_of_tokens_are_audited(tmp_path: Path, database_url: str) -> None:
     with serving(tmp_path, database_url) as settings, admin(settings) as root:
         secret = root.admin.create_token("root", Role.ADMIN).secret

@@ -79,6 +79,7 @@ def test_what_only_this_machine_reaches(host: str, alone: bool) -> None:
         ({"TUNER_SERVER_PORT": "http"}, "TUNER_SERVER_PORT must be a whole number"),
         ({"TUNER_WEB_PORT": "70000"}, "TUNER_WEB_PORT must be 0 to 65535"),
         ({"TUNER_LEASE_SECONDS": "0"}, "1 to 86400"),
+        ({"TUNER_AUDIT_DAYS": "-1"}, "TUNER_AUDIT_DAYS must be 0 to 36500"),
         ({"TUNER_LOG_LEVEL": "loud"}, "debug, info"),
         ({"TUNER_AUTH": "password"}, "TUNER_AUTH must be none or token"),
         ({"TUNER_INSECURE": "perhaps"}, "TUNER_INSECURE must be 1 or 0"),

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tuner import convert
 from tuner.client.channel import Connection
-from tuner.errors import TunerError
+from tuner.errors import FailedPreconditionError, TunerError
 from tuner.registry import publish
+from tuner.runner.places import folder_of, inside
 from tuner.study import Study
 from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
@@ -81,9 +82,14 @@ class Publisher:
         trial = convert.trial_from_proto(
             self._connection.call(lambda stub: stub.GetTrial, request)
         )
-        version = publish(
-            Path(trial.artifact_uri), self._artifacts / "models", study.spec.export_model or ""
-        )
+        folder = folder_of(self._artifacts, study.study_id, trial.number)
+        artifact = inside(folder, trial.artifact_uri)
+        if artifact is None:
+            raise FailedPreconditionError(
+                f"the artifact {trial.artifact_uri!r} of {trial.name} is none of its own, in "
+                f"{folder}; the runner publishes what its trials wrote there."
+            )
+        version = publish(artifact, self._artifacts / "models", study.spec.export_model or "")
         update = pb.UpdateStudyRequest(
             study=study_pb2.Study(name=study.name, exported_model_uri=str(version)),
             request_id=str(uuid.uuid4()),

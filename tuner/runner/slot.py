@@ -22,6 +22,7 @@ from tuner.client.heartbeat import Heartbeat
 from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableError
 from tuner.runner import own
 from tuner.runner.gang import Gang
+from tuner.runner.places import folder_of, inside
 from tuner.runner.pool import Pool, Shape
 from tuner.runner.worker import Assignment, Context, Outcome
 from tuner.study import Measurement, Study, StudyState, Trial, TrialState
@@ -187,7 +188,7 @@ class Slot:
             lease_token=token_of(trial),
             artifact_dir=str(folder / str(trial.attempt)),
             train=partial(train, task_of(study, trial, self._tools.artifacts), storage),
-            checkpoint="" if trial.checkpoint is None else trial.checkpoint.uri,
+            checkpoint=_checkpoint_of(trial, folder),
         )
 
     def _land(
@@ -282,11 +283,6 @@ class Slot:
                     return None
 
 
-def folder_of(artifacts: Path, study_id: str, trial: int) -> Path:
-    """Where the attempts at a trial leave what they leave, each in a folder of its number."""
-    return artifacts / "studies" / study_id / "trials" / str(trial)
-
-
 def remove_checkpoints(trial: Path) -> None:
     """Removes what no attempt will go on from, and the folders of attempts that left nothing else.
 
@@ -298,6 +294,21 @@ def remove_checkpoints(trial: Path) -> None:
         shutil.rmtree(attempt / CHECKPOINTS, ignore_errors=True)
         with suppress(OSError):  # it holds artifacts, or another runner was faster
             attempt.rmdir()
+
+
+def _checkpoint_of(trial: Trial, folder: Path) -> str:
+    """Where the trial's next attempt goes on from; empty where it starts anew."""
+    if trial.checkpoint is None:
+        return ""
+    place = inside(folder, trial.checkpoint.uri)
+    if place is None:
+        logger.warning(
+            "%s starts anew: its checkpoint %r is none of its own, in %s",
+            trial.name,
+            trial.checkpoint.uri,
+            folder,
+        )
+    return "" if place is None else str(place)
 
 
 def token_of(trial: Trial) -> str:

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -153,7 +154,9 @@ class StudyServer:
         studies = Studies(store, fleet, lease, telemetry.metrics, Allowed.of(settings))
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
-        stack.enter_context(Ticker(studies, (lambda: None) if guard is None else guard.refresh))
+        refresh = (lambda: None) if guard is None else guard.refresh
+        housekeeping = partial(_forget_changes, tokens, settings.audit_days)
+        stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)
@@ -192,6 +195,12 @@ class StudyServer:
         self._stack.callback(file.unlink, missing_ok=True)
         said = {"address": address, "local": local_address, "pid": os.getpid()}
         replace_file(file, json.dumps(said) + "\n")
+
+
+def _forget_changes(store: AdminStore, days: int) -> None:
+    """Forgets who changed what, after a number of days; 0 is never."""
+    if days:
+        store.forget_entries(datetime.now(UTC) - timedelta(days=days))
 
 
 def serve(

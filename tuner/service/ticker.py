@@ -29,9 +29,12 @@ class Ticker:
     Args:
         studies: Whose clock it is.
         refresh: Something else to do every second.
+        housekeeping: Something else to do every hour.
     """
 
-    def __init__(self, studies: Studies, refresh: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, studies: Studies, *, refresh: Callable[[], None], housekeeping: Callable[[], None]
+    ) -> None:
         self._stop = threading.Event()
         work: Mapping[str, tuple[Callable[[], None], float]] = {
             "refresh": (refresh, _REFRESH_SECONDS),
@@ -39,7 +42,8 @@ class Ticker:
             "check": (studies.check_owned, _CHECK_SECONDS),
             "take-over": (studies.take_over, _TAKE_OVER_SECONDS),
             "hand-over": (studies.hand_over, _HAND_OVER_SECONDS),
-            "housekeeping": (studies.forget_requests, _HOUSEKEEPING_SECONDS),
+            "requests": (studies.forget_requests, _HOUSEKEEPING_SECONDS),
+            "housekeeping": (housekeeping, _HOUSEKEEPING_SECONDS),
         }
         self._threads = [
             threading.Thread(target=self._run, args=what, name=name, daemon=True)

@@ -786,6 +786,9 @@ VALUES (
     %(request)s::text
 );
 
+-- forget_audit --
+DELETE FROM tuner.audit WHERE time < %(before)s::timestamptz;
+
 -- list_audit --
 SELECT * FROM tuner.audit
 WHERE (%(before)s::bigint IS NULL OR entry < %(before)s::bigint)
