@@ -107,14 +107,14 @@ def test_trials_are_asked_for_and_told_in_any_order(client: Client, name: str) -
     assert first is not None and second is not None
     again = study.ask(worker="a")
     assert (first.number, second.number) == (0, 1) and again is not None and again.number == 0
-    assert study.ask(worker="c") is None and study.record.state is StudyState.ACTIVE
+    assert study.ask(worker="c") is None and not study.record.state.is_finished
     time.sleep(1.5 * LEASE_SECONDS)  # their leases are renewed meanwhile
     second.complete(2.0)
     assert first.report(1.0)
     study.take_up(first.record).complete(0.5)
     assert first.report(0.1) is False and first.lost, "it was ended elsewhere"
     assert [trial.value for trial in study.trials()] == [0.5, 2.0]
-    assert study.ask() is None and study.record.state is StudyState.COMPLETED
+    assert study.ask() is None and study.record.state.is_finished
     assert not second.lost, "its lease ended with it"
 
 
