@@ -241,8 +241,8 @@ class Resources:
     gpus_per_worker: float = 0.0
 
     @property
-    def processes(self) -> int:
-        """How many train a trial together: workers and parameter servers."""
+    def occupied(self) -> int:
+        """How many workers' time a trial takes; what serves them counts as they do."""
         return 1 if self.strategy == "single" else max(1, self.workers) + self.parameter_servers
 
 
@@ -369,13 +369,16 @@ class StudySpec:
 
     def cost(self, time: timedelta) -> Cost:
         """What an attempt costs that takes so long; which CPUs a script uses is not known."""
-        worker_time = time * self.resources.processes
+        held = self.resources
+        worker_time = time * held.occupied
         if not self.is_managed:
             return Cost(worker_time=worker_time)
+        # Under that strategy what serves the workers has no GPUs.
+        on_gpus = max(1, held.workers) if held.strategy == "parameter_server" else held.occupied
         return Cost(
             worker_time=worker_time,
-            cpu_time=worker_time * self.resources.cpus_per_worker,
-            gpu_time=worker_time * self.resources.gpus_per_worker,
+            cpu_time=worker_time * held.cpus_per_worker,
+            gpu_time=time * on_gpus * held.gpus_per_worker,
         )
 
 

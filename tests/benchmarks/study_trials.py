@@ -23,9 +23,8 @@ from tests.acceptance.support import descendants
 from tests.benchmarks import by_hand
 from tests.benchmarks.bench import cpu_seconds, server
 from tests.benchmarks.report import Report
+from tests.benchmarks.start_up_trials import their_ray
 from tuner.client import Client, Study, Trial
-from tuner.config import Settings
-from tuner.runner.cluster import Cluster
 from tuner.space import Value
 from tuner.study import StudyState
 
@@ -58,7 +57,7 @@ def measure(folder: Path, rows: Path, quick: bool) -> Report:
     trials = 4 if quick else 12
     ours, points = _ours(folder, rows, trials)
     loop = _by_hand(rows, points)
-    with Cluster(Settings(data_dir=folder / "ray", cpus=2)):
+    with their_ray(cpus=2):
         theirs = _tune_and_train(folder, rows, points[: 1 if quick else 3])
         alone = _tune_alone(folder, trials)
     each = {OURS: ours, BY_HAND: loop, TUNE_AND_TRAIN: theirs, TUNE_ALONE: alone}

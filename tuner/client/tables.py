@@ -170,7 +170,7 @@ def _measured(name: str, rows: Sequence[Trial], spec: StudySpec) -> list[str]:
 
 def _costs(rows: Sequence[Trial], spec: StudySpec) -> list[list[str]]:
     """A column of the workers' time, where it is not what the last attempt took."""
-    if spec.resources.processes == 1 and all(row.record.attempt <= 1 for row in rows):
+    if spec.resources.occupied == 1 and all(row.record.attempt <= 1 for row in rows):
         return []
     times = [row.record.cost.worker_time for row in rows]
     return [["cost", *(duration(time) if time else "" for time in times)]]
