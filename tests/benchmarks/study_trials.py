@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import ray
 from ray import tune
 from ray.train import RunConfig, ScalingConfig
 from ray.train.tensorflow import TensorflowTrainer
@@ -57,7 +56,7 @@ def measure(folder: Path, rows: Path, quick: bool) -> Report:
     trials = 4 if quick else 12
     ours, points = _ours(folder, rows, trials)
     loop = _by_hand(rows, points)
-    with their_ray(cpus=2):
+    with their_ray(cpus=2) as note:
         theirs = _tune_and_train(folder, rows, points[: 1 if quick else 3])
         alone = _tune_alone(folder, trials)
     each = {OURS: ours, BY_HAND: loop, TUNE_AND_TRAIN: theirs, TUNE_ALONE: alone}
@@ -69,9 +68,9 @@ def measure(folder: Path, rows: Path, quick: bool) -> Report:
             "ray_tune": ours["s/trial"] / theirs["s/trial"],
         },
         notes=(
-            f"{ray.__name__} {ray.__version__}; {OURS}: from the first lease to the last end; "
-            "`first` is what comes before it, from the submission on. Its CPU time is that of all "
-            "its processes but PostgreSQL.",
+            f"{OURS}: from the first lease to the last end; `first` is what comes before it, from "
+            "the submission on. Its CPU time is that of all its processes but PostgreSQL.",
+            note,
         ),
     )
 
