@@ -18,7 +18,7 @@ import pytest
 
 import tuner
 from tuner.cli import main
-from tuner.client import Client, Study
+from tuner.client import Client, Study, channel
 from tuner.client.trial import RunningTrial
 from tuner.config import Settings
 from tuner.errors import (
@@ -32,6 +32,7 @@ from tuner.errors import (
 from tuner.service.server import StudyServer
 from tuner.space import Domain
 from tuner.study import Cause, StudyState, TrialState
+from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
 
 SPACE: Mapping[str, Domain] = {
@@ -281,6 +282,19 @@ def test_ctrl_c_gives_the_trial_back(client: Client, name: str) -> None:
     assert [trial.state for trial in study.trials()] == [TrialState.SUCCEEDED] * 2
 
 
+def test_a_server_that_was_away_is_no_fault_of_the_trial(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=1)
+    for trial in study:
+        with trial:
+            if trial.attempt < 4:
+                raise UnavailableError("nobody answers.")  # as `report` does, after a minute
+            trial.complete(1.0)
+    attempts = study.trial(0).record.attempts
+    causes = [attempt.failure.cause for attempt in attempts if attempt.failure is not None]
+    assert causes == [Cause.PREEMPTED] * 3
+    assert study.trial(0).state is TrialState.SUCCEEDED
+
+
 def test_leaving_the_loop_gives_an_open_trial_back(client: Client, name: str) -> None:
     study = client.create_study(name, SPACE, maximize="score", trials=2, search="random")
     for _ in study:
@@ -500,6 +514,46 @@ def test_work_goes_on_after_the_server_restarted(tmp_path: Path) -> None:
         thread.join(timeout=60)
         client.close()
     assert restarted
+
+
+def test_what_ended_a_study_is_told_after_a_restart(tmp_path: Path) -> None:
+    with StudyServer(settings(tmp_path)) as first:
+        port = int(first.address.rpartition(":")[2])
+        client = tuner.connect(first.address)
+        study = client.create_study("mine", SPACE, maximize="score", trials=1)
+        work = iter(study)
+        trial = next(work)
+        events = study.events()
+        assert next(events).study.name == study.name
+    with client, StudyServer(Settings(data_dir=tmp_path, server_port=port)):
+        trial.complete(1.0)
+        assert study.state is StudyState.COMPLETED
+        states = [event.study.state for event in events if event.HasField("study")]
+    assert states[-1] == study_pb2.Study.State.COMPLETED
+
+
+def test_a_log_is_followed_for_longer_than_a_stream_lasts(
+    client: Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "STREAM_SECONDS", 0.5)
+    study = client.create_study(name, SPACE, maximize="score", trials=1)
+    work = iter(study)
+    trial = next(work)
+    log = study.log(0, follow=True)
+    text = ""
+    for piece in ("one ", "two ", "three"):
+        _write_log(study, trial, piece, len(text))
+        text += piece
+        assert next(log) == (1, piece)
+        time.sleep(0.8)
+    trial.complete(1.0)
+    assert list(log) == []
+
+
+def _write_log(study: Study, trial: RunningTrial, text: str, offset: int) -> None:
+    token = trial._lease_token
+    request = pb.WriteTrialLogRequest(name=trial.name, lease_token=token, text=text, offset=offset)
+    study._connection.call(lambda stub: stub.WriteTrialLog, request)
 
 
 # --- managed studies, and the command line ---------------------------------------------------

@@ -22,6 +22,8 @@ from tests.integration.service_support import (
     until,
 )
 from tests.integration.test_service_studies import Process
+from tuner.client import Client
+from tuner.service import interceptor
 from tuner.service.fleet import _identity
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
@@ -59,6 +61,50 @@ def test_either_server_answers_for_a_study(pair: tuple[Caller, Caller]) -> None:
         caller.complete(caller.one("bob"), 0.5)
     assert list(stream)[-1].study.state == StudyState.COMPLETED
     assert other.study().best_trial == trial.name
+
+
+def test_streams_that_are_passed_on_count_with_the_others(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a thread of the server that passes it on, too."""
+    monkeypatch.setattr(interceptor, "STREAMS", 3)
+    with (
+        running(tmp_path / "a", database_url) as owner,
+        running(tmp_path / "b", database_url) as other,
+    ):
+        for caller, study_id in ((owner, "s"), (other, "t")):
+            caller.create(study_id)
+            caller.study(study_id)
+        streams = [other.watch(study_id=study_id) for study_id in ("s", "s", "t")]
+        for stream in streams:
+            next(stream)
+        with refused("UNAVAILABLE", "UNAVAILABLE") as said:
+            next(other.watch())
+        assert "3 streams are open" in said[0]
+        assert other.one().name == "studies/s/trials/0"
+        for stream in streams:
+            stream.cancel()
+
+
+def test_a_log_is_followed_when_the_study_goes_to_another_server(
+    tmp_path: Path, database_url: str, pair: tuple[Caller, Caller]
+) -> None:
+    owner, other = pair
+    trial = owner.one("ann")
+    owner.write_log(trial, "one ")
+    with Client(_address(tmp_path / "a")) as client:
+        log = client.get_study("s").log(0, follow=True)
+        assert next(log) == (1, "one ")
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE tuner.studies SET epoch = epoch + 1, owner = "
+                "(SELECT server FROM tuner.servers WHERE address = %s)",
+                (_address(tmp_path / "b"),),
+            )
+        other.write_log(trial, "two", offset=4)
+        assert next(log) == (1, "two")
+        other.complete(trial, 0.5)
+        assert list(log) == []
 
 
 def test_errors_and_repeated_requests_pass_through(pair: tuple[Caller, Caller]) -> None:
@@ -166,6 +212,8 @@ def test_a_server_that_slept_cannot_write_to_what_it_lost(
         first, second = Caller(to_a), Caller(to_b)
         first.create(trials=4)
         held = first.one("ann")
+        # What is passed on from now on goes over a connection that stands.
+        second.study()
         os.kill(a.process.pid, signal.SIGSTOP)
         asked = first.stub.SuggestTrials.future(
             pb.SuggestTrialsRequest(parent="studies/s", worker_id="cat"), timeout=30

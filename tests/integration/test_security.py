@@ -128,15 +128,34 @@ def test_strangers_hold_no_threads_and_health_is_open(tmp_path: Path, database_u
         health = health_pb2_grpc.HealthStub(channel)
         answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        # Anybody may ask for health; whoever never says of what holds no thread of the others.
+        # Anybody may ask for health; whoever never says of what holds up nobody.
         check: Any = channel.stream_unary("/grpc.health.v1.Health/Check")
-        hanging_checks = [check.future(no_message(), timeout=30) for _ in range(1100)]
+        watch: Any = channel.stream_stream("/grpc.health.v1.Health/Watch")
+        mute = [check.future(no_message(), timeout=30) for _ in range(500)]
+        mute += [watch(no_message(), timeout=30) for _ in range(500)]
         with client(settings, secret_of(Settings(data_dir=tmp_path), Role.READER)) as ann:
             assert list(ann.studies()) == []
-        assert not any(call.done() for call in hanging_checks)
-        for call in hanging_checks:
+        for _ in range(50):
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        for call in mute:
             call.cancel()
         never.set()
+        with pytest.raises(grpc.RpcError) as unknown:
+            until(lambda: health.Check(health_pb2.HealthCheckRequest(service="no"), timeout=10))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_watchers_of_health_are_told_of_the_end(tmp_path: Path, database_url: str) -> None:
+    with serving(tmp_path, database_url) as settings:
+        channel = grpc.insecure_channel(settings.server)
+        health = health_pb2_grpc.HealthStub(channel)
+        watchers = [health.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(50)]
+        for watcher in watchers:
+            assert next(watcher).status == health_pb2.HealthCheckResponse.SERVING
+    for watcher in watchers:
+        assert next(watcher).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    channel.close()
 
 
 def test_a_revoked_tokens_streams_end(tmp_path: Path, database_url: str) -> None:

@@ -33,7 +33,7 @@ from tests.integration.service_support import (
 )
 from tuner.config import Settings
 from tuner.errors import DataDirectoryError, FailedPreconditionError
-from tuner.service import StudyServer, servicer
+from tuner.service import StudyServer, interceptor
 from tuner.v1 import space_pb2, study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 
@@ -456,7 +456,7 @@ def test_watchers_learn_that_a_study_is_gone(caller: Caller) -> None:
 def test_a_watcher_that_goes_away_frees_its_place(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servicer, "STREAMS", 8)
+    monkeypatch.setattr(interceptor, "STREAMS", 8)
     with running(tmp_path, database_url) as caller:
         caller.create()
         streams = []

@@ -6,11 +6,23 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.integration.service_support import Caller, refused, request_id, running, until
+from tests.integration.service_support import (
+    Caller,
+    number_of,
+    refused,
+    request_id,
+    running,
+    until,
+)
+from tuner import convert
+from tuner.engine import StudyEngine
+from tuner.service import live
+from tuner.study import Measurement
 from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 
@@ -434,6 +446,14 @@ def test_the_workers_time_ends_the_study(caller: Caller) -> None:
 # --- repeated requests ---
 
 
+def test_of_another_trial_it_is_another_request(caller: Caller) -> None:
+    caller.create(trials=3)
+    ended, first = request_id(), caller.one("ann")
+    caller.complete(first, 0.5, request_id=ended)
+    second = caller.one("ann")
+    assert caller.complete(second, 0.7, request_id=ended).name == second.name
+
+
 def test_requests_are_repeatable(caller: Caller) -> None:
     caller.create(trials=3)
     asked, ended = request_id(), request_id()
@@ -505,3 +525,70 @@ def test_a_log_is_followed_until_the_trial_ends(caller: Caller) -> None:
     caller.write_log(trial, "three", offset=8)
     caller.complete(trial, 0.5)
     assert [chunk.text for chunk in stream] == ["three"]
+
+
+# --- what an attempt may report ---
+
+
+def test_what_an_attempt_reports_fits_into_a_message(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_MOST_BYTES", 20_000)
+    caller.create()
+    trial = caller.one()
+    metrics = {"auc": 0.5, **{"\N{SNOWMAN}" * 100 + str(index): 1.0 for index in range(9)}}
+    for _ in range(20):
+        caller.report(trial, 0, **metrics)  # again and again in one place
+    steps = 1
+    with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT") as said:
+        for steps in range(1, 100):
+            caller.report(trial, steps, **metrics)
+    assert "report less often" in said[0]
+    assert 15_000 < sum(m.ByteSize() for m in caller.trial().measurements) < 20_000
+    assert caller.report(trial, steps, auc=0.75).decision == pb.ReportTrialResponse.CONTINUE
+    assert caller.complete(trial).state == trial_pb2.Trial.State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        Measurement(step=0, metrics={"a": 1.0}),
+        Measurement(
+            step=2**63 - 1,
+            metrics={"\N{SNOWMAN}" * 128: 0.1, "b": -1e300},
+            elapsed=timedelta(days=365_000, microseconds=1),
+        ),
+    ],
+)
+def test_no_measurement_takes_more_of_a_message_than_is_counted(measurement: Measurement) -> None:
+    message = trial_pb2.Trial(measurements=[convert.measurement_to_proto(measurement)])
+    assert message.ByteSize() <= live.size_of(measurement)
+
+
+# --- when the search fails ---
+
+
+def test_a_search_that_fails_costs_no_result(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller.create(trials=3)
+    trial = caller.one()
+    exchange = pb.ExchangeTrialRequest(
+        name=trial.name,
+        lease_token=trial.lease.token,
+        worker_id="ann",
+        request_id=request_id(),
+        final_measurement=trial_pb2.Measurement(metrics={"auc": 0.5}),
+    )
+
+    def fail(engine: StudyEngine, number: int) -> None:
+        raise ArithmeticError("singular")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyEngine, "suggest", fail)
+        answer = caller.stub.ExchangeTrial(exchange, timeout=10)
+    assert (answer.ended_state, answer.next.wait.reason) == (State.SUCCEEDED, "the search failed")
+    assert caller.stub.ExchangeTrial(exchange, timeout=10) == answer
+    assert caller.trial().final_measurement.metrics["auc"] == 0.5
+    assert caller.study().trial_counts.succeeded == 1
+    assert number_of(caller.one()) == 1

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 #: How often each cause is tried again.
 RETRIES = {
     "LOST": 10,
-    "PREEMPTED": math.inf,
+    "PREEMPTED": 50,
     "USER_ERROR": 1,
     "OUT_OF_MEMORY": 1,
     "INFEASIBLE": 0,

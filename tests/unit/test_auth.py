@@ -214,6 +214,20 @@ def test_a_new_token_is_found_and_guesses_cost_little(bench: Bench) -> None:
     assert bench.reads == reads
 
 
+def test_a_stranger_is_told_without_a_look_at_the_database(bench: Bench) -> None:
+    """All calls pass through the thread that asks; a database that hangs must not hold it."""
+    bench.add("s", Role.READER)
+    bench.guard.refresh()
+    for seconds in (0.0, 0.5, 4.0):
+        bench.seconds = seconds
+        assert bench.guard.is_stranger((("authorization", "Bearer guess"),))
+        assert bench.guard.is_stranger(())
+        assert not bench.guard.is_stranger((("authorization", "Bearer s"),))
+    bench.seconds = 6.0  # what was read may be too old to turn anybody away
+    assert not bench.guard.is_stranger((("authorization", "Bearer guess"),))
+    assert bench.reads == 1
+
+
 def test_without_the_database_nobody_gets_in_until_it_answers(bench: Bench) -> None:
     bench.add("secret", Role.READER)
     bench.error = UnavailableError("the database does not answer; try again.")

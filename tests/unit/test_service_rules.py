@@ -238,7 +238,8 @@ def test_a_first_report_needs_one_of_the_metrics() -> None:
     [
         (Cause.LOST, [Cause.LOST] * 9, TrialState.QUEUED),
         (Cause.LOST, [Cause.LOST] * 10, TrialState.FAILED),
-        (Cause.PREEMPTED, [Cause.PREEMPTED] * 50, TrialState.QUEUED),
+        (Cause.PREEMPTED, [Cause.PREEMPTED] * 49, TrialState.QUEUED),
+        (Cause.PREEMPTED, [Cause.PREEMPTED] * 50, TrialState.FAILED),
         (Cause.USER_ERROR, [], TrialState.QUEUED),
         (Cause.USER_ERROR, [Cause.LOST, Cause.OUT_OF_MEMORY], TrialState.QUEUED),
         (Cause.USER_ERROR, [Cause.USER_ERROR], TrialState.FAILED),

@@ -7,7 +7,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,6 +45,7 @@ _OPTIONS = (
     # A server that hangs is left for the next address.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     # Two connections of one process must not share a broken one.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -165,8 +166,11 @@ class Connection:
         self,
         verb: Callable[[ServerStub], grpc.UnaryStreamMultiCallable[Request, Response]],
         request: Request,
-    ) -> Iterator[Response]:
+    ) -> Generator[Response, None, bool]:
         """Yields what a verb streams; it ends after STREAM_SECONDS at the latest.
+
+        Returns:
+            Whether the server has ended it; False after that time.
 
         Raises:
             TunerError: what the server said, or UnavailableError.
@@ -176,6 +180,7 @@ class Connection:
         call = verb(line.stub)(request, timeout=STREAM_SECONDS, metadata=metadata)
         try:
             yield from call
+            return True
         except grpc.RpcError as error:
             if _code(error) is grpc.StatusCode.UNAVAILABLE:
                 self._leave(line)
@@ -183,6 +188,7 @@ class Connection:
                 raise UnavailableError(f"the server at {line.address} has restarted.") from None
             if _code(error) is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise rebuilt(error, line.address) from None
+            return False
         finally:
             call.cancel()
 

@@ -214,10 +214,31 @@ class Study:
         )
 
     def log(self, number: int, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """Yields (attempt, text) of a trial's log; with `follow` until the trial ends."""
+        """Yields (attempt, text) of a trial's log; with `follow` until the trial ends.
+
+        A server that restarts while a log is followed is waited for.
+        """
         request = pb.ReadTrialLogRequest(name=f"{self.name}/trials/{number}", follow=follow)
-        for chunk in self._connection.stream(lambda stub: stub.ReadTrialLog, request):
-            yield chunk.attempt, chunk.text
+        seen, ended = 0, False
+        while not ended:
+            # Taken up again it begins anew; what was seen of it, in characters, is passed over.
+            passed = 0
+            stream = self._connection.stream(lambda stub: stub.ReadTrialLog, request)
+            try:
+                while True:
+                    chunk = next(stream)
+                    fresh = chunk.text[max(0, seen - passed) :]
+                    passed += len(chunk.text)
+                    if fresh:
+                        seen = passed
+                        yield chunk.attempt, fresh
+            except StopIteration as stop:
+                ended = stop.value
+            except UnavailableError:
+                if not follow:
+                    raise
+                self.refresh()  # waits for the server, or gives up
+                time.sleep(_POLL_SECONDS)
 
     def _seen(self, message: trial_pb2.Trial) -> Trial:
         return Trial(convert.trial_from_proto(message), self.metric)
@@ -229,22 +250,19 @@ class Study:
 
         A server that restarts meanwhile is waited for.
         """
-        token = ""
-        while True:
+        token, ended = "", False
+        while not ended:
+            # Asked first: a stream that begins after the end tells all that led there.
+            ended = self.refresh().state.is_finished
+            request = pb.WatchStudyRequest(name=self.name, resume_token=token)
             try:
-                for event in self._stream(token):
-                    token = event.resume_token or token
-                    yield event
+                for message in self._connection.stream(lambda stub: stub.WatchStudy, request):
+                    for event in message.events:
+                        token = event.resume_token or token
+                        yield event
             except UnavailableError:
-                pass  # the next call waits for the server, or gives up
-            if self.refresh().state.is_finished:
-                return
-            time.sleep(_POLL_SECONDS)
-
-    def _stream(self, token: str) -> Iterator[pb.StudyEvent]:
-        request = pb.WatchStudyRequest(name=self.name, resume_token=token)
-        for message in self._connection.stream(lambda stub: stub.WatchStudy, request):
-            yield from message.events
+                ended = False  # the next call waits for the server, or gives up
+                time.sleep(_POLL_SECONDS)
 
     def watch(self) -> None:
         """Shows the study until it ends; Ctrl-C detaches and ends nothing."""

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import convert
 from tuner.client.channel import Connection
-from tuner.errors import InvalidArgumentError, LeaseLostError, NotFoundError, TunerError
+from tuner.errors import (
+    InvalidArgumentError,
+    LeaseLostError,
+    NotFoundError,
+    TunerError,
+    UnavailableError,
+)
 from tuner.space import Value
 from tuner.study import Cause, Checkpoint, Failure, Measurement, Metric, Trial
 from tuner.v1 import study_service_pb2 as pb
@@ -50,7 +56,8 @@ class RunningTrial:
     """A leased trial. As a context manager it gives the parameters and ends the attempt.
 
     An exception in the block fails the attempt with its stack and goes no further; Ctrl-C gives
-    the trial back and goes on. A trial whose lease was lost ends quietly.
+    the trial back and goes on. A trial whose lease was lost ends quietly, and one whose server
+    was away for too long is given back.
     """
 
     def __init__(self, connection: Connection, trial: Trial, metric: Metric) -> None:
@@ -224,6 +231,10 @@ class RunningTrial:
         if not isinstance(error, Exception):
             self.release(f"interrupted by {type(error).__name__}")
             return False
+        if isinstance(error, UnavailableError):
+            # Neither the parameters nor the script are at fault; who asks next waits once more.
+            self.release("its worker could not reach the study server")
+            return True
         self._fail_with(error)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ _DETAILS = "grpc-status-details-bin"
 _SERVICES = "/tuner.v1."
 #: In bytes. It travels in headers, twice, and of more than 8 KiB of them a client is told nothing.
 _LONGEST_MESSAGE = 1_200
+#: Each open stream takes a thread of the server, forwarded or not; what is left answers calls.
+STREAMS = 1000
 #: How long a stream goes on without a new look at who reads it.
 _ADMITTED_SECONDS = 1.0
 
@@ -85,6 +88,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._observers = tuple(observers) if tracer is None else (*observers, tracer)
         self._tracer = tracer
         self._ends = False
+        self._streams = threading.BoundedSemaphore(STREAMS)
         self._wrapped: dict[str, Handler] = {}
 
     def intercept_service(
@@ -143,11 +147,17 @@ class CallInterceptor(grpc.ServerInterceptor):
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._calling(path, context) as call:
                 self._admit(call, request)
+                if not self._streams.acquire(blocking=False):
+                    raise UnavailableError(
+                        f"{STREAMS} streams are open; close some, or try again."
+                    )
                 try:
                     yield from self._while_admitted(call, request, method(request, context))
                 except ElsewhereError as elsewhere:
                     passed_on = self._forwarder.stream(call, elsewhere, request, context)
                     yield from self._while_admitted(call, request, passed_on)
+                finally:
+                    self._streams.release()
 
         return answer
 

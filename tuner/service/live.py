@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -48,8 +48,8 @@ from tuner_storage import writes
 
 M = TypeVar("M", bound=Message)
 
-#: A trial with all that it measured has to fit into one message: steps, and metrics at all steps.
-_MOST_MEASUREMENTS, _MOST_VALUES = 100_000, 300_000
+#: A trial with all that it measured has to fit into one message, of 16 MiB.
+_MOST_MEASUREMENTS, _MOST_BYTES = 100_000, 12 * 2**20
 _SOON = timedelta(seconds=0.3)
 _LATER = timedelta(seconds=1)
 
@@ -74,6 +74,8 @@ class LiveStudy:
         self._lease = lease
         self._causes = {number: list(listed) for number, listed in causes.items()}
         self._reported: dict[int, dict[int, Measurement]] = {}
+        #: How much of a message each of them takes.
+        self._sizes: dict[int, int] = {}
         self._ticked = self.last_use
         self._take_over()
 
@@ -81,6 +83,7 @@ class LiveStudy:
         """Goes on where another server, or an earlier life of this one, left off."""
         for trial in self.record.board.of(TrialState.RUNNING):
             self._reported[trial.number] = {m.step: m for m in trial.measurements}
+            self._sizes[trial.number] = sum(map(size_of, trial.measurements))
             self.record.board.put(replace(trial, measurements=()))
         self._forgive(self.last_use)
 
@@ -170,7 +173,7 @@ class LiveStudy:
         for trial in due:
             self.record.engine.restart(trial.number)
         for trial in (*due, *proposed):
-            self._reported[trial.number] = {}
+            self._reported[trial.number], self._sizes[trial.number] = {}, 0
             self.record.board.put(trial)
             self.record.tell(trial)
         self.record.meter.suggested(len(due) + len(proposed))
@@ -288,7 +291,7 @@ class LiveStudy:
         if report.checkpoint is not None:
             trial = replace(trial, checkpoint=report.checkpoint)
         if report.measurement is not None:
-            self._check_room_for(report.measurement, self._reported.get(trial.number, ()))
+            self._make_room_for(trial.number, report.measurement)
             result = self._result(trial, report.measurement)
             trial = outcome.with_result(study.spec, trial, result)
             verdict = self.record.engine.report(trial.number, report.measurement)
@@ -299,14 +302,17 @@ class LiveStudy:
             trial = replace(trial, stop_requested=True, state_reason=news)
         return trial, news
 
-    @staticmethod
-    def _check_room_for(new: Measurement, reported: Collection[int]) -> None:
-        values = (len(reported) + 1) * len(new.metrics)
-        if len(reported) >= _MOST_MEASUREMENTS or values > _MOST_VALUES:
+    def _make_room_for(self, number: int, new: Measurement) -> None:
+        """Counts a measurement, which may take another one's place; raises if it is too much."""
+        reported = self._reported.get(number, {})
+        old = reported.get(new.step)
+        size = self._sizes.get(number, 0) + size_of(new) - (size_of(old) if old else 0)
+        if size > _MOST_BYTES or (old is None and len(reported) >= _MOST_MEASUREMENTS):
             raise InvalidArgumentError(
-                f"an attempt may report {_MOST_MEASUREMENTS:,} steps and {_MOST_VALUES:,} values; "
-                "report less often, or fewer metrics."
+                f"an attempt may report {_MOST_MEASUREMENTS:,} steps and {_MOST_BYTES:,} bytes of "
+                "values with their names; report less often, or fewer metrics."
             )
+        self._sizes[number] = size
 
     def _result(self, trial: Trial, new: Measurement) -> Measurement | None:
         """The result so far. Looks at all measurements only where one takes another's place."""
@@ -358,11 +364,18 @@ class LiveStudy:
     def exchange(
         self, number: int, token: str, result: Result, asking: Asking, reply: Reply[Exchanged, M]
     ) -> M:
-        """Ends an attempt as `complete` does, and leases as `suggest` does, in one change."""
+        """Ends an attempt as `complete` does, and leases as `suggest` does, in one change.
+
+        A search that fails costs no result: the worker is told to ask for itself.
+        """
 
         def verb(now: datetime) -> Exchanged:
             ended = self._complete(number, token, result, now)
-            return Exchanged(ended=ended, next=self._suggest_settled(asking, now))
+            following = self.record.besides(lambda: self._suggest_settled(asking, now))
+            if following is None:
+                wait = Wait(reason="the search failed", retry_after=_LATER)
+                following = Suggested(state=self.record.study.state, wait=wait)
+            return Exchanged(ended=ended, next=following)
 
         return self.record.run(reply, verb)
 
@@ -386,6 +399,7 @@ class LiveStudy:
         if result.failure is not None:
             self._causes.setdefault(number, []).append(result.failure.cause)
         reported = self._reported.pop(number, {})
+        self._sizes.pop(number, None)
         record.board.put(ended)
         if ended.state.is_finished:
             if reported:
@@ -545,3 +559,8 @@ class LiveStudy:
                 f"attempt {trial.attempt}); drop it."
             )
         return trial
+
+
+def size_of(measurement: Measurement) -> int:
+    """How many bytes of a message a measurement takes at most."""
+    return 40 + sum(18 + len(name.encode()) for name in measurement.metrics)

@@ -18,11 +18,12 @@ from tuner.study import (
     TrialState,
 )
 
-#: How often a trial is tried again after each cause; None: as often as it happens.
-RETRIES: Mapping[Cause, int | None] = {
+#: How often a trial is tried again after each cause.
+RETRIES: Mapping[Cause, int] = {
     # Lost is nobody's fault, but parameters that kill their worker would be tried for ever.
     Cause.LOST: 10,
-    Cause.PREEMPTED: None,
+    # So often it is given back only by a worker that never does anything else.
+    Cause.PREEMPTED: 50,
     Cause.USER_ERROR: 1,
     Cause.OUT_OF_MEMORY: 1,
     Cause.INFEASIBLE: 0,
@@ -147,8 +148,7 @@ def failed(
 
 
 def _is_due_again(cause: Cause, earlier: Collection[Cause]) -> bool:
-    retries = RETRIES[cause]
-    return retries is None or list(earlier).count(cause) < retries
+    return list(earlier).count(cause) < RETRIES[cause]
 
 
 def _stopped_without_word(trial: Trial, now: datetime) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from tuner_storage import LoadedTrials, Ownership, StaleError, Store, StoredStud
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 _EXHAUSTED = Reached(reason="every point of the space was tried", gives_up=False)
 
@@ -76,7 +79,8 @@ class Record:
         self.exhausted = False
         self.submitted = stored.submitted
         self._study = stored.study
-        self._answered = set(loaded.answered)
+        #: The requests that were answered, and when; of those before this load, at the latest.
+        self._answered = dict.fromkeys(loaded.answered, utc_now())
         self._draft: list[Write] = []
         self._news: list[Study | Trial | Reported] = []
         self._engine: StudyEngine | None = None
@@ -103,8 +107,7 @@ class Record:
         message: M | None = None
         with self._lock:
             self._check_open()
-            request = (reply.request_id, reply.method)
-            repeated = bool(reply.request_id) and request in self._answered
+            repeated = bool(reply.request_id) and reply.key in self._answered
             if not repeated:
                 now = utc_now()
                 try:
@@ -133,6 +136,23 @@ class Record:
         """Notes what a verb changes; the caller is that verb."""
         self._draft.extend(changes)
 
+    def besides(self, verb: Callable[[], R]) -> R | None:
+        """What a verb does besides; the caller is that verb.
+
+        None if it went wrong in a way that nobody foresaw: the verb itself is written, what was
+        done besides never happened, and the study is loaded again.
+        """
+        drafted, told = len(self._draft), len(self._news)
+        try:
+            return verb()
+        except TunerError:
+            raise
+        except Exception:
+            logger.exception("what %s did besides went wrong", self._study.name)
+            del self._draft[drafted:], self._news[told:]
+            self.retire()
+            return None
+
     def tell(self, *news: Study | Trial | Reported) -> None:
         """Notes what watchers are told once it is on disk; the caller is a verb."""
         self._news.extend(news)
@@ -144,8 +164,8 @@ class Record:
             return
         if reply.request_id and message is not None:
             body = message.SerializeToString()
-            draft.append(writes.record_answer(reply.request_id, reply.method, body, now))
-            self._answered.add((reply.request_id, reply.method))
+            draft.append(writes.record_answer(*reply.key, body, now))
+            self._answered[reply.key] = now
         if reply.audited:
             made = call.current()
             draft.append(
@@ -168,10 +188,10 @@ class Record:
             raise
 
     def _repeat(self, reply: Reply[R, M]) -> M:
-        body = self._store.find_answer(self.key, reply.request_id, reply.method)
+        body = self._store.find_answer(self.key, *reply.key)
         if body is None:
             # Answers are forgotten after a day; asked anew, it is another request.
-            self._answered.discard((reply.request_id, reply.method))
+            self._answered.pop(reply.key, None)
             raise StaleError("the answer to this request was forgotten; ask anew.")
         return reply.parse(body)
 
@@ -298,6 +318,11 @@ class Record:
     def retire(self) -> None:
         """Takes no other verb after this one, which still is written; the caller is that verb."""
         self._closed = True
+
+    def forget_answers(self, before: datetime) -> None:
+        """Forgets that requests before a time were answered."""
+        with self._lock:
+            self._answered = {key: at for key, at in self._answered.items() if at >= before}
 
     def drain(self) -> None:
         """Waits until all that was decided is written, or never will be."""

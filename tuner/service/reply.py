@@ -21,8 +21,15 @@ class Reply(Generic[R, M]):
     parse: Callable[[bytes], M]
     method: str = ""
     request_id: str = ""
+    #: What else the request is about: another trial is another request.
+    about: str = ""
     #: The name of what is changed, for the audit log; empty for what workers do all the time.
     audited: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a repeated request is known by."""
+        return self.request_id, f"{self.method} {self.about}" if self.about else self.method
 
 
 def silent() -> Reply[Any, Empty]:

@@ -20,7 +20,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from tuner.config import Settings
-from tuner.service import health, listen, servicer
+from tuner.service import health, listen
 from tuner.service.admin import AdminServicer
 from tuner.service.allowed import Allowed
 from tuner.service.auth import TokenGuard
@@ -28,7 +28,7 @@ from tuner.service.fleet import Fleet
 from tuner.service.forwarding import Forwarder
 from tuner.service.health import Health
 from tuner.service.holdings import holdings
-from tuner.service.interceptor import CallInterceptor, Everybody
+from tuner.service.interceptor import STREAMS, CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
 from tuner.service.servicer import StudyServicer
 from tuner.service.studies import Studies
@@ -74,7 +74,9 @@ _CHANNEL = (
     # How long a connection may take to be made, in spite of its name.
     ("grpc.min_reconnect_backoff_ms", 1500),
     ("grpc.keepalive_time_ms", 2_000),
+    # gRPC waits for a keepalive's answer as for that of any ping, a minute unless told otherwise.
     ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -133,7 +135,7 @@ class StudyServer:
         telemetry = self._telemetry = stack.enter_context(Telemetry(settings, os.environ))
         forwarder = Forwarder(listen.peers(settings, _CHANNEL))
         stack.callback(forwarder.close)
-        pool = stack.enter_context(CallThreads(_CALLS + servicer.STREAMS))
+        pool = stack.enter_context(CallThreads(_CALLS + STREAMS))
         # The port is taken before anything is opened or written, and no call is answered before.
         guard = TokenGuard(lambda now: tokens.active_tokens(now)) if settings.has_tokens else None
         interceptor = CallInterceptor(

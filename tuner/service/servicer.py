@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -14,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from tuner import convert
-from tuner.errors import InvalidArgumentError, UnavailableError
+from tuner.errors import InvalidArgumentError
 from tuner.service import lifecycle, pages, validate, watch
 from tuner.service.events import Event, Reported
 from tuner.service.exchange import (
@@ -48,8 +46,6 @@ M = TypeVar("M", bound=Message)
 
 Context = grpc.ServicerContext
 
-#: Each open stream takes a thread of the server; what is left of them answers calls.
-STREAMS = 1000
 #: A message of events is sent once it is so long.
 _EVENT_BYTES = 2**18
 
@@ -59,7 +55,6 @@ class StudyServicer(StudyServiceServicer):
 
     def __init__(self, studies: Studies) -> None:
         self._studies = studies
-        self._streams = threading.BoundedSemaphore(STREAMS)
 
     # --- studies ---
 
@@ -151,7 +146,8 @@ class StudyServicer(StudyServiceServicer):
 
     def CompleteTrial(self, request: pb.CompleteTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        result, reply = _result(request), _trial("CompleteTrial", "", request.request_id)
+        result = _result(request)
+        reply = _trial("CompleteTrial", "", request.request_id, about=number)
         return self._studies.do(
             study_id, lambda live: live.complete(number, request.lease_token, result, reply)
         )
@@ -161,7 +157,13 @@ class StudyServicer(StudyServiceServicer):
     ) -> pb.ExchangeTrialResponse:
         study_id, number = parse_trial_name(request.name)
         result, asking = _result(request), _asking(request.worker_id, 1, request.host)
-        reply = _reply(_exchanged, pb.ExchangeTrialResponse, "ExchangeTrial", request.request_id)
+        reply = _reply(
+            _exchanged,
+            pb.ExchangeTrialResponse,
+            "ExchangeTrial",
+            request.request_id,
+            about=str(number),
+        )
         return self._studies.do(
             study_id,
             lambda live: live.exchange(number, request.lease_token, result, asking, reply),
@@ -170,7 +172,7 @@ class StudyServicer(StudyServiceServicer):
     def ReleaseTrial(self, request: pb.ReleaseTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
         reason = validate.reason(request.reason)
-        reply = _trial("ReleaseTrial", "", request.request_id)
+        reply = _trial("ReleaseTrial", "", request.request_id, about=number)
         return self._studies.do(
             study_id, lambda live: live.release(number, request.lease_token, reason, reply)
         )
@@ -179,7 +181,7 @@ class StudyServicer(StudyServiceServicer):
 
     def StopTrial(self, request: pb.StopTrialRequest, context: Context) -> trial_pb2.Trial:
         study_id, number = parse_trial_name(request.name)
-        reply = _trial("StopTrial", request.name, request.request_id)
+        reply = _trial("StopTrial", request.name, request.request_id, about=number)
         return self._studies.do(study_id, lambda live: live.stop(number, reply))
 
     def RetryTrials(
@@ -207,7 +209,7 @@ class StudyServicer(StudyServiceServicer):
         if list(request.update_mask.paths) != ["labels"]:
             raise InvalidArgumentError("`update_mask` names what to change: labels.")
         labels = validate.labels(_words(request.trial.labels))
-        reply = _trial("UpdateTrial", request.trial.name, request.request_id)
+        reply = _trial("UpdateTrial", request.trial.name, request.request_id, about=number)
         return self._studies.do(study_id, lambda live: live.label(number, labels, reply))
 
     def GetTrial(self, request: pb.GetTrialRequest, context: Context) -> trial_pb2.Trial:
@@ -232,15 +234,14 @@ class StudyServicer(StudyServiceServicer):
     ) -> Iterator[trial_pb2.Trial]:
         study_id, page = parse_study_name(request.parent), pages.longest(pages.trial_page(request))
         page = self._only(study_id, page, request.optimal)
-        with self._stream():
-            while context.is_active() and not self._studies.stopping.is_set():
-                found = self._studies.list_trials(study_id, page)
-                for trial, _ in found:
-                    yield convert.trial_to_proto(trial)
-                if len(found) < page.limit:
-                    return
-                last, key = found[-1]
-                page = replace(page, after_number=last.number, after_key=key)
+        while context.is_active() and not self._studies.stopping.is_set():
+            found = self._studies.list_trials(study_id, page)
+            for trial, _ in found:
+                yield convert.trial_to_proto(trial)
+            if len(found) < page.limit:
+                return
+            last, key = found[-1]
+            page = replace(page, after_number=last.number, after_key=key)
 
     def _only(self, study_id: str, page: TrialPage, optimal: bool) -> TrialPage:
         if not optimal:
@@ -251,12 +252,9 @@ class StudyServicer(StudyServiceServicer):
         self, request: pb.WatchStudyRequest, context: Context
     ) -> Iterator[bytes]:
         study_id = parse_study_name(request.name)
-        with self._stream():
-            happened = watch.watch(
-                self._studies, study_id, request.resume_token, context.is_active
-            )
-            for events in happened:
-                yield from _packed(events)
+        happened = watch.watch(self._studies, study_id, request.resume_token, context.is_active)
+        for events in happened:
+            yield from _packed(events)
 
     def WriteTrialLog(self, request: pb.WriteTrialLogRequest, context: Context) -> Empty:
         study_id, number = parse_trial_name(request.name)
@@ -273,37 +271,29 @@ class StudyServicer(StudyServiceServicer):
     ) -> Iterator[pb.TrialLogChunk]:
         study_id, number = parse_trial_name(request.name)
         self._studies.live(study_id).is_over(number)
-        with self._stream():
-            for piece in watch.read_log(
-                self._studies,
-                study_id,
-                number,
-                follow=request.follow,
-                is_wanted=context.is_active,
-            ):
-                yield pb.TrialLogChunk(attempt=piece.attempt, text=piece.text)
-
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        if not self._streams.acquire(blocking=False):
-            raise UnavailableError(f"{STREAMS} streams are open; close some, or try again.")
-        try:
-            yield
-        finally:
-            self._streams.release()
+        for piece in watch.read_log(
+            self._studies, study_id, number, follow=request.follow, is_wanted=context.is_active
+        ):
+            yield pb.TrialLogChunk(attempt=piece.attempt, text=piece.text)
 
 
 # --- conversions of requests and answers ---
 
 
 def _reply(
-    build: Callable[[R], M], kind: type[M], method: str, request_id: str = "", audited: str = ""
+    build: Callable[[R], M],
+    kind: type[M],
+    method: str,
+    request_id: str = "",
+    audited: str = "",
+    about: str = "",
 ) -> Reply[R, M]:
     return Reply(
         build=build,
         parse=kind.FromString,
         method=method,
         request_id=validate.request_id(request_id),
+        about=about,
         audited=audited,
     )
 
@@ -313,8 +303,10 @@ def _study(method: str, study_id: str, request_id: str) -> Reply[Study, study_pb
     return _reply(convert.study_to_proto, study_pb2.Study, method, request_id, name)
 
 
-def _trial(method: str, audited: str, request_id: str) -> Reply[Trial, trial_pb2.Trial]:
-    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id, audited)
+def _trial(
+    method: str, audited: str, request_id: str, *, about: int
+) -> Reply[Trial, trial_pb2.Trial]:
+    return _reply(convert.trial_to_proto, trial_pb2.Trial, method, request_id, audited, str(about))
 
 
 def _empty(method: str, audited: str = "", request_id: str = "") -> Reply[None, Empty]:

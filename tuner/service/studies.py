@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -45,6 +45,8 @@ _TRIES = 4
 _TAKEN_AT_ONCE = 4
 _IDLE = timedelta(minutes=10)
 _REQUESTS_KEPT = timedelta(days=1)
+#: After how long to try again to load a study that cannot be loaded.
+_UNLOADABLE_WAIT = timedelta(minutes=1)
 
 
 class Studies:
@@ -77,7 +79,8 @@ class Studies:
         self._live: dict[str, LiveStudy] = {}
         self._loading = Loading()
         #: Studies that could not be loaded: that is said once.
-        self._unloadable: set[str] = set()
+        #: Studies that cannot be loaded, and when to try again.
+        self._unloadable: dict[str, datetime] = {}
         #: Set when the server stops: streams end then.
         self.stopping = threading.Event()
 
@@ -356,7 +359,13 @@ class Studies:
         taken = sorted(
             (*mine, *free[: max(0, share - len(mine))]), key=lambda orphan: orphan.trials
         )
-        wanted = [orphan.study_id for orphan in taken if orphan.study_id not in self._live]
+        now = utc_now()
+        wanted = [
+            orphan.study_id
+            for orphan in taken
+            if orphan.study_id not in self._live
+            and self._unloadable.get(orphan.study_id, now) <= now
+        ]
         if wanted:
             with ThreadPoolExecutor(_TAKEN_AT_ONCE, thread_name_prefix="take-over") as pool:
                 list(pool.map(self._take, wanted))
@@ -371,9 +380,8 @@ class Studies:
         except UnavailableError:
             raise
         except Exception:
-            if study_id not in self._unloadable:
-                logger.exception("study %s cannot be loaded", study_id)
-            self._unloadable.add(study_id)
+            logger.exception("study %s cannot be loaded", study_id)
+            self._unloadable[study_id] = utc_now() + _UNLOADABLE_WAIT
 
     def hand_over(self) -> None:
         """Gives one study to a server that has at least two fewer."""
@@ -390,7 +398,10 @@ class Studies:
 
     def forget_requests(self) -> None:
         """Forgets answers that nobody asks for any more."""
-        self._store.forget_requests(utc_now() - _REQUESTS_KEPT)
+        before = utc_now() - _REQUESTS_KEPT
+        self._store.forget_requests(before)
+        for live in self.owned:
+            live.record.forget_answers(before)
 
     @property
     def owned(self) -> list[LiveStudy]:

@@ -74,13 +74,23 @@ class CallThreads(ThreadPoolExecutor):
         with self._guard:
             if self._ends:
                 raise RuntimeError("the threads that answer calls have ended.")
+            if len(self._started) < min(self._open + 1, self._most):
+                self._start()
             self._open += 1
-            if len(self._started) < min(self._open, self._most):
-                name = f"call-{len(self._started)}"
-                self._started.append(threading.Thread(target=self._run, name=name, daemon=True))
-                self._started[-1].start()
         self._work.put((answer, fn, args, kwargs))
         return answer
+
+    def _start(self) -> None:
+        name = f"call-{len(self._started)}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system allows no more
+            if not self._started:
+                raise
+            logger.warning("no more than %d threads can answer calls", len(self._started))
+        else:
+            self._started.append(thread)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the threads once they have answered everything they were given."""

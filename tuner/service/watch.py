@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
+from tuner.errors import UnavailableError
 from tuner.service.events import Event, Reported
+from tuner.service.fleet import ElsewhereError
 from tuner.service.live import LiveStudy
 from tuner.service.record import utc_now
 from tuner.service.studies import Studies
@@ -34,11 +36,10 @@ def watch(
             if position is None:
                 position, shown = studies.do(study_id, _snapshot)
                 yield shown
-            yield from _follow(live, position, is_wanted)
+            if (yield from _follow(live, position, is_wanted)):
+                return
         finally:
             events.watchers -= 1
-        if not live.record.closed and live.is_at_rest:
-            return
         token = ""
 
 
@@ -55,23 +56,30 @@ def _snapshot(live: LiveStudy) -> tuple[int, list[Event]]:
 
 def _follow(
     live: LiveStudy, position: int, is_wanted: Callable[[], bool]
-) -> Iterator[Sequence[Event]]:
-    """What happens after a position, until the study has ended or the log cannot say."""
+) -> Generator[Sequence[Event], None, bool]:
+    """What happens after a position, until the study has ended or the log cannot say.
+
+    Returns:
+        Whether all was told up to the study's end.
+    """
     events = live.record.events
     while is_wanted():
         try:
             # Asked before reading: what ended the study has been published by then.
             ended = live.has_ended()
         except StaleError:
-            return
+            return False
         happened = events.after(position, 0.0 if ended else _TICK_SECONDS)
-        if happened is None or (ended and not happened):
-            return
+        if happened is None:
+            return False
+        if ended and not happened:
+            return True
         position += len(happened)
         if happened:
             yield _newest(happened)
         if not ended:
             time.sleep(min(events.watchers * _REST_SECONDS, _LONGEST_REST_SECONDS))
+    return False
 
 
 def _newest(happened: Sequence[Event]) -> Sequence[Event]:
@@ -91,10 +99,27 @@ def _newest(happened: Sequence[Event]) -> Sequence[Event]:
 def read_log(
     studies: Studies, study_id: str, number: int, *, follow: bool, is_wanted: Callable[[], bool]
 ) -> Iterator[LogPiece]:
-    """A trial's log; with `follow`, until the trial or its study has ended."""
+    """A trial's log; with `follow`, until the trial or its study has ended.
+
+    The database is asked for what was written, and not whether something was.
+
+    Raises:
+        UnavailableError: the server ends, or the study went to another one; who follows the log
+            asks anew.
+    """
     after = (0, -1)
-    while is_wanted() and not studies.stopping.is_set():
-        live = studies.live(study_id)
+
+    def goes_on() -> bool:
+        return is_wanted() and not studies.stopping.is_set()
+
+    while goes_on():
+        try:
+            live = studies.live(study_id)
+        except ElsewhereError as elsewhere:
+            if after == (0, -1):
+                raise
+            # Forwarded now, the call would bring the whole log once more.
+            raise UnavailableError(elsewhere.message) from None
         version = live.record.events.log_version(number)
         ended = not follow or live.is_over(number)
         pieces = studies.read_log(study_id, number, after)
@@ -104,4 +129,15 @@ def read_log(
         elif ended:
             return
         else:
-            live.record.events.await_log(number, version, _TICK_SECONDS)
+            _await_log(live, number, version, goes_on)
+    if studies.stopping.is_set():
+        raise UnavailableError("this study server ends; try again.")
+
+
+def _await_log(live: LiveStudy, number: int, version: int, goes_on: Callable[[], bool]) -> None:
+    """Waits until a trial's log has grown since a version, or may not grow any more."""
+    events = live.record.events
+    while events.log_version(number) == version and not live.record.closed and goes_on():
+        events.await_log(number, version, _TICK_SECONDS)
+        if live.is_over(number):
+            return
