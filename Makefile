@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test soak bench bench-search lint format protos check-protos lock install chromium clean
+.PHONY: demo test soak bench bench-search bench-stopping lint format protos check-protos lock install chromium clean
 
 install: $(INSTALLED)
 
@@ -30,9 +30,12 @@ soak: install
 bench: install
 	@$(BIN)/python tests/benchmarks/study_server.py $(BENCH)
 
-# What a suggestion costs, beside Optuna's samplers; BENCH="--json" for machines.
 bench-search: install
 	@$(BIN)/python tests/benchmarks/search.py $(BENCH)
+
+# How good the best is after few full trainings, with early stopping, beside Optuna's; BENCH="--json" for machines.
+bench-stopping: install
+	@$(BIN)/python tests/benchmarks/stopping.py $(BENCH)
 
 lint: install
 	@$(BIN)/ruff format --check .

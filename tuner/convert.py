@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tuner.early_stopping import Progress, Stopping
 from tuner.errors import InvalidArgumentError
 from tuner.space import (
     Categorical,
@@ -255,6 +256,7 @@ def spec_to_proto(spec: StudySpec) -> study_pb2.Study:
             algorithm=spec.search.algorithm,
             early_stopping=spec.search.early_stopping,
             seed=spec.search.seed,
+            stopping=_stopping_to_proto(spec.search.stopping),
         ),
         limits=limits_to_proto(spec.limits),
         features=[feature_to_proto(feature) for feature in spec.features],
@@ -307,6 +309,7 @@ def spec_from_proto(message: study_pb2.Study) -> StudySpec:
             algorithm=message.search.algorithm or "auto",
             early_stopping=message.search.early_stopping or "asha",
             seed=message.search.seed,
+            stopping=_stopping_from_proto(message.search.stopping),
         ),
         limits=limits_from_proto(message.limits),
         trainer=message.trainer.kind if message.HasField("trainer") else None,
@@ -332,6 +335,22 @@ def spec_from_proto(message: study_pb2.Study) -> StudySpec:
             study_pb2.Study.MeasurementSelection, Selection, message.measurement_selection
         ),
     )
+
+
+def _stopping_to_proto(stopping: Stopping) -> study_pb2.Stopping | None:
+    if stopping == Stopping():
+        return None
+    by = _enum_to_proto(study_pb2.Stopping.By, stopping.by)
+    given: dict[str, Any] = dict(stopping.given())
+    return study_pb2.Stopping(by=by, **given)
+
+
+def _stopping_from_proto(message: study_pb2.Stopping) -> Stopping:
+    given: dict[str, Any] = {
+        field.name: value for field, value in message.ListFields() if field.name != "by"
+    }
+    by = _enum_from_proto(study_pb2.Stopping.By, Progress, message.by)
+    return Stopping(by=by or Progress.STEPS, **given)
 
 
 def _constraint_to_proto(constraint: Constraint) -> study_pb2.Constraint:

@@ -118,6 +118,27 @@ class InternalError(TunerError):
     reason = "INTERNAL"
 
 
+class DeadlineError(TunerError):
+    """It took longer than it may; trying again may help."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE"
+
+
+class ResourceExhaustedError(TunerError):
+    """Too much is asked at once; trying again later helps."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class UnimplementedError(TunerError):
+    """What was asked for does not exist here."""
+
+    code = "UNIMPLEMENTED"
+    reason = "UNIMPLEMENTED"
+
+
 class DataError(TunerError):
     """The data cannot be used: unreadable, empty, or without what the study needs."""
 

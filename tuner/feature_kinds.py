@@ -22,7 +22,10 @@ CROSS_NUMBER_BUCKETS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureKind:
-    """A kind of feature: how many columns of which kind it is made of, and its settings."""
+    """A kind of feature: how many columns of which kind it is made of, and its settings.
+
+    Only the `trainers` can see it; all can if none are named.
+    """
 
     name: str
     meaning: str
@@ -30,6 +33,7 @@ class FeatureKind:
     max_columns: int
     column_kinds: tuple[str, ...]
     settings: Mapping[str, Setting]
+    trainers: tuple[str, ...] = ()
 
 
 def _kind(
@@ -38,6 +42,7 @@ def _kind(
     *settings: Setting,
     columns: tuple[int, int] = (1, 1),
     column_kinds: tuple[str, ...] = ("number", "string"),
+    trainers: tuple[str, ...] = (),
 ) -> FeatureKind:
     return FeatureKind(
         name=name,
@@ -46,6 +51,7 @@ def _kind(
         max_columns=columns[1],
         column_kinds=column_kinds,
         settings={setting.name: setting for setting in settings},
+        trainers=trainers,
     )
 
 
@@ -273,11 +279,47 @@ KINDS: Mapping[str, FeatureKind] = {
                 name="pooling",
                 type=str,
                 default="mean",
-                choices=("mean", "sum", "tfidf"),
+                choices=("mean", "sum", "tfidf", "max", "attention"),
                 meaning="how the vectors become one: `tfidf` is the mean weighted by how rare a "
-                "token is.",
+                "token is, `attention` one weighted as is learned.",
             ),
             column_kinds=("string",),
+        ),
+        _kind(
+            "image",
+            "a PNG or JPEG image, as bytes or by the path of a file; served, always as bytes",
+            Setting(
+                name="height",
+                type=int,
+                default=None,
+                low=1,
+                high=2048,
+                meaning="pixels that images are brought to. Left out: by the width and the shape "
+                "of the median image, or its own up to 128 for the longer side.",
+            ),
+            Setting(
+                name="width",
+                type=int,
+                default=None,
+                low=1,
+                high=2048,
+                meaning="the same. Left out: by the height.",
+            ),
+            Setting(
+                name="colours",
+                type=bool,
+                default=None,
+                meaning="whether colours are seen. Left out: where an image has some.",
+            ),
+            Setting(
+                name="scaling",
+                type=str,
+                default="unit",
+                choices=("unit", "signed"),
+                meaning="whether pixels are made from 0 to 1, or from -1 to 1.",
+            ),
+            column_kinds=("bytes",),
+            trainers=("image",),
         ),
         _kind(
             "cross",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from tuner.early_stopping import Stopping
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space, Value
 
@@ -181,6 +182,7 @@ class Search:
 
     algorithm: str = "auto"
     early_stopping: str = "asha"
+    stopping: Stopping = field(default_factory=Stopping)
     seed: int = 0
 
 

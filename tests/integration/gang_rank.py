@@ -2,8 +2,8 @@
 
 python -m tests.integration.gang_rank FOLDER RANK HOST:PORT,HOST:PORT
 
-The last trial is the first one again, with rows that are streamed. Without an address, one process
-trains with two replicas.
+The fourth trial is the first one again, with rows that are streamed; then come one of the image
+trainer and one of the text trainer. Without an address, one process trains with two replicas.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
         os.environ["TF_CONFIG"] = json.dumps(cluster)
     import tensorflow as tf  # only after TF_CONFIG is set
 
+    from tests.integration import pictures
     from tuner_trainers import training
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -35,14 +36,20 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if len(workers) > 1 else None
+    tasks = [
+        trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
+        for trial, dropout in ((0, 0.0), (1, 0.0), (2, 0.1), (0, 0.0))
+    ]
+    tasks.append(pictures.image_task(folder, epochs=2, rotation=0.0))
+    tasks.append(pictures.text_task(folder, epochs=2, convolutions=1))
     results = []
-    for trial, dropout, memory_bytes in ((0, 0.0, 0), (1, 0.0, 0), (2, 0.1, 0), (0, 0.0, 1)):
-        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{trial}-{memory_bytes}"
+    for number, task in enumerate(tasks):
+        memory_bytes = 1 if number == 3 else 0
+        artifact_dir = folder / f"artifacts-{len(workers)}-{rank}-{number}"
         artifact_dir.mkdir()
         context = trials.Context(artifact_dir, rank=rank, workers=len(workers))
-        if trial == 1:
+        if task.trial == 1:
             context.decide = _lose
-        task = trials.make_task(folder, trial=trial, dropout=dropout, batch_size=50)
         try:
             result = training.train(task, context, strategy, trials.storage(folder, memory_bytes))
             end = "stopped" if result.stopped else "whole"

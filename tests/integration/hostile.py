@@ -213,7 +213,7 @@ class Hostile:
             case "algorithm":
                 return choice(("", "auto", "random", "grid", "tpe", "gp", "cmaes"))
             case "early_stopping":
-                return choice(("", "none", "asha", "median"))
+                return choice(("", "none", "asha", "median", "threshold", "no-progress"))
             case "token_id" | "worker_id":
                 return choice(("ann", "bob"))
             case _:

@@ -484,8 +484,10 @@ def test_the_examples_of_the_documentation_run(
     for block in modules:
         name, _, text = block.removeprefix("# ").partition("\n")
         (tmp_path / name).write_text(text)
-    program, sine, mine = blocks("yaml")
-    assert len(modules) == 2 and study_file.check(program) == []
+    images, texts, program, sine, mine = blocks("yaml")
+    assert len(modules) == 2
+    for checked in (images, texts, program):
+        assert study_file.check(checked) == []
     for asked in (sine, mine):
         study = submit(asked)
         assert study.wait(200) is StudyState.COMPLETED, study.record

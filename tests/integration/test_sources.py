@@ -80,6 +80,15 @@ class TestObjectStore:
             assert columns["a"].tolist() == [1, 2], name
             assert columns["b"].tolist() == ["x", "y"], name
 
+    def test_paths_name_objects_beside_the_data(self, store: ObjectStore) -> None:
+        _put(store, "in/images/a.png", b"\x89PNG")
+        uri = _put(store, "in/a.csv", "a,b\nimages/a.png,1\ns3://bucket/in/images/a.png,2\n")
+        assert data.read(uri, types={"a": "bytes"})["a"].tolist() == [b"\x89PNG"] * 2
+        for path in ("../b.png", "s3://bucket/b.png", "s3://other/in/a.png", "/etc/passwd"):
+            _put(store, "in/a.csv", f"a,b\n{path},1\n")
+            with pytest.raises(DataError, match="is not below s3://bucket/in"):
+                data.read(uri, types={"a": "bytes"})
+
     def test_is_the_same_data_as_a_local_copy(self, store: ObjectStore) -> None:
         uri = _put(store, "rows.csv", CSV)
         assert data.fingerprint(uri) == data.fingerprint(str(store.folder / "bucket/rows.csv"))
@@ -209,15 +218,14 @@ class TestTfRecord:
         assert ours.columns["b"].top == other.columns["b"].top
         assert ours.columns["a"].moments.mean == pytest.approx(other.columns["a"].moments.mean)
 
-    def test_several_values_and_bytes_are_no_columns(self, tmp_path: Path) -> None:
+    def test_several_values_are_no_column_and_bytes_are(self, tmp_path: Path) -> None:
         path = _write_examples(
             tmp_path / "rows.tfrecord", [{"a": 1, "list": [1, 2], "image": b"\xff\xd8"}]
         )
-        assert list(data.read(str(path))) == ["a"]
+        assert list(data.read(str(path))) == ["a", "image"]
+        assert data.read(str(path))["image"].tolist() == [b"\xff\xd8"]
         with pytest.raises(DataError, match="'list' holds list"):
             data.read(str(path), columns=["list"])
-        with pytest.raises(DataError, match="'image' holds binary"):
-            data.read(str(path), columns=["image"])
 
     def test_several_values_further_down_are_named(self, tmp_path: Path) -> None:
         examples: list[Mapping[str, object]] = [{"a": 1}] * 1500

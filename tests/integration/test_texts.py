@@ -7,6 +7,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,7 +19,7 @@ from tuner.errors import DataError
 from tuner.space import Categorical, Int, Space, Value
 from tuner.study import Feature
 from tuner_trainers import derived, rows, statistics
-from tuner_trainers.bags import Bag
+from tuner_trainers.bags import pooled
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.derived import Tokens
 from tuner_trainers.features import propose
@@ -182,27 +183,33 @@ def test_weights_are_inverse_document_frequencies() -> None:
     assert len(hashed.weights) == 3 and hashed.weights[0] == 0.0
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "tfidf"])
+@pytest.mark.parametrize("pooling", ["mean", "sum", "tfidf", "max", "attention"])
 def test_vectors_are_pooled(pooling: str) -> None:
     weights = (0.0, 2.0, 0.5, 1.0)
     feature = BagFeature(
         name="t", size=4, reserved=2, length=3, embedding=2, pooling=pooling, weights=weights
     )
-    layer = Bag.over(feature, 5)
+    ids = keras.Input((3,), dtype="int32")
+    made = keras.Model(ids, pooled(feature, ids, 5, "t"))
+    drawn = made.get_weights()[0]
+    assert not drawn[:2].any() and drawn[2:].all()
+    table, query = np.arange(20.0).reshape(4, 5) / 10, np.array([1.0, 0.0, -2.0, 0.0, 0.5])
+    found = keras.Model.from_config(made.get_config())
+    found.set_weights([table, query][: len(made.weights)])
     rows_of_ids = np.asarray([[2, 3, 2], [3, 0, 0], [0, 0, 0], [1, 2, 0]])
-    layer(tf.constant(rows_of_ids))
-    table = layer.table.numpy()
-    assert not table[:2].any() and table[2:].all()
-    layer.set_weights([np.arange(20.0).reshape(4, 5)])
-    table = layer.table.numpy()
-    by_id = np.asarray(weights if pooling == "tfidf" else (0, 1, 1, 1), float)
-    found = Bag.from_config(layer.get_config())
-    found(tf.constant(rows_of_ids))
-    found.set_weights(layer.get_weights())
-    for row, pooled in zip(rows_of_ids, found(tf.constant(rows_of_ids)).numpy(), strict=True):
-        total = by_id[row] @ table[row]
-        expected = total if pooling == "sum" else total / max(by_id[row].sum(), 1e-9)
-        np.testing.assert_allclose(pooled, expected, rtol=1e-6)
+    for row, vector in zip(rows_of_ids, found(rows_of_ids).numpy(), strict=True):
+        vectors = table[row[row > 0]]
+        by_token = (
+            np.asarray(weights)[row[row > 0]] if pooling == "tfidf" else np.ones(len(vectors))
+        )
+        if pooling == "attention":
+            by_token = np.exp(vectors @ query)
+        expected = by_token @ vectors
+        if pooling == "max":
+            expected = vectors.max(axis=0, initial=-1.0 if len(vectors) else 0.0)
+        elif pooling != "sum":
+            expected = expected / max(by_token.sum(), 1e-9)
+        np.testing.assert_allclose(vector, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_prose_is_proposed_as_text(shared_data: Path) -> None:

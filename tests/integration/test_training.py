@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from tests.integration import trials
+from tests.integration import pictures, trials
 from tuner.errors import DataError, InfeasibleError, InvalidArgumentError
 from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
 from tuner_trainers import artifacts, data, model, prepare, rows, statistics, training
@@ -227,7 +227,7 @@ def test_rows_are_read_again_only_when_the_file_changed(tmp_path: Path) -> None:
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
-    trials.make_task(tmp_path)
+    _write_tasks(tmp_path)
     with _ranks(tmp_path, 1) as alone, _ranks(tmp_path, 2) as gang:
         for process in (*alone, *gang):
             output, _ = process.communicate(timeout=240)
@@ -235,20 +235,23 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     one, leader, follower = (
         json.loads((tmp_path / f"rank-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )
-    assert [trial["end"] for trial in one] == ["whole", "lost", "whole", "whole"]
-    assert [trial["end"] for trial in leader] == ["whole", "lost", "whole", "whole"]
+    ends = ["whole", "lost", *["whole"] * 4]
+    assert [trial["end"] for trial in one] == [trial["end"] for trial in leader] == ends
     # The follower is told of the leader's end, and both are fit for the next trial.
-    assert [trial["end"] for trial in follower] == ["whole", "stopped", "whole", "whole"]
+    assert [trial["end"] for trial in follower] == ["whole", "stopped", *ends[2:]]
     assert len(one[0]["losses"]) == 4
     np.testing.assert_allclose(leader[0]["losses"], one[0]["losses"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(leader[2]["losses"], one[2]["losses"], rtol=0.2)
+    for of_images_and_texts in (4, 5):
+        together, single = (ranks[of_images_and_texts]["losses"] for ranks in (leader, one))
+        np.testing.assert_allclose(together, single, rtol=0, atol=1e-4)
     # Streamed rows come in the same order, and so do those of a gang.
     np.testing.assert_allclose(one[3]["losses"], one[0]["losses"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(leader[3]["losses"], leader[0]["losses"], rtol=0, atol=1e-6)
 
 
 def test_two_replicas_of_a_process_have_the_losses_of_one(tmp_path: Path) -> None:
-    trials.make_task(tmp_path)
+    _write_tasks(tmp_path)
     with _ranks(tmp_path, 1) as alone, _ranks(tmp_path, 0) as mirrored:
         for process in (*alone, *mirrored):
             output, _ = process.communicate(timeout=240)
@@ -256,7 +259,7 @@ def test_two_replicas_of_a_process_have_the_losses_of_one(tmp_path: Path) -> Non
     one, both = (
         json.loads((tmp_path / f"rank-{name}.json").read_text()) for name in ("1-0", "0-0")
     )
-    for trial in (0, 3):
+    for trial in (0, 3, 4, 5):
         np.testing.assert_allclose(both[trial]["losses"], one[trial]["losses"], rtol=0, atol=1e-5)
 
 
@@ -277,6 +280,13 @@ def test_streamed_rows_train_the_same_model(folder: Path, tmp_path: Path) -> Non
         np.testing.assert_allclose(one["probability(yes)"], other["probability(yes)"], atol=1e-6)
     lines = [(tmp_path / part / artifacts.GOLDEN).read_text() for part in ("held", "streamed")]
     assert lines[0] == lines[1]
+
+
+def _write_tasks(folder: Path) -> None:
+    """Writes what the ranks read."""
+    trials.make_task(folder)
+    pictures.image_task(folder)
+    pictures.text_task(folder)
 
 
 @contextmanager

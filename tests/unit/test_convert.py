@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner import convert
+from tuner.early_stopping import Progress, Stopping
 from tuner.errors import InvalidArgumentError
 from tuner.space import (
     Categorical,
@@ -179,6 +180,14 @@ limits = st.builds(
     failed_trials=some,
     worker_time=st.one_of(st.none(), spans),
 )
+stoppings = st.sampled_from(
+    [
+        Stopping(),
+        Stopping(by=Progress.SECONDS, first=0.5, eta=2.5, brackets=3),
+        Stopping(first=0.0, percentile=12.5, trials=4, at_least=-1.5, at_most=0.0),
+        Stopping(patience=7.0, min_change=0.0),
+    ]
+)
 managed = st.builds(
     StudySpec,
     metrics=st.lists(
@@ -187,7 +196,11 @@ managed = st.builds(
     space=spaces(),
     settings=points,
     search=st.builds(
-        Search, algorithm=names, early_stopping=names, seed=st.integers(-(2**63), 2**63 - 1)
+        Search,
+        algorithm=names,
+        early_stopping=names,
+        stopping=stoppings,
+        seed=st.integers(-(2**63), 2**63 - 1),
     ),
     limits=limits,
     trainer=names,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tuner.errors import DataError
-from tuner_trainers import data
+from tuner_trainers import data, readers
 
 
 def csv(folder: Path, text: str | bytes, name: str = "rows.csv") -> str:
@@ -165,10 +165,23 @@ class TestParquet:
         assert listed(data.read(uri), "a") == [1.0, 0.0, None]
 
     def test_what_is_no_column_is_named_when_asked_for(self, tmp_path: Path) -> None:
-        uri = parquet(tmp_path, {"a": [1], "image": [b"x"]})
-        assert list(data.read(uri)) == ["a"]
-        with pytest.raises(DataError, match="'image' holds binary"):
-            data.read(uri, columns=["image"])
+        uri = parquet(tmp_path, {"a": [1], "list": [[1, 2]], "image": [b"x"]})
+        assert list(data.read(uri)) == ["a", "image"]
+        with pytest.raises(DataError, match="'list' holds list"):
+            data.read(uri, columns=["list"])
+
+    def test_bytes_are_as_they_were_written(self, tmp_path: Path) -> None:
+        uri = parquet(tmp_path, {"image": [b"\xff\x00", None, b" a ", b"\xff\x00"]})
+        assert data.layout(uri).kinds == {"image": "bytes"}
+        assert data.read(uri)["image"].tolist() == [b"\xff\x00", b"", b" a ", b"\xff\x00"]
+
+    def test_large_values_are_read_few_at_a_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(readers, "_BATCH_BYTES", 40_000)
+        uri = parquet(tmp_path, {"image": [bytes([row]) * 10_000 for row in range(20)]})
+        sizes = [len(batch["image"]) for batch in data.batches(uri)]
+        assert sum(sizes) == 20 and max(sizes) <= 4
 
     @pytest.mark.parametrize("content", [b"PAR1", b"no parquet at all, but long enough for it"])
     def test_corrupted(self, tmp_path: Path, content: bytes) -> None:

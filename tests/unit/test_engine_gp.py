@@ -25,7 +25,15 @@ from scipy.stats import norm
 from tests.unit.engine_support import run, spaces, spec
 from tuner.engine import StudyEngine
 from tuner.engine.encoding import Encoding
-from tuner.engine.gp import GPSampler, acquisition, cube_of, problem_of, regressor, scales
+from tuner.engine.gp import (
+    GPSampler,
+    acquisition,
+    cube_of,
+    models,
+    problem_of,
+    regressor,
+    scales,
+)
 from tuner.engine.gp.cube import Array, Axis, Cube
 from tuner.engine.gp.problem import Problem
 from tuner.engine.gp.propose import propose
@@ -270,7 +278,46 @@ def test_a_stopped_trial_counts_as_it_might_have_ended() -> None:
         ended([9.0], TrialState.PRUNED, x=0.5, y=0.7, curve={2: 9.0}),
     ]
     assert problem([*complete, *stopped]).losses[3:, 0] == pytest.approx([2, 4, 7])
-    assert problem([complete[0], *stopped]).losses[1:, 0] == pytest.approx([7, 6, 9])
+    assert problem([complete[0], *stopped]).losses[1:, 0] == pytest.approx([2, 4, 7])
+    # While none is complete, by the one that came furthest.
+    assert problem(stopped).losses[:, 0] == pytest.approx([6, 6, 9])
+
+
+def test_a_running_trial_counts_as_far_as_it_came() -> None:
+    complete = ended([1.0], x=0.1, y=0.1, curve={1: 6.0, 9: 1.0})
+    running = ended(None, TrialState.RUNNING, x=0.5, y=0.5, curve={1: 5.0, 3: 2.0})
+    waiting = ended(None, TrialState.RUNNING, x=0.5, y=0.7)
+    read = problem([complete, running, waiting])
+    assert read.losses[:, 0] == pytest.approx([1, 1])
+    assert read.progress == pytest.approx([1, math.log(4) / math.log(10)])
+    assert read.pending.tolist() == [[0.5, 0.7]]
+    alone = problem([running])
+    assert alone.losses[0, 0] == pytest.approx(2.0)
+    assert alone.progress[0] < 1
+
+
+def test_what_a_running_trial_measures_of_constraints_is_not_known() -> None:
+    complete = ended([1.0], x=0.1, y=0.1, curve={1: 6.0, 9: 1.0}, constraints={"ms": -1.0})
+    running = ended(None, TrialState.RUNNING, x=0.5, y=0.5, curve={1: 5.0, 3: 2.0})
+    read = problem([complete, running])
+    assert len(read.points) == 1
+    assert read.pending.tolist() == [[0.5, 0.5]]
+
+
+def test_values_on_the_way_say_less_than_those_at_the_end() -> None:
+    """The more so, the less they agree with these."""
+    bends = np.linspace(0, 1, 12)
+    complete = [
+        ended([bowl(x, 0.5)], x=x, y=0.5, curve={1: bowl(x, 0.5), 50: bowl(x, 0.5)}) for x in bends
+    ]
+    trial = ended(None, TrialState.PRUNED, x=0.4, y=0.9, curve={1: 0.0})
+    trusted = ended([0.0], x=0.4, y=0.9, curve={1: 0.0, 50: 0.0})
+    here = SQUARE.embed(np.array([[0.4, 0.9]]))
+    deviations = [
+        float(models.objective(read, read.losses[:, 0]).predict(here)[1][0])
+        for read in (problem([*complete, trial]), problem([*complete, trusted]))
+    ]
+    assert deviations[0] > 2 * deviations[1]
 
 
 def test_what_ended_without_a_value_is_kept_away_from() -> None:

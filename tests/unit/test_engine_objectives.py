@@ -220,7 +220,7 @@ def test_a_trial_beyond_the_constraints_stops_no_other(stopping: str) -> None:
     engine.add(trial(9, POINT))
     said = engine.report(9, measured(2, cost=-99, ms=9))
     assert said is not None
-    assert said.startswith("cost, without a value that counts by step 2, is")
+    assert "step 2: cost, without a value that counts, is" in said
 
 
 def test_a_constrained_metric_may_be_measured_later() -> None:
@@ -229,7 +229,7 @@ def test_a_constrained_metric_may_be_measured_later() -> None:
     engine = StudyEngine("s", asked_for)
     for number in range(4):
         engine.add(trial(number, POINT))
-        assert (engine.report(number, measured(2, cost=number)) is None) == (number < 2)
+        assert (engine.report(number, measured(2, cost=number)) is None) == (number < 1)
 
 
 def test_a_rebuilt_engine_stops_the_same_trials() -> None:

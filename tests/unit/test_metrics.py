@@ -11,6 +11,12 @@ from sklearn import metrics as reference
 from tuner.trainer_spaces import METRICS, Task
 from tuner_trainers import metrics
 
+_RATES = {
+    "precision": reference.precision_score,
+    "recall": reference.recall_score,
+    "f1": reference.f1_score,
+}
+
 
 def _binary(seed: int, rows: int, levels: int) -> tuple[metrics.Labels, metrics.Floats]:
     """Random labels, and scores of so many different values."""
@@ -33,6 +39,8 @@ def test_binary_metrics_agree_with_scikit_learn(rows: int, levels: int) -> None:
     )
     assert found["accuracy"] == reference.accuracy_score(labels, predicted)
     assert found["f1"] == pytest.approx(reference.f1_score(labels, predicted))
+    for name, score in _RATES.items():
+        assert found[name] == pytest.approx(score(labels, predicted, zero_division=0.0))
     assert found["loss"] == pytest.approx(reference.log_loss(labels, clipped))
 
 
@@ -40,11 +48,23 @@ def test_multiclass_metrics_agree_with_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 4, 300)
     scores = rng.dirichlet(np.ones(4), 300)
+    predicted = scores.argmax(axis=1)
     found = metrics.evaluate(Task.MULTICLASS, labels, scores)
     assert found == {
-        "accuracy": reference.accuracy_score(labels, scores.argmax(axis=1)),
+        "accuracy": reference.accuracy_score(labels, predicted),
         "loss": pytest.approx(reference.log_loss(labels, scores)),
+        "auc": pytest.approx(reference.roc_auc_score(labels, scores, multi_class="ovr")),
+        **{
+            name: pytest.approx(score(labels, predicted, average="macro"))
+            for name, score in _RATES.items()
+        },
     }
+
+
+def test_a_class_that_no_row_has_is_left_out_of_means() -> None:
+    scores = np.asarray([[0.6, 0.4, 0.0], [0.3, 0.7, 0.0], [0.8, 0.2, 0.0]])
+    found = metrics.evaluate(Task.MULTICLASS, np.asarray([0, 1, 1]), scores)
+    assert found["auc"] == 0.5 and found["f1"] == pytest.approx(2 / 3)
 
 
 def test_regression_metrics_agree_with_scikit_learn() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner import convert, engine, study_file
+from tuner import convert, early_stopping, engine, study_file
+from tuner.early_stopping import Progress, Stopping
 from tuner.errors import InvalidArgumentError, StudyFileError
 from tuner.space import Categorical, Discrete, Float, Group, Int, Value
 from tuner.study import Constraint, Goal, Metric, Selection, StudySpec
@@ -264,6 +265,14 @@ MISTAKES = [
     ("features: {a: {kind: cross}}", 5, 12, "takes 2 to 8 columns, but got 1"),
     ("features: {a x a: {kind: cross}}", 5, 12, "names a column twice"),
     ("features: {a: {kind: categorical, vocabulary: 9, hash_buckets: 9}}", 5, 50, "keep one"),
+    ("features: {a: {kind: image}}", 5, 12, "features.a is an image; write `trainer: image`"),
+    (
+        "features: {a: {kind: text, pooling: min}}",
+        5,
+        37,
+        "one of mean, sum, tfidf, max, attention",
+    ),
+    ("parameters: {blocks: 3}", 5, 14, "unknown key 'blocks' in parameters"),
     ("features: {a: {kind: datetime, hour: sine}}", 5, 38, "one of none, cyclic, one_hot"),
     (
         "features: {a: {kind: datetime, day_first: {categorical: [true, false]}}}",
@@ -389,7 +398,15 @@ MISTAKES = [
         21,
         "for each parameter, but dropout has none; add `step:`",
     ),
-    ("search: {early_stopping: off}", 5, 26, "unknown early stopping 'off'; allowed: asha"),
+    ("search: {early_stopping: off}", 5, 26, "unknown early stopping 'off'; allowed: none, asha"),
+    ("search: {early_stopping: {eta: 3}}", 5, 10, "missing key 'search.early_stopping.rule'"),
+    ("search: {early_stopping: {rule: asha, grace: 1}}", 5, 39, "unknown key 'grace' in search"),
+    ("search: {early_stopping: {rule: asha, eta: 1}}", 5, 44, "from 1.5 to 10, but got 1"),
+    ("search: {early_stopping: {rule: median, eta: 3}}", 5, 46, "`median` takes no `eta`"),
+    ("search: {early_stopping: {rule: asha, by: seconds}}", 5, 43, "`asha` needs `first`"),
+    ("search: {early_stopping: {rule: hyperband, brackets: many}}", 5, 54, "a whole number"),
+    ("search: {early_stopping: threshold}", 5, 26, "needs a bound: `at_least`, `at_most`"),
+    ("search: {early_stopping: [asha]}", 5, 26, "must be one of none, asha"),
     ("search: {seed: 1.5}", 5, 16, "must be a whole number"),
     ("limits: {trials: 0}", 5, 18, "limits.trials must be a whole number from 1"),
     ("limits: {trials: many}", 5, 18, "but got 'many'"),
@@ -488,6 +505,16 @@ def test_mistakes_in_several_metrics(text: str, line: int, column: int, words: s
     assert words in problems[0].message
 
 
+def test_a_rule_may_have_parameters(tmp_path: Path) -> None:
+    rule = "{rule: hyperband, first: 30, by: seconds, brackets: 2}"
+    path = tmp_path / "study.yaml"
+    path.write_text(f"{SCRIPT}search: {{early_stopping: {rule}}}")
+    spec = study_file.load(path)[1]
+    assert spec.search.early_stopping == "hyperband"
+    assert spec.search.stopping == Stopping(first=30, by=Progress.SECONDS, brackets=2)
+    assert spec.search.stopping.describe() == "first 30, brackets 2, by seconds"
+
+
 def test_several_metrics_may_turn_early_stopping_off() -> None:
     assert study_file.check(SEVERAL + "search: {early_stopping: none}\n") == []
 
@@ -495,7 +522,7 @@ def test_several_metrics_may_turn_early_stopping_off() -> None:
 def test_the_words_for_searching_are_the_engines() -> None:
     assert sections.MAX_EARLIER == engine.MAX_EARLIER
     assert sections.ALGORITHMS == engine.ALGORITHMS
-    assert set(sections.EARLY_STOPPING) == set(engine.RULES)
+    assert set(early_stopping.RULES) == set(engine.RULES)
 
 
 def test_every_mistake_is_found_at_once() -> None:

@@ -73,9 +73,12 @@ def test_a_module_may_leave_its_space_to_the_trainer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trainer: nonsense", "unknown trainer 'nonsense'; allowed: tabular, package.module:Name"),
+        (
+            "trainer: nonsense",
+            "unknown trainer 'nonsense'; allowed: tabular, image, text, package.module:Name",
+        ),
         ("trainer: a:b:c", "must be package.module:Name, with a single colon"),
-        ("trainer: [a]", "trainer must be tabular, package.module:Name or"),
+        ("trainer: [a]", "trainer must be tabular, image, text, package.module:Name or"),
         ("trainer: {}", "trainer needs {program:"),
         ("trainer: {program: a, module: 'b:C'}", "trainer has both program and module; keep one"),
         ("trainer: {programme: a}", "unknown key 'programme' in trainer; did you mean 'program'?"),

@@ -46,7 +46,7 @@ class TrialRecord:
     task: TrialTask
     target: Target
     result: Result
-    #: The columns the model reads, each "number" or "string".
+    #: The columns the model reads, each "number", "string" or "bytes".
     inputs: Mapping[str, str]
     data_fingerprint: str
     versions: Mapping[str, str]

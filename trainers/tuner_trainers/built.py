@@ -24,11 +24,11 @@ from tuner import code
 from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.space import Space, Value
 from tuner.study import StudySpec
-from tuner.trainer_spaces import table_of
+from tuner.trainer_spaces import TRAINERS, table_of
 from tuner_trainers import declared, own
 from tuner_trainers.declared import Declaration
 from tuner_trainers.preprocessing import Encoder
-from tuner_trainers.tabular import encoded
+from tuner_trainers.tabular import encoded, together
 
 Build = Callable[[Declaration, keras.KerasTensor], Any]
 
@@ -55,7 +55,8 @@ def build_network(
 
 
 def _network(build: Build, trial: Declaration, encoder: Encoder, units: int) -> keras.Model:
-    inputs, tensor = encoded(encoder)
+    inputs, parts = encoded(encoder)
+    tensor = together(parts)
     made = build(trial, tensor)
     if isinstance(made, keras.layers.Layer):
         made = made(tensor)
@@ -78,7 +79,8 @@ def space_of(spec: StudySpec, encoder: Encoder, units: int, artifacts: Path) -> 
     reference = spec.trainer or ""
     if not own.REFERENCE.fullmatch(reference):
         raise InvalidArgumentError(
-            f"there is no trainer {reference!r}; write `tabular` or `package.module:function`."
+            f"there is no trainer {reference!r}; write {', '.join(TRAINERS)} or "
+            "`package.module:function`."
         )
     folder = code.unpack(artifacts, spec.own.code) if spec.own.code else None
 

@@ -33,6 +33,10 @@ _PARTIAL = ".partial"
 T = TypeVar("T")
 
 
+class NoSpaceError(DataError):
+    """An entry has no room in the cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """The entries below a folder. Processes and threads may use one folder at the same time."""
@@ -50,7 +54,8 @@ class Cache:
             load: reads the folder; raises OSError, ValueError or KeyError if it is not whole.
 
         Raises:
-            DataError: no space for it, or what `make` raises.
+            NoSpaceError: no space for it.
+            DataError: what `make` raises, or the disk.
         """
         folder = self.storage.folder
         with _explained(folder):
@@ -106,7 +111,7 @@ class Cache:
                 others -= size
         if others + needed > most:
             in_use = f", of which {_mib(others)} are in use" if others else ""
-            raise DataError(
+            raise NoSpaceError(
                 f"the rows take more than {_mib(needed)} on disk, but the cache in "
                 f"{self.storage.folder} may hold {_mib(most)}{in_use}; raise TUNER_CACHE_GIB, or "
                 "let TUNER_CACHE_DIR name a larger disk."

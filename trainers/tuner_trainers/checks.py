@@ -23,7 +23,7 @@ from tuner.trainer_spaces import TRAINERS, parameter_of, table_of
 from tuner_trainers import data
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.data import Layout
-from tuner_trainers.derived import Values, instants_of, no_times
+from tuner_trainers.derived import Images, Values, instants_of, no_times
 from tuner_trainers.expression_values import fits
 from tuner_trainers.statistics import Statistics
 
@@ -49,6 +49,11 @@ def check_request(spec: StudySpec) -> None:
         raise InvalidArgumentError(f"feature {feature.name!r}: {why}.")
     for feature in spec.features:
         check_feature(feature, tuned[feature.name])
+        trainers = kind_of(feature.kind).trainers
+        if trainers and spec.trainer not in trainers:
+            raise InvalidArgumentError(
+                f"feature {feature.name!r}: {feature.kind} features need `trainer: {trainers[0]}`."
+            )
         if spec.data is not None and spec.data.label in source_columns(feature, spec.features):
             raise InvalidArgumentError(
                 f"feature {feature.name!r} uses the label {spec.data.label!r}, which a model "
@@ -122,6 +127,11 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
                     f"{uri}: the column {name!r} of feature {feature.name!r} is missing in every "
                     "row; remove the feature."
                 )
+            if column.kind not in kinds and column.kind == "bytes":
+                raise DataError(
+                    f"{uri}: feature {feature.name!r} is {feature.kind}, but the column {name!r} "
+                    "holds bytes; say `kind: image`, or remove the feature."
+                )
             if column.kind not in kinds and column.kind == "number":
                 raise DataError(
                     f"{uri}: feature {feature.name!r} is {feature.kind}, but the column {name!r} "
@@ -136,6 +146,8 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
                 )
         if feature.kind == "datetime":
             _check_times(feature, statistics, uri)
+        if feature.kind == "image":
+            _check_images(feature, statistics, uri)
         if feature.kind == "expression":
             _check_expression(feature, statistics, uri)
     for table, members in shared_tables(features).items():
@@ -154,6 +166,16 @@ def _check_times(feature: Feature, statistics: Statistics, uri: str) -> None:
     found = instants_of(column, statistics.derived, bool(settings["day_first"]), unit)
     if not len(found.values):
         raise DataError(f"{uri}: feature {feature.name!r} is a datetime, but {no_times(column)}")
+
+
+def _check_images(feature: Feature, statistics: Statistics, uri: str) -> None:
+    column = statistics.columns[feature.columns[0]]
+    found = statistics.derived[Images(column.name).keys[0]].present
+    if not found:
+        raise DataError(
+            f"{uri}: feature {feature.name!r} is an image, but what the column {column.name!r} "
+            "holds is neither PNG nor JPEG; convert it, or remove the feature."
+        )
 
 
 def _check_expression(feature: Feature, statistics: Statistics, uri: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tuner.errors import InvalidArgumentError
 from tuner_trainers import sketches
@@ -49,7 +50,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ColumnStatistics:
-    """What is known of one column.
+    """What is known of one column. Of bytes, that is how many rows have some.
 
     Infinite numbers are counted in `nonfinite` and nowhere else, missing values in `missing`.
     """
@@ -101,6 +102,16 @@ class ColumnStatistics:
             count=len(column),
             missing=len(column) - int(counts.counts.sum()),
             summary=Summary.of(counts),
+        )
+
+    @staticmethod
+    def of_bytes(name: str, column: Any) -> ColumnStatistics:
+        """The statistics of a dictionary array of bytes, b"" for missing: values do not recur."""
+        present = pc.greater(pc.binary_length(column.dictionary), 0).to_numpy(zero_copy_only=False)
+        missing = int((~present[column.indices.to_numpy()]).sum())
+        none = ValueCounts(pa.array([], pa.string()), np.empty(0, np.int64))
+        return ColumnStatistics(
+            name=name, kind="bytes", count=len(column), missing=missing, summary=Summary(none)
         )
 
     @staticmethod

@@ -1,8 +1,9 @@
-"""Brings Arrow arrays of any type into the two kinds a column has: number or string.
+"""Brings Arrow arrays of any type into the kinds a column has: number, string or bytes.
 
 A number column is float64 with NaN for missing; booleans count as 0 and 1. A string column has ""
 for missing; its values lose the white space around them, wherever they come from, so that
-`a, b` in a CSV file means what `a` and `b` mean in a request. Dates and times are strings.
+`a, b` in a CSV file means what `a` and `b` mean in a request. Dates and times are strings. A bytes
+column, such as one of images, has b"" for missing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Kind = Literal["number", "string"]
+Kind = Literal["number", "string", "bytes"]
 Numbers = npt.NDArray[np.float64]
 
 #: What means a missing number in text, in lower case.
@@ -57,6 +58,16 @@ class Cleaner:
         indices = pc.fill_null(array.indices.cast(pa.int32()), len(values) - 1)
         return pa.DictionaryArray.from_arrays(indices, values)
 
+    def bytes(self, array: Any) -> Any:
+        """Returns the array as dictionary<int32, binary> without nulls, b"" for missing.
+
+        The dictionary is not looked at: it may hold a value twice, as large ones hardly recur.
+        """
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        values = pc.fill_null(array.cast(pa.large_binary()), b"")
+        return pa.DictionaryArray.from_arrays(np.arange(len(values), dtype=np.int32), values)
+
     def first_text(self, array: Any) -> str:
         """Returns the first value of an array that is not all numbers, for a message."""
         for value in self.strings(array).dictionary.to_pylist():
@@ -94,6 +105,8 @@ def kind_of(arrow_type: Any) -> Kind | None:
         arrow_type = arrow_type.value_type
     if is_numeric(arrow_type):
         return "number"
+    if is_bytes(arrow_type):
+        return "bytes"
     return "string" if is_text(arrow_type) or _is_time(arrow_type) else None
 
 
@@ -104,6 +117,17 @@ def is_text(arrow_type: Any) -> bool:
         types.is_string(arrow_type)
         or types.is_large_string(arrow_type)
         or types.is_string_view(arrow_type)
+    )
+
+
+def is_bytes(arrow_type: Any) -> bool:
+    """Whether values of `arrow_type` are bytes that need not be text."""
+    types = pa.types
+    return bool(
+        types.is_binary(arrow_type)
+        or types.is_large_binary(arrow_type)
+        or types.is_binary_view(arrow_type)
+        or types.is_fixed_size_binary(arrow_type)
     )
 
 
@@ -127,7 +151,7 @@ def number_text(number: float) -> str:
 
 
 def decode(encoded: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """Returns string columns as object arrays of str, number columns as they are."""
+    """Returns string columns as object arrays of str, those of bytes of bytes, others as is."""
     return {
         name: column if isinstance(column, np.ndarray) else _objects(column)
         for name, column in encoded.items()
@@ -144,7 +168,8 @@ def _cast(array: Any) -> Any:
 
 
 def _objects(column: Any) -> npt.NDArray[np.object_]:
-    words: npt.NDArray[np.object_] = np.asarray(column.dictionary.to_pylist(), dtype=object)
+    words: npt.NDArray[np.object_] = np.empty(len(column.dictionary), object)
+    words[:] = column.dictionary.to_pylist()  # numpy alone would look into what they hold
     indices: npt.NDArray[np.int32] = column.indices.to_numpy()
     return words[indices]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +16,23 @@ from tuner.errors import DataError
 from tuner_trainers import columns as normal
 from tuner_trainers import readers, sources
 from tuner_trainers.columns import Cleaner, Kind
+from tuner_trainers.folders import PATHS, Folder
 from tuner_trainers.readers import RawBatch
-from tuner_trainers.sources import Progress, fingerprint
+from tuner_trainers.sources import Progress, Source, fingerprint
 
 __all__ = ["Columns", "Layout", "batches", "encoded", "fingerprint", "layout", "read", "split"]
 
-#: Columns by name: float64 [rows], NaN for missing, or object [rows] of str, "" for missing.
+#: Columns by name: float64 [rows], NaN for missing, or object [rows] of str or bytes, empty for
+#: missing.
 Columns = Mapping[str, npt.NDArray[Any]]
 
-#: Columns by name: float64 [rows], or a dictionary array of strings.
+#: Columns by name: float64 [rows], or a dictionary array of strings or bytes.
 EncodedColumns = Mapping[str, Any]
 
 T = TypeVar("T")
+
+#: How files of images are called, and the texts that are looked at.
+_IMAGES, _LOOKED_AT = (".png", ".jpg", ".jpeg"), 256
 
 
 class TurnedTextError(Exception):
@@ -37,8 +43,8 @@ class TurnedTextError(Exception):
 class Layout:
     """The columns of a data set.
 
-    `kinds` says number or string where the files themselves say it, which CSV does not, or where
-    the user does; `unsupported` maps columns that cannot be used to their Arrow types.
+    `kinds` says number, string or bytes where the files themselves say it, which CSV does not, or
+    where the user does; `unsupported` maps columns that cannot be used to their Arrow types.
     """
 
     names: tuple[str, ...]
@@ -51,7 +57,7 @@ class Layout:
             if name in self.unsupported:
                 raise DataError(
                     f"{uri}: the column {name!r} holds {self.unsupported[name]}, "
-                    "but only numbers, text, times and truth values are read; leave it out."
+                    "but only numbers, text, bytes, times and truth values are read; leave it out."
                 )
             if name not in self.names:
                 raise DataError(missing_column(uri, name, self.names))
@@ -90,8 +96,9 @@ def read(
 
     Args:
         uri: a file, a directory or a pattern.
-        types: `number` or `string` by column; others are inferred from all rows. Names that are no
-            column are ignored, so that a data set's types also fit a part of its columns.
+        types: `number`, `string` or `bytes` by column; others are inferred from all rows. Names
+            that are no column are ignored, so that a data set's types also fit a part of its
+            columns. Texts where there should be bytes are paths of files, which are read.
         missing_values: words that mean missing besides the empty one.
         columns: which columns, in which order; all by default.
 
@@ -141,9 +148,9 @@ def encoded(
     found.require(uri, wanted)
     source = sources.locate(uri)
     total = source.size_bytes
-    encoder = _Encoder(uri, found.kinds, Cleaner(missing_values))
+    encoder = _Encoder(source, found.kinds, Cleaner(missing_values))
     rows = 0
-    for raw in readers.stream(source, wanted):
+    for raw in encoder.small(readers.stream(source, wanted)):
         rows += raw.rows
         yield encoder.encode(raw), raw.rows
         if progress is not None:
@@ -169,6 +176,26 @@ def infer(
         name: "string" if name in text else "number" for name in open_names
     }
     return {name: found.kinds.get(name) or inferred[name] for name in found.names}
+
+
+def image_paths(
+    uri: str, types: Mapping[str, str] | None = None, missing_values: Sequence[str] = ()
+) -> list[str]:
+    """The columns of texts that are called as files of images are, in the first rows."""
+    with closing(encoded(uri, types=types, missing_values=missing_values)) as batches:
+        first, _ = next(batches)
+    return [
+        name
+        for name, column in first.items()
+        if not isinstance(column, np.ndarray) and _are_images(column.dictionary[:_LOOKED_AT])
+    ]
+
+
+def _are_images(texts: Any) -> bool:
+    if not normal.is_text(texts.type):
+        return False
+    named = [text.lower() for text in texts.to_pylist() if text]
+    return bool(named) and all(text.endswith(_IMAGES) for text in named)
 
 
 def retyped(
@@ -205,11 +232,21 @@ def split(
 class _Encoder:
     """Encodes batch after batch, holding each column to the kind it began with."""
 
-    def __init__(self, uri: str, given: Mapping[str, Kind], cleaner: Cleaner) -> None:
-        self._uri = uri
+    def __init__(self, source: Source, given: Mapping[str, Kind], cleaner: Cleaner) -> None:
+        self._uri = source.uri
+        self._folder = Folder(source)
         self._given = given
         self._inferred: dict[str, Kind] = {}
         self._cleaner = cleaner
+
+    def small(self, batches: Iterable[RawBatch]) -> Iterator[RawBatch]:
+        """The same rows, few at a time where their values are paths of files."""
+        for raw in batches:
+            paths = any(
+                self._given.get(name) == "bytes" and not normal.is_bytes(array.type)
+                for name, array in raw.arrays.items()
+            )
+            yield from raw.split(PATHS) if paths else (raw,)
 
     def encode(self, raw: RawBatch) -> EncodedColumns:
         try:
@@ -217,10 +254,27 @@ class _Encoder:
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise DataError(f"{self._uri} holds text that is not UTF-8; convert it.") from error
 
+    def _bytes(self, name: str, array: Any) -> Any:
+        plain = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+        if normal.is_text(plain):
+            texts = self._cleaner.strings(array)
+            stored = self._folder.read(name, texts.dictionary.to_pylist())
+            return pa.DictionaryArray.from_arrays(
+                texts.indices, pa.array(stored, pa.large_binary())
+            )
+        if not normal.is_bytes(plain):
+            raise DataError(
+                f"{self._uri}: the column {name!r} holds {plain}, but bytes or paths of files are "
+                "needed."
+            )
+        return self._cleaner.bytes(array)
+
     def _column(self, name: str, array: Any) -> Any:
         kind = self._given.get(name) or self._inferred.get(name)
         if kind == "string":
             return self._cleaner.strings(array)
+        if kind == "bytes":
+            return self._bytes(name, array)
         numbers = self._cleaner.numbers(array)
         if numbers is not None:
             self._inferred[name] = "number"
@@ -253,10 +307,10 @@ def _read(
 def _checked(uri: str, types: Mapping[str, str], usable: Mapping[str, Kind]) -> dict[str, Kind]:
     checked: dict[str, Kind] = {}
     for name, kind in types.items():
-        if kind not in ("number", "string"):
+        if kind not in get_args(Kind):
             raise DataError(
-                f"{uri}: a column's type is number or string, but {name!r} got {kind!r}."
+                f"{uri}: a column's type is number, string or bytes, but {name!r} got {kind!r}."
             )
         if name in usable:
-            checked[name] = "number" if kind == "number" else "string"
+            checked[name] = cast(Kind, kind)
     return checked

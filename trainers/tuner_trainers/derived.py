@@ -20,8 +20,9 @@ from tuner import expressions
 from tuner.features import effective_settings, parameter_name
 from tuner.space import Categorical, Discrete, Domain, Int, Space, Value
 from tuner.study import Feature
-from tuner_trainers import times, tokens
+from tuner_trainers import image_headers, times, tokens
 from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.columns import is_bytes
 from tuner_trainers.expression_values import fits, values
 from tuner_trainers.tokens import Splitting
 
@@ -30,7 +31,7 @@ _LOOKED_AT = 256
 #: Words of a text, on average, from which on it is taken for prose.
 _SEVERAL_WORDS = 3.0
 
-#: Encoded columns by name: float64 [rows], or a dictionary array of strings.
+#: Encoded columns by name: float64 [rows], or a dictionary array of strings or bytes.
 Numbers = npt.NDArray[np.float64]
 Batch = Mapping[str, Any]
 
@@ -129,6 +130,33 @@ class Tokens:
         return several and len(np.unique(texts.indices)) > len(texts) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The height and the width of the images of a column, in pixels, and 1 for colours."""
+
+    column: str
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """See Derived: the keys of heights, widths and colours."""
+        return tuple(_key("image", self.column, what) for what in ("height", "width", "colours"))
+
+    def statistics(self, batch: Batch) -> Iterable[ColumnStatistics]:
+        """See Derived."""
+        images = batch[self.column]
+        if not are_bytes(images):  # an image feature of anything else is refused
+            found = np.full((len(images), 3), np.nan)
+        else:
+            nothing = (np.nan, np.nan, np.nan)
+            headers = (image_headers.read(image.as_py()) for image in images.dictionary)
+            of_images = np.array([header or nothing for header in headers], np.float64)
+            found = of_images.reshape(-1, 3)[images.indices.to_numpy()]
+        return [
+            ColumnStatistics.of_numbers(key, found[:, place])
+            for place, key in enumerate(self.keys)
+        ]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Instants:
     """The times of a column: some or all, increasing, and the part of the rows of each."""
@@ -196,6 +224,8 @@ def asked_for(features: Iterable[Feature], space: Space) -> tuple[Derived, ...]:
             asked.append(Times(feature.columns[0], bool(feature.settings.get("day_first"))))
         elif feature.kind == "expression":
             asked.append(Values(str(feature.settings["expression"])))
+        elif feature.kind == "image":
+            asked.append(Images(feature.columns[0]))
         elif feature.kind == "text":
             tuned = [parameter_name(feature.name, name) for name in ("split", "lower", "ngrams")]
             names = [name for name in tuned if name in domains]
@@ -219,10 +249,17 @@ def noticed(batch: Batch) -> Iterator[Derived]:
     for name, column in batch.items():
         if isinstance(column, np.ndarray):
             continue
-        if (instants := Times(name)).are_in(batch):
+        if are_bytes(column):
+            yield Images(name)
+        elif (instants := Times(name)).are_in(batch):
             yield instants
         elif (of_text := Tokens(name)).are_in(batch):
             yield of_text
+
+
+def are_bytes(column: Any) -> bool:
+    """Whether an encoded column holds bytes."""
+    return not isinstance(column, np.ndarray) and is_bytes(column.type.value_type)
 
 
 def _key(*of: str | int | bool) -> str:

@@ -13,7 +13,7 @@ from tuner.study import Feature
 from tuner_trainers import times
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.columns import number_text
-from tuner_trainers.derived import Tokens, instants_of, unit_of
+from tuner_trainers.derived import Images, Tokens, instants_of, unit_of
 from tuner_trainers.statistics import Statistics
 
 #: Whole numbers with no more values than this are also seen one value at a time.
@@ -47,7 +47,10 @@ class Draft:
 
 
 def draft_of(
-    column: ColumnStatistics, statistics: Statistics, relevance: float | None
+    column: ColumnStatistics,
+    statistics: Statistics,
+    relevance: float | None,
+    leading: str = "",
 ) -> Draft | None:
     """The feature that a column becomes; None if it is useless.
 
@@ -55,8 +58,11 @@ def draft_of(
         column: its statistics.
         statistics: those of the whole data.
         relevance: how much the column tells of the label, 0 to 1, if that is known.
+        leading: the kind of feature that the trainer is made for, if it is for one.
     """
-    draft = _datetime(column, statistics) or _text(column, statistics)
+    if column.kind == "bytes":
+        return _image(column, statistics) if leading == "image" else None
+    draft = _datetime(column, statistics) or _text(column, statistics, leading)
     if draft is not None or useless(column):
         return draft
     return _number(column, relevance) if column.kind == "number" else _string(column)
@@ -66,6 +72,8 @@ def useless(column: ColumnStatistics) -> str:
     """Why a column can teach nothing; empty if it can."""
     if not column.present:
         return "every value is missing"
+    if column.kind == "bytes":
+        return "bytes, of which only images are read, by `trainer: image`"
     if column.distinct == 1 and column.present == column.count:
         return f"every row has the value {column.top[0][0]!r}"
     if column.kind == "string" and column.present >= 20 and column.distinct > column.present / 2:
@@ -109,7 +117,23 @@ def _datetime(column: ColumnStatistics, statistics: Statistics) -> Draft | None:
     )
 
 
-def _text(column: ColumnStatistics, statistics: Statistics) -> Draft | None:
+def _image(column: ColumnStatistics, statistics: Statistics) -> Draft | None:
+    """An image feature, if the column holds images."""
+    heights, widths, colours = (statistics.derived.get(k) for k in Images(column.name).keys)
+    if heights is None or widths is None or colours is None or not heights.present:
+        return None
+    sizes = (_from_to(of) for of in (heights, widths))
+    hue = "with colours" if colours.maximum else "grey"
+    reason = f"{heights.present:,} images of {' × '.join(sizes)} pixels, {hue}"
+    return Draft(feature=_feature(column, "image", reason))
+
+
+def _from_to(column: ColumnStatistics) -> str:
+    low, high = column.minimum or 0.0, column.maximum or 0.0
+    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
+
+
+def _text(column: ColumnStatistics, statistics: Statistics, leading: str) -> Draft | None:
     """A text feature, if the column holds prose."""
     tokens, lengths = (statistics.derived.get(key) for key in Tokens(column.name).keys)
     if tokens is None or lengths is None or tokens.present < column.present / 2:
@@ -119,6 +143,7 @@ def _text(column: ColumnStatistics, statistics: Statistics) -> Draft | None:
         return None
     vocabulary = min(known, TEXT_VOCABULARY)
     embedding = default_embedding(vocabulary, one_hot=False)
+    pooling = {"pooling": Categorical(("mean", "max", "attention"))} if leading == "text" else {}
     return Draft(
         feature=_feature(
             column,
@@ -130,6 +155,7 @@ def _text(column: ColumnStatistics, statistics: Statistics) -> Draft | None:
         tunable={
             "vocabulary": _log_range(vocabulary // 10, known),
             "embedding": _log_range(4, 2 * embedding),
+            **pooling,
         },
     )
 

@@ -61,7 +61,7 @@ def export(artifact_dir: Path, to: Path, model: str = "") -> None:
         _write_saved_model(built.serving(), record, arguments, to)
     extra = to / EXTRA
     extra.mkdir(parents=True)
-    metadata = _metadata(record, arguments, model)
+    metadata = _metadata(record, arguments, model, built.rows_at_once)
     artifacts.write_text(to / predict.METADATA, json.dumps(metadata, indent=2, ensure_ascii=False))
     for name in (artifacts.STATISTICS, artifacts.GOLDEN):
         shutil.copyfile(artifact_dir / name, extra / name)
@@ -178,7 +178,9 @@ def _name_inputs(directory: Path, columns: Mapping[str, str]) -> None:
     path.write_bytes(saved.SerializeToString())
 
 
-def _metadata(record: TrialRecord, arguments: Mapping[str, str], model: str) -> dict[str, Any]:
+def _metadata(
+    record: TrialRecord, arguments: Mapping[str, str], model: str, rows_at_once: int
+) -> dict[str, Any]:
     task = record.task
     inputs = [
         {
@@ -205,6 +207,7 @@ def _metadata(record: TrialRecord, arguments: Mapping[str, str], model: str) -> 
         "target": dataclasses.asdict(record.target),
         "inputs": inputs,
         "outputs": outputs if record.target.classes else {"value": "DT_FLOAT"},
+        "rows_at_once": rows_at_once,
         "missing_values": list(task.data.missing_values),
         "data_fingerprint": record.data_fingerprint,
         "tolerance": golden.TOLERANCE,

@@ -36,6 +36,7 @@ def propose(
     *,
     without: Collection[str] = (),
     tune: bool = True,
+    leading: str = "",
 ) -> Proposal:
     """Proposes features from all columns but the label.
 
@@ -44,6 +45,7 @@ def propose(
         label: the column to predict.
         without: more columns to leave alone.
         tune: whether to propose parameters too, or fix every setting.
+        leading: the kind of feature that the trainer is made for, of which more is tuned.
         relevance: how much each column tells of the label, 0 to 1; the settings of those that
             tell most are tuned. Without it, the first columns count as telling most.
     """
@@ -53,19 +55,25 @@ def propose(
         if name == label or name in without:
             continue
         told = (relevance or {}).get(name)
-        draft = draft_of(column, statistics, told)
+        draft = draft_of(column, statistics, told, leading)
         if draft is None:
             skipped[name] = useless(column)
             continue
         reason = f"{draft.feature.reason}{_missing(column)}{_tells(label, told)}"
         drafts.append(replace(draft, feature=replace(draft.feature, reason=reason)))
     drafts = sharing(drafts, statistics)
-    tuned = _most_relevant(drafts, relevance or {}) if tune else {}
+    weights = {**(relevance or {}), **dict.fromkeys(_leading(drafts, leading), 1.0)}
+    tuned = _most_relevant(drafts, weights) if tune else {}
     return Proposal(
         features=tuple(_untuned(draft, tuned) for draft in drafts),
         parameters=tuple(tuned.values()),
         skipped=skipped,
     )
+
+
+def _leading(drafts: list[Draft], kind: str) -> Iterator[str]:
+    """The features of a kind: by itself a text or an image tells nothing that can be counted."""
+    yield from (draft.feature.name for draft in drafts if draft.feature.kind == kind)
 
 
 def _most_relevant(drafts: list[Draft], relevance: Mapping[str, float]) -> dict[str, Parameter]:

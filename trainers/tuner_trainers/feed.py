@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tuner_trainers.rows import Rows
+from tuner_trainers.rows import CHUNK_BYTES, Rows
 
 #: Rows that are permuted as a whole.
 WINDOW_ROWS = 1 << 20
@@ -28,6 +28,8 @@ BLOCK_ROWS = 1 << 12
 #: Steps that run in one call of the graph, at least, and the rows that they take together.
 STEPS_PER_CALL = 64
 CALL_ROWS = 1 << 16
+#: Rows that are mapped, as they are decoded, until their pages are given back.
+MAPPED_BYTES = 1 << 30
 #: Calls that are made ready while another one runs.
 _AHEAD = 2
 _POLL_SECONDS = 1.0
@@ -96,8 +98,10 @@ class Feed:
         return _ahead(self._steps(number, shape, start))
 
     def _steps(self, epoch: int, shape: Shape, start: int) -> Iterator[Steps]:
-        # An operation on few rows costs as much as one on many.
+        # An operation on few rows costs as much as one on many; images are large.
         steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
+        row_bytes = max(self._rows.encoder.row_bytes, 1)
+        steps = max(1, min(steps, CHUNK_BYTES // row_bytes // shape.local_rows))
         mapped = 0
         windows = _without(order(self.rows, self._seed, epoch), start * shape.batch_size)
         for rows in _calls(windows, steps * shape.batch_size):
@@ -113,8 +117,9 @@ class Feed:
                 counts=tf.constant(counts),
             )
             mapped += len(rows)
-            if mapped >= WINDOW_ROWS:  # by then, other pages are needed
-                self._rows.raw.table.release()
+            # By then, other pages are needed.
+            if mapped >= WINDOW_ROWS or mapped * row_bytes >= MAPPED_BYTES:
+                self._rows.raw.release()
                 mapped = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from tuner_trainers.statistics import Statistics
 
 #: Rows of the data among the golden ones, where it has as many.
 DRAWN_ROWS = 100
+#: Fewer are drawn if what they hold is large: so many bytes are enough.
+DRAWN_BYTES = 4 << 20
 #: A text that no vocabulary holds.
 UNSEEN = "never seen ☃"
 #: How far a replayed prediction may be from the recorded one: processors add in different orders.
@@ -60,20 +63,34 @@ def choose(rows: Rows, statistics: Statistics, words: Sequence[str]) -> Columns:
     """
     drawn = np.linspace(0, rows.count - 1, min(DRAWN_ROWS, rows.count)).astype(np.int64)
     places = rows.places[drawn]
-    columns = rows.raw.take(places, rows.raw.columns)
+    columns = _few(rows.raw.take(places, rows.raw.columns))
     first = {name: column[:1] for name, column in columns.items()}
     strange = [{name: _missing(column) for name, column in first.items()}]
     for name, column in first.items():
         strange.append({**first, name: _missing(column)})
         maximum = statistics.columns[name].maximum or 0.0
+        kind = statistics.columns[name].kind
         unseen = UNSEEN if column.dtype == object else 2 * abs(maximum) + 1
         strange.append({**first, name: _filled(column, unseen)})
-        if column.dtype == object:
+        if kind == "string":
             strange.extend({**first, name: _filled(column, word)} for word in words)
     return {
         name: np.concatenate([column, *(made[name] for made in strange)])
         for name, column in columns.items()
     }
+
+
+def _few(columns: Columns) -> Columns:
+    """As many of the first rows as are not too large; one at least."""
+    sizes = [
+        [len(value) if isinstance(value, bytes) else 0 for value in column.tolist()]
+        for column in columns.values()
+        if column.dtype == object
+    ]
+    if not sizes:
+        return columns
+    count = max(1, int(np.sum(np.cumsum(np.sum(sizes, axis=0)) <= DRAWN_BYTES)))
+    return {name: column[:count] for name, column in columns.items()}
 
 
 def tensors(columns: Columns) -> dict[str, tf.Tensor]:
@@ -82,7 +99,7 @@ def tensors(columns: Columns) -> dict[str, tf.Tensor]:
 
 
 def dumps(golden: Golden) -> str:
-    """The rows as lines of JSON; null stands for a missing number."""
+    """The rows as lines of JSON; null stands for a missing number, {"b64": ...} for bytes."""
     names = list(golden.inputs)
     columns = [_plain(golden.inputs[name]) for name in names]
     lines = [
@@ -98,17 +115,30 @@ def read(path: Path, kinds: Mapping[str, str]) -> Golden:
     """Reads what `dumps` gave; `kinds` are those of the input columns."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     inputs = {
-        name: np.asarray(
-            [line["inputs"][name] for line in lines], object if kind == "string" else np.float64
-        )
+        name: _column([line["inputs"][name] for line in lines], kind)
         for name, kind in kinds.items()
     }
     return Golden(inputs, np.asarray([line["outputs"] for line in lines], np.float64))
 
 
+def _column(values: list[Any], kind: str) -> npt.NDArray[Any]:
+    if kind == "bytes":
+        values = [base64.b64decode(value["b64"]) for value in values]
+    if kind == "number":
+        return np.asarray(values, np.float64)
+    column: npt.NDArray[Any] = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
 def _plain(column: npt.NDArray[Any]) -> list[Any]:
-    numbers = column.dtype != object
-    return [None if numbers and not np.isfinite(v) else v for v in column.tolist()]
+    if column.dtype != object:
+        return [value if np.isfinite(value) else None for value in column.tolist()]
+    return [
+        # As TensorFlow Serving's REST takes them.
+        {"b64": base64.b64encode(value).decode("ascii")} if isinstance(value, bytes) else value
+        for value in column.tolist()
+    ]
 
 
 def _missing(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -116,4 +146,8 @@ def _missing(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _filled(column: npt.NDArray[Any], value: str | float) -> npt.NDArray[Any]:
-    return np.full(column.shape, value, column.dtype)
+    if column.dtype == object and isinstance(column[0], bytes):
+        value = str(value).encode()  # type: ignore[assignment]
+    filled = np.empty(column.shape, column.dtype)
+    filled[:] = [value] * len(column)
+    return filled

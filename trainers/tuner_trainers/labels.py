@@ -22,6 +22,8 @@ def task_of(column: ColumnStatistics, source: DataSource) -> tuple[Task, tuple[s
         InvalidArgumentError: the data names a task that does not exist.
     """
     name = f"{source.train_uri}: the label {column.name!r}"
+    if column.kind == "bytes":
+        raise DataError(f"{name} holds bytes; name a column of classes or numbers.")
     if not column.present:
         raise DataError(f"{name} is missing in every row; name another column.")
     if column.nonfinite:

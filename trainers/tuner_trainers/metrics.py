@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,9 @@ def evaluate(
     classes, scores = labels.astype(np.int64), outputs.astype(np.float64)
     metrics = {"accuracy": accuracy(classes, scores), "loss": log_loss(classes, scores)}
     if task is Task.BINARY:
-        positive = scores[:, 1]
-        metrics["auc"] = auc(classes, positive)
-        metrics["auc_pr"] = auc_pr(classes, positive)
-        metrics["f1"] = f1(classes, scores)
-    return metrics
+        metrics["auc_pr"] = auc_pr(classes, scores[:, 1])
+        return {**metrics, **_of_class(classes, scores.argmax(axis=1), scores[:, 1], 1)}
+    return {**metrics, **_of_classes(classes, scores)}
 
 
 def accuracy(labels: Labels, scores: Floats) -> float:
@@ -52,13 +50,37 @@ def log_loss(labels: Labels, scores: Floats) -> float:
     return float(-np.log(np.clip(right, CLIP, 1 - CLIP)).mean())
 
 
-def f1(labels: Labels, scores: Floats) -> float:
-    """Of the second of two classes; 0 where it is neither present nor predicted."""
-    predicted = scores.argmax(axis=1) == 1
-    actual = labels == 1
-    both = int(np.sum(predicted & actual))
-    total = int(predicted.sum() + actual.sum())
-    return 2 * both / total if total else 0.0
+def _of_class(
+    labels: Labels, predicted: Labels, scores: Floats, place: int
+) -> Mapping[str, float]:
+    """How well one class is told from all others.
+
+    What divides by zero is 0, as in scikit-learn, but for `auc`, which is NaN where the class or
+    all others are absent.
+    """
+    chosen, actual = predicted == place, labels == place
+    both = int(np.sum(chosen & actual))
+    found, present = int(chosen.sum()), int(actual.sum())
+    return {
+        "precision": both / found if found else 0.0,
+        "recall": both / present if present else 0.0,
+        "f1": 2 * both / (found + present) if found + present else 0.0,
+        "auc": auc(actual.astype(np.int64), scores),
+    }
+
+
+def _of_classes(labels: Labels, scores: Floats) -> Mapping[str, float]:
+    """The same of each class that is present or predicted, and the mean of these (macro)."""
+    predicted = scores.argmax(axis=1)
+    places = np.union1d(labels, predicted).tolist()
+    found = [_of_class(labels, predicted, scores[:, place], place) for place in places]
+    areas = [of["auc"] for of in found if np.isfinite(of["auc"])]
+    means = {name: _mean([of[name] for of in found]) for name in ("precision", "recall", "f1")}
+    return means | {"auc": _mean(areas)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else np.nan
 
 
 def auc(labels: Labels, scores: Floats) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,22 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tuner.space import Value
-from tuner.trainer_spaces import TRAINERS, effective_parameters
-from tuner_trainers import built, own
+from tuner.trainer_spaces import effective_parameters
+from tuner_trainers import built, image, own, tabular, text
 from tuner_trainers.context import TrialTask
 from tuner_trainers.heads import head_of
 from tuner_trainers.preprocessing import Encoder, build_encoder
 from tuner_trainers.statistics import Statistics
-from tuner_trainers.tabular import build_network
 from tuner_trainers.target import Target
 
-#: Rows that are predicted at once.
-CHUNK_ROWS = 8192
+#: Rows that are predicted at once, and what the outputs of one layer may take.
+CHUNK_ROWS, CHUNK_BYTES = 8192, 128 << 20
+
+_NETWORKS: Mapping[str, Callable[[Encoder, Mapping[str, Value], int], keras.Model]] = {
+    "tabular": tabular.build_network,
+    "image": image.build_network,
+    "text": text.build_network,
+}
 
 Forward = Callable[[Mapping[str, tf.Tensor]], npt.NDArray[np.float32]]
 
@@ -36,9 +42,15 @@ class Model:
     target: Target
     parameters: Mapping[str, Value]
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are predicted together, so that what layers give fits into memory."""
+        widest: int = max(math.prod(layer.output.shape[1:]) for layer in self.network.layers)
+        return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (4 * widest)))
+
     def forward(self) -> Forward:
         """A function from encoded rows to predictions, traced once."""
-        head = head_of(self.target)
+        head, size = head_of(self.target), self.rows_at_once
         specs = {
             name: tf.TensorSpec(tensor.shape, tensor.dtype)
             for name, tensor in self.network.input.items()
@@ -51,10 +63,8 @@ class Model:
         def forward(inputs: Mapping[str, tf.Tensor]) -> npt.NDArray[np.float32]:
             rows = next(iter(inputs.values())).shape[0]
             parts = [
-                predict(
-                    {name: t[start : start + CHUNK_ROWS] for name, t in inputs.items()}
-                ).numpy()
-                for start in range(0, max(rows, 1), CHUNK_ROWS)
+                predict({name: t[start : start + size] for name, t in inputs.items()}).numpy()
+                for start in range(0, max(rows, 1), size)
             ]
             return np.concatenate(parts)
 
@@ -77,9 +87,9 @@ def build_model(
     parameters = effective_parameters(task.trainer, task.settings, task.parameters)
     encoder = build_encoder(task.features, task.parameters, statistics, task.data.missing_values)
     scope = (strategy or tf.distribute.get_strategy()).scope()
-    if task.trainer in TRAINERS:
+    if task.trainer in _NETWORKS:
         with scope:
-            network = build_network(encoder, parameters, target.units)
+            network = _NETWORKS[task.trainer](encoder, parameters, target.units)
     else:
         with own.found(task.trainer, task.code, Path(task.artifacts)) as build, scope:
             network = built.build_network(build, encoder, parameters, target.units)

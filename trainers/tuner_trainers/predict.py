@@ -22,8 +22,8 @@ EXTRA = Path("assets.extra/tuner")
 METADATA = EXTRA / "metadata.json"
 FORMAT_VERSION = 1
 
-#: Rows that are predicted at once.
-BATCH_ROWS = 8192
+#: Rows that are predicted at once by models that do not say it.
+_ROWS_AT_ONCE = 8192
 
 
 class Predictor:
@@ -31,7 +31,8 @@ class Predictor:
 
     Attributes:
         metadata: what metadata.json says.
-        inputs: the columns it needs, each "number" or "string".
+        inputs: the columns it needs, each "number", "string" or "bytes".
+        rows_at_once: how many rows are predicted together.
         target: what it predicts.
     """
 
@@ -42,6 +43,7 @@ class Predictor:
         self.inputs: Mapping[str, str] = {
             column["name"]: column["kind"] for column in self.metadata["inputs"]
         }
+        self.rows_at_once = int(self.metadata.get("rows_at_once", _ROWS_AT_ONCE))
         self.target = Target.from_json(self.metadata["target"])
         self._arguments = {
             column["name"]: column["argument"] for column in self.metadata["inputs"]
@@ -66,13 +68,14 @@ class Predictor:
 
         Args:
             columns: the raw columns; those that the model does not use are ignored. NaN or None
-                is a missing number, "" or None a missing string.
+                is a missing number, "" or None a missing string, b"" or None missing bytes.
 
         Returns:
             Columns: the label by its own name, and of classes `probability({class})` for each.
 
         Raises:
-            DataError: a column is missing, or holds text where numbers are needed.
+            DataError: a column is missing, or holds text where numbers or bytes are needed, or
+                an image is not whole.
         """
         return self.target.predicted(self.outputs(columns))
 
@@ -82,16 +85,22 @@ class Predictor:
         lengths = {len(column) for column in raw.values()}
         if len(lengths) > 1:
             raise DataError("the columns differ in length; give each of them all rows.")
-        name = "scores" if self.target.classes else "value"
+        name, size = "scores" if self.target.classes else "value", self.rows_at_once
         parts = [
-            self._call({column: raw[column][start : start + BATCH_ROWS] for column in raw}, name)
-            for start in range(0, max(lengths.pop(), 1), BATCH_ROWS)
+            self._call({column: raw[column][start : start + size] for column in raw}, name)
+            for start in range(0, max(lengths.pop(), 1), size)
         ]
         return np.concatenate(parts)
 
     def _call(self, raw: Columns, output: str) -> npt.NDArray[np.float32]:
         inputs = {self._arguments[name]: _tensor(column) for name, column in raw.items()}
-        predicted: npt.NDArray[np.float32] = self._signature(**inputs)[output].numpy()
+        try:
+            predicted: npt.NDArray[np.float32] = self._signature(**inputs)[output].numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise DataError(
+                f"the model cannot read these rows: {_line(error)}; look for an image that is not "
+                "whole."
+            ) from error
         return predicted
 
 
@@ -112,7 +121,21 @@ def _checked(columns: Columns, name: str, kind: str) -> npt.NDArray[Any]:
     if name not in columns:
         raise DataError(f"the column {name!r} is missing; the model needs it.")
     column = np.asarray(columns[name])
+    if kind == "bytes":
+        return _bytes(name, column)
     return _numbers(name, column) if kind == "number" else _strings(column)
+
+
+def _bytes(name: str, column: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    for row, value in enumerate(column.tolist()):
+        if value is not None and not isinstance(value, bytes):
+            raise DataError(
+                f"the column {name!r} takes bytes, but row {row} holds {value!r:.100}; read the "
+                "file."
+            )
+    found = np.empty(len(column), object)
+    found[:] = [value or b"" for value in column.tolist()]
+    return found
 
 
 def _numbers(name: str, column: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

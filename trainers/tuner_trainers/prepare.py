@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,8 +10,15 @@ from pathlib import Path
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space, Value
 from tuner.study import DataSource, Feature, StudySpec
-from tuner.trainer_spaces import TRAINERS, Task, check_metric, default_space, table_of
-from tuner_trainers import checks, relevance
+from tuner.trainer_spaces import (
+    LEADING,
+    TRAINERS,
+    Task,
+    check_metric,
+    default_space,
+    table_of,
+)
+from tuner_trainers import checks, data, relevance
 from tuner_trainers.derived import asked_for
 from tuner_trainers.features import Proposal, propose
 from tuner_trainers.labels import task_of
@@ -62,7 +69,7 @@ def prepare(
     checks.check_layout(source, spec.features)
     statistics = scan(
         source.train_uri,
-        types=source.column_types,
+        types={**source.column_types, **dict.fromkeys(_images(spec, source), "bytes")},
         missing_values=source.missing_values,
         derived=asked_for(spec.features, spec.space),
         progress=progress,
@@ -88,6 +95,14 @@ def prepare(
         classes=classes,
         skipped=proposal.skipped,
     )
+
+
+def _images(spec: StudySpec, source: DataSource) -> Sequence[str]:
+    """The columns with images, or with paths of such."""
+    named = [feature.columns[0] for feature in spec.features if feature.kind == "image"]
+    if named or LEADING.get(spec.trainer or "") != "image":
+        return named
+    return data.image_paths(source.train_uri, source.column_types, source.missing_values)
 
 
 def _source(spec: StudySpec) -> DataSource:
@@ -121,13 +136,21 @@ def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Pr
         told: Mapping[str, float] = {}
     else:
         told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
-    proposal = propose(statistics, source.label, told, without=without, tune=not spec.features)
+    leading = LEADING.get(spec.trainer or "", "")
+    proposal = propose(
+        statistics, source.label, told, without=without, tune=not spec.features, leading=leading
+    )
     proposal = replace(proposal, features=(*spec.features, *proposal.features))
     if not proposal.features:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in proposal.skipped.items())
         raise InvalidArgumentError(
             f"{source.train_uri} has no column to learn from beside the label"
             + (f" ({reasons})." if reasons else ".")
+        )
+    if leading and all(feature.kind != leading for feature in proposal.features):
+        raise InvalidArgumentError(
+            f"{source.train_uri}: no column was found to be one for `trainer: {spec.trainer}`; "
+            f"name it under `features`, as `COLUMN: {{kind: {leading}}}`."
         )
     return proposal
 
@@ -142,7 +165,7 @@ def _space(spec: StudySpec, proposal: Proposal) -> Space:
     parameters = list(spec.space.parameters)
     parameters += [p for p in proposal.parameters if p.name not in named]
     if (named & set(table_of(trainer))) - set(of_features) <= _TRAINING_SECTION:
-        parameters += default_space(trainer, {*named, *spec.settings}).parameters
+        parameters += default_space(trainer, named, spec.settings).parameters
     if not parameters:
         raise InvalidArgumentError(
             "the space is empty: every parameter is fixed; give one a range, or leave "

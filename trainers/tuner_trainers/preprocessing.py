@@ -1,4 +1,4 @@
-"""Builds a trial's preprocessing, raw columns in and numbers and ids out, from the statistics."""
+"""Builds a trial's preprocessing, from the statistics: raw columns in, numbers and ids out."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.datetimes import time_layers
 from tuner_trainers.derived import Values
 from tuner_trainers.expression_layers import ExpressionValue
+from tuner_trainers.images import ImageFeature, image_feature
 from tuner_trainers.scaling import scale_of
 from tuner_trainers.statistics import Statistics
 from tuner_trainers.texts import BagFeature, text_layer
@@ -59,7 +60,8 @@ class Encoder:
     `model` maps the raw `columns`, [batch] each, to `numbers` float32 [batch, width], made of
     `number_columns`, and `ids` int32 [batch, len(ids)], each made of its `id_columns`; either is
     absent where no feature makes it. Each of the `bags` is an output of its own, int32
-    [batch, length], under the name that `bag_name` gives.
+    [batch, length], under the name that `bag_name` gives, and so is each of the `images`, uint8
+    [batch, height, width, channels], under that of `image_name`.
     """
 
     model: keras.Model
@@ -68,6 +70,7 @@ class Encoder:
     bag_columns: tuple[str, ...]
     numbers: int
     bags: tuple[BagFeature, ...]
+    images: tuple[ImageFeature, ...]
     ids: tuple[IdFeature, ...]
     id_columns: tuple[tuple[str, ...], ...]
     #: The ids one by one, int32 [batch] each.
@@ -79,11 +82,16 @@ class Encoder:
         return encoded
 
     def part(self, places: Sequence[int], *, others: bool = False) -> Encoder:
-        """The preprocessing of some of the ids, or of all else, or both, by the same layers."""
+        """The preprocessing of some of the ids, of numbers and texts, or of both, by the same
+        layers.
+        """
         tensors = tuple(self.id_tensors[place] for place in places)
         id_columns = tuple(self.id_columns[place] for place in places)
+        left_out = {"ids", *(image_name(index) for index in range(len(self.images)))}
         outputs = {
-            name: tensor for name, tensor in self.model.output.items() if others and name != "ids"
+            name: tensor
+            for name, tensor in self.model.output.items()
+            if others and name not in left_out
         }
         if tensors:
             outputs["ids"] = keras.ops.stack(tensors, axis=1)
@@ -98,6 +106,7 @@ class Encoder:
             bag_columns=self.bag_columns if others else (),
             numbers=self.numbers if others else 0,
             bags=self.bags if others else (),
+            images=(),
             ids=tuple(self.ids[place] for place in places),
             id_columns=id_columns,
             id_tensors=tensors,
@@ -107,6 +116,11 @@ class Encoder:
 def bag_name(index: int) -> str:
     """The name of an output of the encoder with the tokens of a text."""
     return f"bag_{index + 1}"
+
+
+def image_name(index: int) -> str:
+    """The name of an output of the encoder with images."""
+    return f"image_{index + 1}"
 
 
 def build_encoder(
@@ -163,6 +177,7 @@ class _Builder:
         self._id_columns: list[tuple[str, ...]] = []
         self._id_features: list[IdFeature] = []
         self._bags: list[tuple[str, keras.KerasTensor, BagFeature]] = []
+        self._images: list[tuple[keras.KerasTensor, ImageFeature]] = []
 
     def add(self, feature: Feature, settings: Settings) -> None:
         if feature.kind == "numeric":
@@ -175,6 +190,8 @@ class _Builder:
             self._add_datetime(feature, settings)
         elif feature.kind == "text":
             self._add_text(feature, settings)
+        elif feature.kind == "image":
+            self._add_image(feature, settings)
         else:
             self._add_cross(feature, settings)
 
@@ -186,6 +203,7 @@ class _Builder:
         if self._ids:
             outputs["ids"] = keras.ops.stack(self._ids, axis=1)
         outputs |= {bag_name(index): tensor for index, (_, tensor, _) in enumerate(self._bags)}
+        outputs |= {image_name(index): tensor for index, (tensor, _) in enumerate(self._images)}
         return Encoder(
             model=keras.Model(list(self._inputs.values()), outputs, name="preprocessing"),
             columns=tuple(self._inputs),
@@ -193,6 +211,7 @@ class _Builder:
             bag_columns=tuple(column for column, _, _ in self._bags),
             numbers=sum(block.shape[1] for block in blocks),
             bags=tuple(bag for _, _, bag in self._bags),
+            images=tuple(image for _, image in self._images),
             ids=tuple(self._id_features),
             id_columns=tuple(self._id_columns),
             id_tensors=tuple(self._ids),
@@ -256,6 +275,11 @@ class _Builder:
         column = self._column(feature.columns[0])
         layer, bag = text_layer(feature.name, column, self._statistics, settings)
         self._bags.append((column.name, layer(self._token(column)), bag))
+
+    def _add_image(self, feature: Feature, settings: Settings) -> None:
+        column = self._column(feature.columns[0])
+        image = image_feature(feature.name, column, self._statistics, settings)
+        self._images.append((image.layer()(self._input(column)), image))
 
     def _add_cross(self, feature: Feature, settings: Settings) -> None:
         buckets = _whole(settings, "buckets") or 2

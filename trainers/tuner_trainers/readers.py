@@ -20,6 +20,8 @@ from tuner_trainers.stores import File
 
 #: Large enough that the fixed cost of a batch does not matter, small enough for any memory.
 _BATCH_ROWS = 131_072
+#: Fewer rows make a batch if their values take more than this.
+_BATCH_BYTES = 64 << 20
 _BLOCK_BYTES = 16 << 20
 
 
@@ -31,6 +33,12 @@ class RawBatch:
     rows: int
     #: Bytes of the whole source read so far, for progress.
     bytes_done: int
+
+    def split(self, rows: int) -> Iterator[RawBatch]:
+        """The same in batches of so many rows."""
+        for start in range(0, self.rows, rows):
+            arrays = {name: array.slice(start, rows) for name, array in self.arrays.items()}
+            yield replace(self, arrays=arrays, rows=min(rows, self.rows - start))
 
 
 def schema(source: Source) -> Mapping[str, Any]:
@@ -232,12 +240,24 @@ def _parquet(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
     with _open_parquet(file, columns) as parquet:
         total = max(parquet.metadata.num_rows, 1)
         try:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(columns)):
+            at_once = _rows_at_once(parquet.metadata, columns)
+            for batch in parquet.iter_batches(at_once, columns=list(columns)):
                 rows += batch.num_rows
                 arrays = {column: batch.column(column) for column in columns}
                 yield RawBatch(arrays=arrays, rows=batch.num_rows, bytes_done=size * rows // total)
         except (pa.ArrowException, OSError) as error:
             raise _corrupted(file, error) from error
+
+
+def _rows_at_once(metadata: Any, columns: Sequence[str]) -> int:
+    """How many rows make a batch."""
+    chunks = (
+        group.column(place)
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for place in range(group.num_columns)
+    )
+    size = sum(int(c.total_uncompressed_size) for c in chunks if c.path_in_schema in columns)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * int(metadata.num_rows) // max(size, 1)))
 
 
 def _tfrecord(file: File, columns: Mapping[str, Any]) -> Iterator[RawBatch]:

@@ -26,6 +26,8 @@ def measure(
 ) -> Mapping[str, float]:
     """Returns, by column, the part of the label's entropy that the column removes: 0 to 1.
 
+    Columns of bytes are left out.
+
     It is the mutual information of the column and the label, both in buckets, less what chance
     alone would give, over the first rows. Raises DataError.
     """
@@ -45,8 +47,12 @@ def measure(
 def _coded(
     uri: str, statistics: Statistics, label: str, missing_values: Sequence[str]
 ) -> Mapping[str, Codes]:
-    parts: dict[str, list[Codes]] = {name: [] for name in statistics.columns}
-    batches = data.encoded(uri, types=statistics.types, missing_values=missing_values)
+    parts: dict[str, list[Codes]] = {
+        name: [] for name, column in statistics.columns.items() if column.kind != "bytes"
+    }
+    batches = data.encoded(
+        uri, types=statistics.types, missing_values=missing_values, columns=tuple(parts)
+    )
     seen = 0
 
     def more(batch: tuple[data.EncodedColumns, int]) -> bool:

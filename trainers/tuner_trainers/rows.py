@@ -20,13 +20,14 @@ import tensorflow as tf
 from tuner.errors import DataError
 from tuner_trainers import data, sources, table
 from tuner_trainers.cache import Cache
-from tuner_trainers.preprocessing import Encoder
+from tuner_trainers.images import Decoded, ImageFeature
+from tuner_trainers.preprocessing import Encoder, image_name
 from tuner_trainers.storage import Storage
 from tuner_trainers.table import Column, Indices, Table
 from tuner_trainers.target import Target
 
-#: Rows that are encoded at once.
-CHUNK_ROWS = 65_536
+#: Rows that are encoded at once, and what they may take.
+CHUNK_ROWS, CHUNK_BYTES = 65_536, 128 << 20
 #: From here on a graph saves more time than it takes to make: 0.1 s, and 0.2 us for each row.
 GRAPH_ROWS = 1 << 19
 #: Data sets that a process keeps open: a study has up to three, and another may take turns.
@@ -46,11 +47,17 @@ class RawRows:
         table: the `columns` and the `label`.
         columns: which of them a model may see.
         label: the one that it predicts.
+        key: names the table in the cache.
+        storage: where the cache is.
     """
 
     table: Table
     columns: tuple[str, ...]
     label: str
+    key: str
+    storage: Storage
+    #: Decoded images, by column and shape.
+    _images: dict[tuple[str, tuple[int, int, int]], Decoded] = field(default_factory=dict)
     #: The words of text columns whose tensors were asked for.
     _words: dict[str, tf.Tensor] = field(default_factory=dict)
 
@@ -72,20 +79,39 @@ class RawRows:
         return columns
 
     def take(self, places: Indices, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-        """Some rows of some columns as float64 or object [places] of str."""
+        """Some rows of some columns as float64 or object [places] of str or bytes."""
         return {name: self.table.columns[name].take(places) for name in names}
+
+    def release(self) -> None:
+        """Takes what is mapped out of this process's memory, as Table does."""
+        self.table.release()
+        for images in self._images.values():
+            images.release()
+
+    def images(self, feature: ImageFeature) -> Decoded:
+        """The images of a feature; raises DataError."""
+        key = (feature.column, feature.shape)
+        if key not in self._images:
+            column = self.table.columns[feature.column]
+            self._images[key] = Decoded(feature, column, self.key, self.storage)
+        return self._images[key]
 
 
 class TableEncoder:
     """Encodes the rows of one table, just as the encoder that it is made from does.
 
-    What words alone decide is worked out once for each word, or for each combination of words if
-    there are fewer than rows. What is left takes the encoder's own layers, row by row.
+    Images are decoded once for all trials. What words alone decide is worked out once for each
+    word, or for each combination of words if there are fewer than rows. What is left takes the
+    encoder's own layers, row by row.
     """
 
     def __init__(self, encoder: Encoder, raw: RawRows) -> None:
         bags = sum(bag.length for bag in encoder.bags)
         self.row_bytes = 4 * (encoder.numbers + len(encoder.ids) + bags)
+        self.row_bytes += sum(image.row_bytes for image in encoder.images)
+        self._images = {
+            image_name(index): raw.images(image) for index, image in enumerate(encoder.images)
+        }
         self._raw = raw
         self._by_word: dict[int, _IdsOfWords] = {}
         self._by_row: list[int] = []
@@ -96,7 +122,7 @@ class TableEncoder:
             else:
                 self._by_row.append(place)
         left: Encoder | None = encoder
-        if self._by_word:
+        if self._by_word or self._images:
             has_more = self._by_row or encoder.numbers or encoder.bags
             left = encoder.part(self._by_row, others=True) if has_more else None
         self._columns = () if left is None else left.columns
@@ -106,7 +132,7 @@ class TableEncoder:
 
     def encode(self, places: Indices) -> Tensors:
         """Encodes some rows, tensors [places, ...] by the encoder's output."""
-        encoded: dict[str, tf.Tensor] = {}
+        encoded = {name: images.take(places) for name, images in self._images.items()}
         if self._left is not None:
             columns = self._raw.tensors(places, self._columns)
             encoded |= self._left([columns[name] for name in self._columns])
@@ -201,9 +227,9 @@ class Rows:
 
     def chunks(self) -> Iterator[Tensors]:
         """All rows in order, some at a time, tensors by the encoder's output."""
-        for part in _parts(self.count):
+        for part in _parts(self.count, rows_at_once(self.encoder.row_bytes)):
             yield self.encoded(part)
-            self.raw.table.release()
+            self.raw.release()
 
     def labels(self, index: Indices | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The labels of some rows as the target encodes them, NaN where there is none."""
@@ -234,7 +260,7 @@ def load(
 
     Args:
         uri: where the data lies.
-        kinds: the columns to read, each "number" or "string".
+        kinds: the columns to read, each "number", "string" or "bytes".
         label: the label and its kind.
         missing_values: the words that mean missing, besides the empty one.
         storage: where they are kept.
@@ -286,6 +312,8 @@ def _load(
         table=Cache(storage).get(key, make, Table),
         columns=tuple(name for name, _ in kinds),
         label=label[0],
+        key=key,
+        storage=storage,
     )
 
 
@@ -312,6 +340,11 @@ def _taken(tensor: tf.Tensor, index: Indices | slice) -> tf.Tensor:
     return tensor[index] if isinstance(index, slice) else tf.gather(tensor, index)
 
 
-def _parts(rows: int) -> list[slice]:
-    """Slices of CHUNK_ROWS that make up all rows; one at least."""
-    return [slice(start, start + CHUNK_ROWS) for start in range(0, max(rows, 1), CHUNK_ROWS)]
+def rows_at_once(row_bytes: int) -> int:
+    """How many rows of so many bytes are encoded at once."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(row_bytes, 1)))
+
+
+def _parts(rows: int, size: int = CHUNK_ROWS) -> list[slice]:
+    """Slices of `size` that make up all rows; one at least."""
+    return [slice(start, start + size) for start in range(0, max(rows, 1), size)]

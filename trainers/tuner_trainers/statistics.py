@@ -18,7 +18,7 @@ from tuner_trainers.column_statistics import (
     column_from_json,
     column_to_json,
 )
-from tuner_trainers.columns import Kind
+from tuner_trainers.columns import Kind, is_bytes
 from tuner_trainers.derived import Derived, noticed
 from tuner_trainers.sources import Progress
 
@@ -175,6 +175,8 @@ def _merged(
 def _column(name: str, values: Any) -> ColumnStatistics:
     if isinstance(values, np.ndarray):
         return ColumnStatistics.of_numbers(name, values)
+    if is_bytes(values.type.value_type):
+        return ColumnStatistics.of_bytes(name, values)
     return ColumnStatistics.of_strings(name, values)
 
 

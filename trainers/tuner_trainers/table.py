@@ -2,7 +2,8 @@
 
 A folder with one file for each column, its values one after the other, little-endian: float64 for
 numbers, NaN for missing, and for text the int32 places of the words in an Arrow file beside it.
-Whatever processes map it share its pages.
+Of bytes, such as images, the int32 places among all of the column, which lie one after the other
+in a third file, with their int64 offsets beside it. Whatever processes map it share its pages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tuner_trainers.columns import is_bytes
+
 _LAYOUT = "table.json"
 _NUMBERS, _CODES = np.dtype("<f8"), np.dtype("<i4")
 
@@ -31,16 +34,17 @@ class Column:
     """One column: float64 [rows], or int32 [rows] places in the `words`, each of which occurs."""
 
     values: npt.NDArray[Any]
-    #: Arrow's large strings; None for numbers.
+    #: Arrow's large strings, or large binaries, which are mapped; None for numbers.
     words: Any = None
 
     def take(self, places: Indices) -> npt.NDArray[Any]:
-        """Some rows, as float64 or object [places] of str."""
+        """Some rows, as float64 or object [places] of str or bytes."""
         values: npt.NDArray[Any] = self.values[places]
         if self.words is None:
             return values
         used, place = np.unique(values, return_inverse=True)
-        words: npt.NDArray[Any] = np.asarray(self.words.take(pa.array(used)).to_pylist(), object)
+        words: npt.NDArray[Any] = np.empty(len(used), object)
+        words[:] = self.words.take(pa.array(used)).to_pylist()
         return words[place]
 
 
@@ -83,8 +87,24 @@ class Table:
         values = np.frombuffer(mapped, dtype)
         if kind == "number":
             return Column(values)
+        if kind == "bytes":
+            offsets, stored = (_mapped(folder / f"{index}.{name}") for name in ("offsets", "data"))
+            count = offsets.size // 8 - 1
+            return Column(
+                values,
+                pa.LargeBinaryArray.from_buffers(
+                    pa.large_binary(), count, [None, offsets, stored]
+                ),
+            )
         words = pa.ipc.open_file(pa.memory_map(str(folder / f"{index}.words"))).read_all()
         return Column(values, words["words"].chunk(0))
+
+
+def _mapped(path: Path) -> Any:
+    """A file as a buffer that is mapped."""
+    if not path.stat().st_size:
+        return pa.py_buffer(b"")
+    return pa.memory_map(str(path)).read_buffer()
 
 
 def write(folder: Path, batches: Iterable[tuple[Mapping[str, Any], int]]) -> Iterable[int]:
@@ -120,11 +140,20 @@ class _Writer:
         self._words_path = folder / f"{index}.words"
         self._file: BinaryIO = files.enter_context((folder / f"{index}.values").open("wb"))
         self._places: dict[str, int] = {}
+        self._stored_path = folder / f"{index}.data"
+        self._stored: BinaryIO | None = None
+        self._offsets: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._files = files
 
     def add(self, values: Any) -> int:
         """Appends rows; returns their bytes."""
         if isinstance(values, np.ndarray):
             column: npt.NDArray[Any] = values.astype(_NUMBERS, copy=False)
+        elif is_bytes(values.type.value_type):
+            self.kind = "bytes"
+            column, stored = self._put(values)
+            self._file.write(column.data)
+            return column.nbytes + stored
         else:
             self.kind = "string"
             column = self._coded(values)
@@ -137,6 +166,15 @@ class _Writer:
         os.fsync(self._file.fileno())
         if self.kind == "number":
             return 0
+        if self._stored is not None:
+            self._stored.flush()
+            os.fsync(self._stored.fileno())
+            offsets = np.concatenate(self._offsets).astype("<i8")
+            with self._stored_path.with_suffix(".offsets").open("wb") as file:
+                file.write(offsets.data)
+                file.flush()
+                os.fsync(file.fileno())
+            return offsets.nbytes
         words = pa.table({"words": pa.array(list(self._places), pa.large_string())})
         with self._words_path.open("wb") as file:
             with pa.ipc.new_file(file, words.schema) as writer:
@@ -144,6 +182,19 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
             return file.tell()
+
+    def _put(self, values: Any) -> tuple[npt.NDArray[np.int32], int]:
+        """Appends a batch's bytes to those before; returns its places, and how many they are."""
+        if self._stored is None:
+            self._stored = self._files.enter_context(self._stored_path.open("wb"))
+        last = self._offsets[-1]
+        first, before = sum(map(len, self._offsets)) - 1, last[-1] if len(last) else 0
+        stored = values.dictionary.to_pylist()
+        self._stored.writelines(stored)
+        ends = before + np.cumsum([len(each) for each in stored], dtype=np.int64)
+        self._offsets.append(ends)
+        codes = values.indices.to_numpy().astype(np.int64) + first
+        return codes.astype(_CODES), int(ends[-1] - before)
 
     def _coded(self, values: Any) -> npt.NDArray[np.int32]:
         """The places of a batch's words among those of all batches."""

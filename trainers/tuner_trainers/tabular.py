@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tuner.space import Value
-from tuner_trainers.bags import Bag
-from tuner_trainers.preprocessing import Encoder, IdFeature, bag_name
+from tuner_trainers.bags import pooled
+from tuner_trainers.preprocessing import Encoder, IdFeature, bag_name, image_name
+from tuner_trainers.texts import BagFeature
 
 #: Up to this many rows, a product with the one-hot is faster than gathering and adding rows.
 MATMUL_LIMIT = 1024
 
 Tensors = Mapping[str, keras.KerasTensor]
+Parts = list[keras.KerasTensor]
+#: Makes float32 [batch, width] of a text, its ids and the name of its input.
+Pool = Callable[[BagFeature, keras.KerasTensor, str], keras.KerasTensor]
 
 
 def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int) -> keras.Model:
@@ -38,8 +43,7 @@ def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int)
     for index in range(depth):
         outputs = _dense(inputs, encoder, outputs, width, f"hidden_{index + 1}")
         outputs = keras.layers.Activation(str(parameters["activation"]))(outputs)
-        if parameters["dropout"]:
-            outputs = keras.layers.Dropout(float(parameters["dropout"]))(outputs)
+        outputs = _dropped(outputs, parameters)
     outputs = _dense(inputs, encoder, outputs, units, "output")
     if parameters["wide"] and depth:
         wide = list(_wide(inputs, encoder, units))
@@ -47,22 +51,50 @@ def build_network(encoder: Encoder, parameters: Mapping[str, Value], units: int)
     return keras.Model(inputs, outputs, name="tabular")
 
 
-def encoded(encoder: Encoder) -> tuple[Tensors, keras.KerasTensor]:
-    """The inputs of a network, and all that they hold as one tensor, float32 [batch, width].
+def encoded(encoder: Encoder, pool: Pool | None = None) -> tuple[Tensors, Parts]:
+    """The inputs of a network, and what they hold as parts, each float32 [batch, width].
 
     That is the numbers, pooled texts, the learned vectors of ids that have some, and the others
-    one-hot.
+    one-hot; images are left to the caller.
+
+    Args:
+        encoder: the preprocessing whose outputs they are.
+        pool: makes a vector of a text, in place of the usual.
     """
     inputs = _inputs(encoder)
-    parts = _parts(inputs, encoder)
+    parts = _parts(inputs, encoder, pool or _pooled)
     for place, feature in enumerate(encoder.ids):
         if not feature.embedding:
             parts.append(keras.ops.one_hot(inputs["ids"][:, place], feature.size))
-    return inputs, keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    return inputs, parts
+
+
+def together(parts: Parts) -> keras.KerasTensor:
+    """The parts as one tensor, float32 [batch, width]."""
+    return keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+
+
+def dense(
+    below: keras.KerasTensor, parameters: Mapping[str, Value], units: int
+) -> keras.KerasTensor:
+    """Hidden layers, and one for the outputs, float32 [batch, units]; each drops of its inputs."""
+    for index in range(int(parameters["layers"])):
+        below = _dropped(below, parameters)
+        below = keras.layers.Dense(int(parameters["units"]), name=f"hidden_{index + 1}")(below)
+        below = keras.layers.Activation(str(parameters["activation"]))(below)
+    return keras.layers.Dense(units, name="output")(_dropped(below, parameters))
+
+
+def _dropped(below: keras.KerasTensor, parameters: Mapping[str, Value]) -> keras.KerasTensor:
+    rate = float(parameters["dropout"])
+    return keras.layers.Dropout(rate)(below) if rate else below
 
 
 def _inputs(encoder: Encoder) -> Tensors:
     inputs = {}
+    for index, image in enumerate(encoder.images):
+        name = image_name(index)
+        inputs[name] = keras.Input(image.shape, dtype="uint8", name=name)
     if encoder.numbers:
         inputs["numbers"] = keras.Input((encoder.numbers,), name="numbers")
     if encoder.ids:
@@ -80,7 +112,9 @@ def _wide(inputs: Tensors, encoder: Encoder, units: int) -> Iterator[keras.Keras
         yield wide(inputs["ids"])
     for index, bag in enumerate(encoder.bags):
         name = bag_name(index)
-        yield Bag.over(bag, units, initial="zeros", name=f"wide_{name}")(inputs[name])
+        if bag.pooling in ("max", "attention"):  # which no token adds to by itself
+            bag = replace(bag, pooling="mean")
+        yield pooled(bag, inputs[name], units, f"wide_{name}", initial="zeros")
 
 
 def _dense(
@@ -93,12 +127,12 @@ def _dense(
     """A dense layer over the one `below`, or over all that the encoder gives."""
     if below is not None:
         return keras.layers.Dense(units, name=name)(below)
-    parts = _parts(inputs, encoder)
+    parts = _parts(inputs, encoder, _pooled)
     ids = encoder.ids
     one_hot = [feature for feature in ids if not feature.embedding]
     sums = []
     if parts:
-        block = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        block = together(parts)
         # TensorFlow's optimizer of graphs breaks on a product, its bias, a sum and a relu in this
         # order, so the bias goes with the other summand.
         sums.append(keras.layers.Dense(units, use_bias=not one_hot, name=name)(block))
@@ -108,12 +142,17 @@ def _dense(
     return keras.layers.Add()(sums) if len(sums) > 1 else sums[0]
 
 
-def _parts(inputs: Tensors, encoder: Encoder) -> list[keras.KerasTensor]:
+def _pooled(bag: BagFeature, ids: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """The vector of a text: those of its tokens, pooled."""
+    return pooled(bag, ids, bag.embedding, f"embedding_{name}")
+
+
+def _parts(inputs: Tensors, encoder: Encoder, pool: Pool) -> Parts:
     """Numbers, pooled texts and embeddings, those of equal dimensions from one table."""
     parts = [inputs["numbers"]] if "numbers" in inputs else []
     for index, bag in enumerate(encoder.bags):
         name = bag_name(index)
-        parts.append(Bag.over(bag, bag.embedding, name=f"embedding_{name}")(inputs[name]))
+        parts.append(pool(bag, inputs[name], name))
     ids = encoder.ids
     embedded = sorted((f for f in ids if f.embedding), key=lambda feature: feature.embedding)
     for dimensions, group in groupby(embedded, key=lambda feature: feature.embedding):

@@ -26,6 +26,9 @@ from tuner_trainers.stores import File, LocalStore
 #: Examples that are looked at to learn which features there are.
 SAMPLE = 1000
 _BATCH_ROWS = 16_384
+#: Fewer examples make a batch if they take more than this.
+_BATCH_BYTES = 64 << 20
+_SIZED = 100
 _BUFFER_BYTES = 8 << 20
 #: Before each record its length and a checksum of that, behind it a checksum of the record.
 _HEADER, _FOOTER_BYTES = struct.Struct("<QI"), 4
@@ -75,9 +78,12 @@ def stream(file: File, columns: Mapping[str, Any]) -> Iterator[tuple[dict[str, A
     with _local(file) as (path, codec):
         records = tf.data.TFRecordDataset(path, codec, buffer_size=_BUFFER_BYTES)
         try:
-            for batch in records.batch(_BATCH_ROWS):
+            for batch in records.batch(_rows_at_once(file)):
                 parsed = tf.io.parse_example(batch, spec)
-                arrays = {name: _array(file, name, parsed[name], row) for name in columns}
+                arrays = {
+                    name: _array(file, name, kind, parsed[name], row)
+                    for name, kind in columns.items()
+                }
                 rows = int(batch.shape[0])
                 row += rows
                 yield arrays, rows, int(tf.reduce_sum(tf.strings.length(batch) + 16))
@@ -90,6 +96,12 @@ def stream(file: File, columns: Mapping[str, Any]) -> Iterator[tuple[dict[str, A
                 f"{file}: the examples after row {row} are not like the first ones "
                 f"({_line(error)}); give each feature one type."
             ) from error
+
+
+def _rows_at_once(file: File) -> int:
+    """How many examples make a batch, by the size of the first."""
+    sizes = [len(record) for record in islice(_records(file), _SIZED)]
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * len(sizes) // max(sum(sizes), 1)))
 
 
 def _records(file: File) -> Iterator[bytes]:
@@ -148,10 +160,11 @@ def _dtype(arrow: Any) -> Any:
 
     if pa.types.is_integer(arrow):
         return tf.int64
-    return tf.string if pa.types.is_string(arrow) else tf.float32
+    textual = pa.types.is_string(arrow) or pa.types.is_binary(arrow)
+    return tf.string if textual else tf.float32
 
 
-def _array(file: File, name: str, ragged: Any, start: int) -> Any:
+def _array(file: File, name: str, kind: Any, ragged: Any, start: int) -> Any:
     """The only value of each row, null where it has none."""
     lengths = np.diff(ragged.row_splits.numpy())
     several = np.flatnonzero(lengths > 1)
@@ -164,7 +177,7 @@ def _array(file: File, name: str, ragged: Any, start: int) -> Any:
     try:
         array = pa.array(values.tolist() if values.dtype == object else values)
         if values.dtype == object:
-            array = array.cast(pa.string())
+            array = array.cast(kind)
     except pa.ArrowInvalid as error:
         raise DataError(
             f"{file}: the feature {name!r} holds bytes that are not UTF-8; exclude it."

@@ -29,6 +29,9 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "server": Entry("tuner.cli.up", "server", "Start the study server alone.", "server"),
         "runner": Entry("tuner.cli.up", "runner", "Start a runner alone.", "worker"),
         "web": Entry("tuner.cli.web", "web", "Start the web pages alone.", "web"),
+        "gateway": Entry(
+            "tuner.cli.gateway", "gateway", "Serve models over REST and gRPC.", "serving"
+        ),
     },
     "Backup": {
         "backup": Entry(

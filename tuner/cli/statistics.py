@@ -77,7 +77,7 @@ def _table(found: Statistics) -> Table:
             column.name,
             column.kind,
             _missing(column),
-            f"{'' if column.is_exact else '~'}{column.distinct:,}",
+            _distinct(column),
             _figure(column.minimum),
             _figure(column.mean),
             _figure(column.maximum),
@@ -92,6 +92,12 @@ def _missing(column: ColumnStatistics) -> Text:
         return Text("")
     text = "<0.1%" if share < 0.001 else f"{share:.1%}"
     return Text(text, style="red" if share == 1 else "yellow" if share > 0.2 else "")
+
+
+def _distinct(column: ColumnStatistics) -> str:
+    if column.kind == "bytes":  # which are not compared
+        return ""
+    return f"{'' if column.is_exact else '~'}{column.distinct:,}"
 
 
 def _figure(value: float | None) -> str:
@@ -117,7 +123,7 @@ def _document(found: Statistics) -> dict[str, object]:
                 "kind": column.kind,
                 "missing": column.missing,
                 "nonfinite": column.nonfinite,
-                "distinct": column.distinct,
+                "distinct": None if column.kind == "bytes" else column.distinct,
                 "distinct_is_exact": column.is_exact,
                 "minimum": column.minimum,
                 "maximum": column.maximum,

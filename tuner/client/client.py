@@ -165,7 +165,7 @@ class Client:
         trials: int = 100,
         parallel: int | None = None,
         search: str = "auto",
-        early_stopping: str = "asha",
+        early_stopping: specification.EarlyStopping = "asha",
         seed: int = 0,
     ) -> Study:
         """Creates a study that scripts work on; the same study again is returned as it is.
@@ -184,13 +184,16 @@ class Client:
             trials: how many.
             parallel: how many at once; None for as many as ask.
             search: auto, random, grid, qmc, tpe or gp.
-            early_stopping: asha, median or none; none with several metrics.
+            early_stopping: a rule such as asha, hyperband, median, percentile, no-progress or
+                none, or one with its parameters, such as `{"rule": "asha", "eta": 4}`; none with
+                several metrics.
             seed: the same seed and the same results give the same trials.
         """
+        rule, stopping = specification.early_stopping_of(early_stopping)
         spec = StudySpec(
             metrics=specification.metrics_of(maximize, minimize, metrics),
             space=space if isinstance(space, Space) else Space.of(space),
-            search=Search(algorithm=search, early_stopping=early_stopping, seed=seed),
+            search=Search(algorithm=search, early_stopping=rule, stopping=stopping, seed=seed),
             limits=Limits(trials=trials, parallel=parallel),
             constraints=specification.constraints_of(constraints),
             measurement_selection=specification.selection_of(measurement),

@@ -238,7 +238,8 @@ def _line(trial: Trial, progress: Progress) -> str:
     mark = ""
     if best is not None and best.value is not None:
         mark = f" (best {tables.number(best.value)}, trial {best.number})"
-    reason = f": {trial.record.state_reason}" if trial.value is None else ""
+    unusual = trial.value is None or trial.state is TrialState.PRUNED
+    reason = f": {trial.record.state_reason}" if unusual and trial.record.state_reason else ""
     ordered = tables.ordered(trial.parameters, spec)
     settings = tables.parameters({name: trial.parameters[name] for name in ordered})
     return f"trial {trial.number} {trial.state.lower()}{value}{reason}{mark} {settings}"

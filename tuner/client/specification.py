@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
+from tuner.early_stopping import WHOLE, Progress, Stopping
 from tuner.errors import InvalidArgumentError
 from tuner.study import Constraint, Goal, Metric, Selection, check_study_id
 
 #: Bounds by metric, such as `{"latency_ms": {"at_most": 50}}`, or constraints as they are.
 Constraints = Mapping[str, Mapping[str, float]] | Iterable[Constraint]
+#: A rule by its name, or with its parameters, such as `{"rule": "asha", "eta": 4}`.
+EarlyStopping = str | Mapping[str, str | float]
 
 _BOUNDS = ("at_most", "at_least")
 
@@ -74,6 +79,34 @@ def _bounds(metric: str, bounds: Mapping[str, float]) -> list[Constraint]:
     if at_least is not None:
         found.append(Constraint(metric=metric, at_least=float(at_least)))
     return found
+
+
+def early_stopping_of(asked: EarlyStopping) -> tuple[str, Stopping]:
+    """The rule and its parameters; raises InvalidArgumentError for what is none."""
+    if isinstance(asked, str):
+        return asked, Stopping()
+    known = {"rule", *(field.name for field in fields(Stopping))}
+    if not isinstance(asked, Mapping) or "rule" not in asked or not asked.keys() <= known:
+        raise InvalidArgumentError(
+            "`early_stopping` is a rule such as 'asha', or one with its parameters such as "
+            f"{{'rule': 'asha', 'eta': 4}}, of {', '.join(sorted(known))}; but got {asked!r}."
+        )
+    given: dict[str, Any] = {
+        name: value for name, value in asked.items() if name not in ("rule", "by")
+    }
+    for name, value in given.items():
+        whole = name in WHOLE
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise InvalidArgumentError(
+                f"`{name}` of `early_stopping` must be {kind}, but got {value!r}."
+            )
+    by = asked.get("by", Progress.STEPS)
+    if by not in list(Progress):
+        raise InvalidArgumentError(
+            f"`by` of `early_stopping` must be one of {', '.join(Progress)}, but got {by!r}."
+        )
+    return str(asked["rule"]), Stopping(by=Progress(str(by)), **given)
 
 
 def warm_start_of(studies: Sequence[str]) -> tuple[str, ...]:

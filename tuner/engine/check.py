@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tuner import early_stopping
 from tuner.engine import domains
 from tuner.engine.policies import ALGORITHMS
-from tuner.engine.stopping import RULES
 from tuner.errors import InvalidArgumentError
 from tuner.space import Space
 from tuner.study import Constraint, StudySpec
@@ -36,11 +36,7 @@ def check_search(spec: StudySpec, *, prepared: bool = False) -> None:
         raise InvalidArgumentError(
             f"`algorithm` must be one of {', '.join(ALGORITHMS)}, but got {search.algorithm!r}."
         )
-    if search.early_stopping not in RULES:
-        raise InvalidArgumentError(
-            f"`early_stopping` must be one of {', '.join(RULES)}, "
-            f"but got {search.early_stopping!r}."
-        )
+    early_stopping.check(search.early_stopping, search.stopping)
     _check_metrics(spec)
     _check_constraints(spec.constraints)
     _check_warm_start(spec.warm_start)

@@ -12,7 +12,7 @@ from tuner.engine.grid import Grid
 from tuner.engine.history import History
 from tuner.engine.importance import Importance
 from tuner.engine.policies import policy_of
-from tuner.engine.stopping import RULES, judged
+from tuner.engine.stopping import judged, place_of, rule_of
 from tuner.engine.translation import direction_of, value_of
 from tuner.space import Value
 from tuner.study import Measurement, StudySpec, Trial
@@ -47,7 +47,7 @@ class StudyEngine:
         self._history = History(study_id, spec, earlier)
         self._grid = Grid(spec.space, spec.search.seed)
         self._policy = policy_of(spec, self._grid, self._history)
-        self._rule = RULES[spec.early_stopping_in_use](spec.metric)
+        self._rule = rule_of(spec)
         for trial in trials:
             self._take(trial)
 
@@ -86,7 +86,7 @@ class StudyEngine:
         for measurement in trial.measurements:
             value = judged(self._spec, measurement)
             if value is not None:
-                self._rule.record(trial.number, measurement.step, value)
+                self._rule.record(trial.number, place_of(self._spec, measurement), value)
 
     def report(self, number: int, measurement: Measurement) -> str | None:
         """Takes in a measurement; returns why the trial should stop, or None to go on."""
@@ -95,8 +95,9 @@ class StudyEngine:
         if value is None or counted is None:
             return None
         self._history.report(number, measurement.step, value)
-        self._rule.record(number, measurement.step, counted)
-        return self._rule.verdict(number, measurement.step)
+        place = place_of(self._spec, measurement)
+        self._rule.record(number, place, counted)
+        return self._rule.verdict(number, place)
 
     def restart(self, number: int) -> None:
         """A new attempt of a trial: it is pending, and its measurements start over."""

@@ -135,7 +135,7 @@ def _spec(top: Section, study_id: str, folder: Path) -> StudySpec:
     trainer, own = trainer_section.trainer(top, managed, folder)
     data = sections.data(top, folder, trainer)
     found = Found()
-    features = feature_section.features(top, data.label if data else None, found)
+    features = feature_section.features(top, data.label if data else None, trainer, found)
     _read_parameters(top, trainer or _likely_trainer(top, managed), found)
     if not managed:
         _check_script(top, found)

@@ -17,7 +17,9 @@ from tuner.study_file.parameters import Found
 _CROSS = " x "
 
 
-def features(top: Section, label: str | None, found: Found) -> tuple[Feature, ...]:
+def features(
+    top: Section, label: str | None, trainer: str | None, found: Found
+) -> tuple[Feature, ...]:
     """The features; their tuned settings become parameters in `found`."""
     section = top.section("features", None, "{age: {kind: numeric}}")
     if section is None:
@@ -25,7 +27,7 @@ def features(top: Section, label: str | None, found: Found) -> tuple[Feature, ..
     if not section.entries:
         top.reject("features", "features is empty; leave it out to have features proposed")
     known = len(found.parameters)
-    read = [_feature(section, name, label, found) for name in section.entries]
+    read = [_feature(section, name, label, trainer, found) for name in section.entries]
     features = tuple(feature for feature in read if feature is not None)
     tuned: dict[str, dict[str, Domain]] = {feature.name: {} for feature in features}
     for parameter in found.parameters[known:]:
@@ -38,7 +40,9 @@ def features(top: Section, label: str | None, found: Found) -> tuple[Feature, ..
     return features
 
 
-def _feature(parent: Section, name: str, label: str | None, found: Found) -> Feature | None:
+def _feature(
+    parent: Section, name: str, label: str | None, trainer: str | None, found: Found
+) -> Feature | None:
     key_node, value_node = parent.entries[name]
     if not isinstance(value_node, yaml.MappingNode):
         parent.expect(name, f"a mapping such as {{kind: {next(iter(KINDS))}}}")
@@ -46,6 +50,9 @@ def _feature(parent: Section, name: str, label: str | None, found: Found) -> Fea
     kind = _kind(Section(parent.problems, key_node, value_node, parent.name(name), None))
     if kind is None:
         return None
+    if kind.trainers and trainer is not None and trainer not in kind.trainers:
+        message = f"{parent.name(name)} is an {kind.name}; write `trainer: {kind.trainers[0]}`"
+        parent.problems.add(key_node, message)
     source = "column" if kind.max_columns == 1 else "columns"
     sources = () if kind.name == "expression" else (source,)
     allowed = (*kind.settings, "kind", *sources)

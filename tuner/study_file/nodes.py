@@ -190,6 +190,10 @@ class Section:
         """Whether the key is there."""
         return key in self.entries
 
+    def is_mapping(self, key: str) -> bool:
+        """Whether there is a mapping under the key."""
+        return key in self.entries and isinstance(self.entries[key][1], yaml.MappingNode)
+
     def require(self, key: str, example: str) -> None:
         """Notes a missing key."""
         if key not in self.entries:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from tuner import early_stopping
+from tuner.early_stopping import RULES, Progress, Stopping
 from tuner.errors import InvalidArgumentError
 from tuner.study import DataSource, Limits, Resources, Search, check_study_id
 from tuner.study_file.nodes import Section
@@ -15,7 +20,6 @@ from tuner.trainer_spaces import PROGRAM, Task, is_own
 
 #: What the study server can search with; a test compares with the engine.
 ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp")
-EARLY_STOPPING = ("asha", "median", "none")
 #: How many studies one may start from; a test compares with the engine.
 MAX_EARLIER = 5
 #: What a gang can train with.
@@ -140,18 +144,52 @@ def search(top: Section, metrics: int) -> Search:
     section = top.section("search", ("algorithm", "early_stopping", "seed"), "{algorithm: auto}")
     if section is None:
         return Search()
-    early_stopping = section.choice("early_stopping", EARLY_STOPPING, "early stopping")
-    if metrics > 1 and early_stopping not in (None, "none"):
+    rule, stopping = _early_stopping(section)
+    if metrics > 1 and rule not in (None, "none"):
         section.reject(
             "early_stopping",
-            f"{early_stopping} compares trials by one metric, but there are {metrics}; "
+            f"{rule} compares trials by one metric, but there are {metrics}; "
             "write `early_stopping: none`, or leave it out",
         )
     return Search(
         algorithm=section.choice("algorithm", ALGORITHMS, "algorithm") or "auto",
-        early_stopping=early_stopping or "asha",
+        early_stopping=rule or "asha",
+        stopping=stopping,
         seed=section.integer("seed", 0, 2**63 - 1) or 0,
     )
+
+
+def _early_stopping(section: Section) -> tuple[str | None, Stopping]:
+    """The rule, by its name alone or with its parameters."""
+    if not section.is_mapping("early_stopping"):
+        rule = section.choice("early_stopping", tuple(RULES), "early stopping")
+        if rule is not None:
+            for _, problem in early_stopping.problems(rule, Stopping()):
+                section.reject("early_stopping", problem)
+        return rule, Stopping()
+    example = "{rule: asha, eta: 4}"
+    keys = ("rule", *(field.name for field in fields(Stopping)))
+    inner = section.section("early_stopping", keys, example)
+    if inner is None:
+        return None, Stopping()
+    inner.require("rule", "a rule such as `rule: asha`")
+    rule = inner.choice("rule", tuple(RULES), "rule")
+    by = inner.choice("by", tuple(Progress), "measure of progress")
+    stopping = Stopping(by=Progress(by or Progress.STEPS), **_parameters(inner))
+    if rule is not None:
+        for name, problem in early_stopping.problems(rule, stopping):
+            inner.reject(name if inner.has(name) else "rule", problem)
+    return rule, stopping
+
+
+def _parameters(section: Section) -> dict[str, Any]:
+    found: dict[str, float | None] = {}
+    for key in section.entries.keys() - {"rule", "by"}:
+        if key in early_stopping.WHOLE:
+            found[key] = section.integer(key, 1, 1_000_000)
+        else:
+            found[key] = section.number(key, "a number", -math.inf, math.inf)
+    return found
 
 
 def limits(top: Section) -> Limits:

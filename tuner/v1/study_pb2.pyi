@@ -386,14 +386,19 @@ class Search(_message.Message):
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     ALGORITHM_IN_USE_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     algorithm: _builtins.str
-    """`auto`, `random`, `grid`, `qmc` or `tpe`; empty means `auto`."""
+    """`auto`, `random`, `grid`, `qmc`, `tpe` or `gp`; empty means `auto`."""
     early_stopping: _builtins.str
-    """`none`, `asha` or `median`; empty means `asha`."""
+    """`none`, `asha`, `hyperband`, `median`, `percentile`, `no-progress` or `threshold`; empty means `asha`."""
     seed: _builtins.int
     """The same seed and the same results give the same proposals."""
     algorithm_in_use: _builtins.str
     """The algorithm that `auto` chose, and why."""
+    @_builtins.property
+    def stopping(self) -> Global___Stopping:
+        """The parameters of the early-stopping rule."""
+
     def __init__(
         self,
         *,
@@ -401,14 +406,131 @@ class Search(_message.Message):
         early_stopping: _builtins.str = ...,
         seed: _builtins.int = ...,
         algorithm_in_use: _builtins.str = ...,
+        stopping: Global___Stopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "algorithm_in_use", b"algorithm_in_use", "early_stopping", b"early_stopping", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "algorithm_in_use", b"algorithm_in_use", "early_stopping", b"early_stopping", "seed", b"seed", "stopping", b"stopping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Search: _TypeAlias = Search  # noqa: Y015
+
+@_typing.final
+class Stopping(_message.Message):
+    """The parameters of an early-stopping rule: those it does not take must be unset, and what else is unset is left to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _By:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Stopping._By.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        BY_UNSPECIFIED: Stopping._By.ValueType  # 0
+        """Read as STEPS."""
+        STEPS: Stopping._By.ValueType  # 1
+        """The step of a measurement."""
+        SECONDS: Stopping._By.ValueType  # 2
+        """The running time of the attempt."""
+
+    class By(_By, metaclass=_ByEnumTypeWrapper):
+        """What trials are compared by."""
+
+    BY_UNSPECIFIED: Stopping.By.ValueType  # 0
+    """Read as STEPS."""
+    STEPS: Stopping.By.ValueType  # 1
+    """The step of a measurement."""
+    SECONDS: Stopping.By.ValueType  # 2
+    """The running time of the attempt."""
+
+    BY_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    ETA_FIELD_NUMBER: _builtins.int
+    BRACKETS_FIELD_NUMBER: _builtins.int
+    PERCENTILE_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    MIN_CHANGE_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    by: Global___Stopping.By.ValueType
+    """What trials are compared by."""
+    first: _builtins.float
+    """Where a trial is judged first, in steps or seconds; REQUIRED by seconds."""
+    eta: _builtins.float
+    """`asha`, `hyperband`: one in so many goes on from a rung, and rungs lie a factor of it apart; unset means 3."""
+    brackets: _builtins.int
+    """`hyperband`: the number of brackets; unset means 3."""
+    percentile: _builtins.float
+    """`percentile`: a trial goes on among the best so many percent of the others; unset means 25."""
+    trials: _builtins.int
+    """`median`, `percentile`: how many other trials must have come as far; unset means 5."""
+    patience: _builtins.float
+    """`no-progress`: so many steps or seconds may pass until a trial gets better; unset means 10 steps."""
+    min_change: _builtins.float
+    """`no-progress`: how much better it has to get; unset means anything."""
+    at_least: _builtins.float
+    """`threshold`: the least value of the metric that goes on."""
+    at_most: _builtins.float
+    """`threshold`: the largest value of the metric that goes on."""
+    def __init__(
+        self,
+        *,
+        by: Global___Stopping.By.ValueType = ...,
+        first: _builtins.float | None = ...,
+        eta: _builtins.float | None = ...,
+        brackets: _builtins.int | None = ...,
+        percentile: _builtins.float | None = ...,
+        trials: _builtins.int | None = ...,
+        patience: _builtins.float | None = ...,
+        min_change: _builtins.float | None = ...,
+        at_least: _builtins.float | None = ...,
+        at_most: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "_brackets", b"_brackets", "_eta", b"_eta", "_first", b"_first", "_min_change", b"_min_change", "_patience", b"_patience", "_percentile", b"_percentile", "_trials", b"_trials", "at_least", b"at_least", "at_most", b"at_most", "brackets", b"brackets", "eta", b"eta", "first", b"first", "min_change", b"min_change", "patience", b"patience", "percentile", b"percentile", "trials", b"trials"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "_brackets", b"_brackets", "_eta", b"_eta", "_first", b"_first", "_min_change", b"_min_change", "_patience", b"_patience", "_percentile", b"_percentile", "_trials", b"_trials", "at_least", b"at_least", "at_most", b"at_most", "brackets", b"brackets", "by", b"by", "eta", b"eta", "first", b"first", "min_change", b"min_change", "patience", b"patience", "percentile", b"percentile", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    _WhichOneofReturnType__at_most: _TypeAlias = _typing.Literal["at_most"]  # noqa: Y015
+    _WhichOneofArgType__at_most: _TypeAlias = _typing.Literal["_at_most", b"_at_most"]  # noqa: Y015
+    _WhichOneofReturnType__brackets: _TypeAlias = _typing.Literal["brackets"]  # noqa: Y015
+    _WhichOneofArgType__brackets: _TypeAlias = _typing.Literal["_brackets", b"_brackets"]  # noqa: Y015
+    _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
+    _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
+    _WhichOneofReturnType__first: _TypeAlias = _typing.Literal["first"]  # noqa: Y015
+    _WhichOneofArgType__first: _TypeAlias = _typing.Literal["_first", b"_first"]  # noqa: Y015
+    _WhichOneofReturnType__min_change: _TypeAlias = _typing.Literal["min_change"]  # noqa: Y015
+    _WhichOneofArgType__min_change: _TypeAlias = _typing.Literal["_min_change", b"_min_change"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__percentile: _TypeAlias = _typing.Literal["percentile"]  # noqa: Y015
+    _WhichOneofArgType__percentile: _TypeAlias = _typing.Literal["_percentile", b"_percentile"]  # noqa: Y015
+    _WhichOneofReturnType__trials: _TypeAlias = _typing.Literal["trials"]  # noqa: Y015
+    _WhichOneofArgType__trials: _TypeAlias = _typing.Literal["_trials", b"_trials"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_most) -> _WhichOneofReturnType__at_most | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__brackets) -> _WhichOneofReturnType__brackets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first) -> _WhichOneofReturnType__first | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_change) -> _WhichOneofReturnType__min_change | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__percentile) -> _WhichOneofReturnType__percentile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trials) -> _WhichOneofReturnType__trials | None: ...
+
+Global___Stopping: _TypeAlias = Stopping  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

@@ -15,8 +15,16 @@ _MOST_FITTED = 120
 
 
 def objective(problem: Problem, losses: Array) -> Regressor:
-    """The model of one objective, on the scale of most evidence."""
+    """The model of one objective, on the scale of most evidence.
+
+    How far trials came is one more axis, and what is predicted is the end: so it is learned how
+    much a value on the way says of it, as in Klein et al., Model-based Asynchronous Hyperparameter
+    and Neural Architecture Search, 2020 - here with one value for each trial.
+    """
     points, owners = problem.cube.embed(problem.points), problem.cube.owners
+    if (problem.progress < 1).any():
+        points = np.column_stack([points, problem.progress])
+        owners = np.append(owners, problem.cube.dimension)
     part = subset(losses, _MOST_FITTED)
     fits = []
     for scaled in scales.of_losses(losses):

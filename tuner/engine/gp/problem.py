@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.engine.gp.cube import Array, Cube
 
-# So many trials have to have run to their end before it is guessed how others would have ended.
-_FEWEST_CURVES = 3
+# What may yet end otherwise, or might have.
+_UNDECIDED = (TrialState.PRUNED, TrialState.RUNNING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,15 @@ class Problem:
     """All that a proposal depends on; another process may compute it from a pickle of this."""
 
     cube: Cube
-    #: Where trials ended with a value, [trials, axes], in the order of their numbers.
+    #: Where trials have a value, [trials, axes], in the order of their numbers.
     points: Array
     #: Their values, less is better, finite, [trials, objectives].
     losses: Array
+    #: How far each of them came, [trials]: 1 at its end, where its value is no guess.
+    progress: Array
     #: How far they were beyond each constraint, 0 or less within it, [trials, constraints].
     violations: Array
-    #: Where trials are running, [running, axes].
+    #: Where trials are running that have no value yet, [running, axes].
     pending: Array
     #: Where trials failed, [failed, axes].
     failed: Array
@@ -43,64 +45,86 @@ def problem_of(
 ) -> Problem:
     """Reads trials of Optuna's kind.
 
-    A stopped trial counts with the value that it might have ended with; one that failed, or
-    stopped before it reported anything, only as a place where nothing was found.
+    A trial that was stopped, or is running, counts with the value that it might end with, and as
+    one that came only so far; a failed one, or one stopped before it reported anything, only as a
+    place where nothing was found. What running trials measure of constraints is not known yet, so
+    with constraints they are pending.
     """
     signs = np.array([-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in directions])
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    curves = _Curves(complete, float(signs[0]))
-    ended: list[FrozenTrial] = []
+    names = sorted({name for trial in trials for name in trial.constraints})
+    curves = _Curves(trials, float(signs[0]))
+    seen: list[FrozenTrial] = []
     losses: list[Array] = []
+    pending: list[FrozenTrial] = []
     lost: list[FrozenTrial] = []
     for trial in trials:
+        partial = trial.state == TrialState.PRUNED or not names
         if trial.state == TrialState.COMPLETE:
-            ended.append(trial)
+            seen.append(trial)
             losses.append(np.array(trial.values) * signs)
-        elif trial.state == TrialState.PRUNED and _last(trial) is not None:
-            ended.append(trial)
+        elif trial.state in _UNDECIDED and partial and _last(trial) is not None:
+            seen.append(trial)
             losses.append(np.array([curves.end_of(trial)]))
+        elif trial.state == TrialState.RUNNING and trial.params:
+            pending.append(trial)
         elif trial.state in (TrialState.FAIL, TrialState.PRUNED) and trial.params:
             lost.append(trial)
-    names = sorted({name for trial in ended for name in trial.constraints})
-    violations = [[trial.constraints.get(name, np.inf) for name in names] for trial in ended]
-    running = [t for t in trials if t.state == TrialState.RUNNING and t.params]
+    violations = [[trial.constraints.get(name, np.inf) for name in names] for trial in seen]
     return Problem(
         cube=cube,
-        points=cube.encode([trial.params for trial in ended]),
-        losses=_finite(np.array(losses).reshape(len(ended), len(signs))),
-        violations=np.array(violations).reshape(len(ended), len(names)),
-        pending=cube.encode([trial.params for trial in running]),
+        points=cube.encode([trial.params for trial in seen]),
+        losses=_finite(np.array(losses).reshape(len(seen), len(signs))),
+        progress=np.array([curves.progress_of(trial) for trial in seen]),
+        violations=np.array(violations).reshape(len(seen), len(names)),
+        pending=cube.encode([trial.params for trial in pending]),
         failed=cube.encode([trial.params for trial in lost]),
         seed=seed,
     )
 
 
 class _Curves:
-    """Guesses how stopped trials would have ended, by those that were not stopped.
+    """Guesses how trials will end, or would have ended, by those that did.
 
     A value at a step is worth what the same quantile of complete trials had in the end, and
-    beyond the worst of those as much more as it was worse at that step.
+    beyond the worst of those as much more as it was worse at that step. So a trial that was
+    stopped early is compared with the others as they were then, not as they ended. While none is
+    complete, the one that came furthest stands for them.
     """
 
-    def __init__(self, complete: Sequence[FrozenTrial], sign: float) -> None:
+    def __init__(self, trials: Sequence[FrozenTrial], sign: float) -> None:
         self._sign = sign
+        reported = [trial for trial in trials if trial.intermediate_values]
+        complete = [trial for trial in reported if trial.state == TrialState.COMPLETE]
+        if not complete:
+            furthest = [trial for trial in reported if _last(trial) is not None]
+            complete = sorted(furthest, key=lambda t: -max(t.intermediate_values))[:1]
         self._known = [
-            (sorted(t.intermediate_values), t.intermediate_values, sign * t.values[0])
-            for t in complete
-            if t.intermediate_values and t.values is not None
+            (sorted(trial.intermediate_values), trial.intermediate_values, sign * _end(trial))
+            for trial in complete
         ]
+        self._last_step = max((steps[-1] for steps, _, _ in self._known), default=0)
         self._at: dict[int, tuple[Array, Array]] = {}
 
     def end_of(self, trial: FrozenTrial) -> float:
-        """The loss that the trial might have ended with."""
+        """The loss that the trial might end with."""
         step = max(trial.intermediate_values)
         loss = self._sign * trial.intermediate_values[step]
         if step not in self._at:
             self._at[step] = self._quantiles(step)
         then, ends = self._at[step]
-        if len(then) < _FEWEST_CURVES or not np.isfinite(loss):
+        if not len(then) or not np.isfinite(loss):
             return float(loss)
         return float(np.interp(loss, then, ends)) + max(0.0, float(loss - then[-1]))
+
+    def progress_of(self, trial: FrozenTrial) -> float:
+        """How far the trial came: 1 if to its end, or else less, by the logarithm of its step.
+
+        So the first tenth of the way counts as much as the rest.
+        """
+        if trial.state == TrialState.COMPLETE:
+            return 1.0
+        step = max(trial.intermediate_values)
+        return float(np.log1p(step) / np.log1p(max(self._last_step, 2 * step, 1)))
 
     def _quantiles(self, step: int) -> tuple[Array, Array]:
         pairs = []
@@ -111,6 +135,12 @@ class _Curves:
         table = np.array(pairs).reshape(len(pairs), 2)
         table = table[np.isfinite(table).all(1)]
         return np.sort(table[:, 0]), np.sort(table[:, 1])
+
+
+def _end(trial: FrozenTrial) -> float:
+    """The value that a trial has so far."""
+    values = trial.intermediate_values
+    return float(values[max(values)] if trial.values is None else trial.values[0])
 
 
 def _last(trial: FrozenTrial) -> float | None:

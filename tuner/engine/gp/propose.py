@@ -90,6 +90,7 @@ def _bounded(problem: Problem) -> Problem:
         problem,
         points=problem.points[part],
         losses=problem.losses[part],
+        progress=problem.progress[part],
         violations=problem.violations[part],
     )
 

@@ -108,6 +108,8 @@ def matern(squares: Array) -> tuple[Array, Array]:
 class Regressor:
     """The posterior of a kernel given values at points.
 
+    Its methods take points without the last columns, too: those are 1 then.
+
     Args:
         kernel: Its parameters.
         points: Embedded, [points, columns].
@@ -134,21 +136,22 @@ class Regressor:
         """The posterior given more values, with the same kernel."""
         return Regressor(
             self.kernel,
-            np.vstack([self._points, points]),
+            np.vstack([self._points, self._whole(points)]),
             self._owners,
             np.concatenate([self._values, values]),
         )
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and deviation of the noise-free value at points [points, columns]."""
-        cross = self._cross(points * self._scale)[0]
+        cross = self._cross(self._whole(points) * self._scale)[0]
         half = cross @ self._inverse.T
         variance = self.kernel.signal - np.einsum("ij,ij->i", half, half)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
 
     def predict_with_gradient(self, points: Array) -> tuple[Array, Array, Array, Array]:
-        """Mean, deviation, and the gradients of both by the columns, [points, columns]."""
-        scaled = points * self._scale
+        """Mean, deviation, and the gradients of both by the columns given, [points, columns]."""
+        columns = points.shape[1]
+        scaled = self._whole(points) * self._scale
         cross, slope = self._cross(scaled)
         half = cross @ self._inverse.T
         variance = np.maximum(self.kernel.signal - np.einsum("ij,ij->i", half, half), 1e-12)
@@ -158,9 +161,13 @@ class Regressor:
         return (
             cross @ self._weights,
             deviation,
-            mean_gradient,
-            variance_gradient / (2 * deviation[:, None]),
+            mean_gradient[:, :columns],
+            variance_gradient[:, :columns] / (2 * deviation[:, None]),
         )
+
+    def _whole(self, points: Array) -> Array:
+        missing = len(self._owners) - points.shape[1]
+        return np.column_stack([points, np.ones((len(points), missing))]) if missing else points
 
     def _pulled(self, scaled: Array, weights: Array) -> Array:
         # The sum over the points of weight times the gradient of the squared distance to it.

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from tuner.engine.gp import tree
 from tuner.engine.gp.cube import Array, Axis, Cube
 from tuner.engine.gp.problem import problem_of
+from tuner.engine.translation import is_informative
 
 
 class GPSampler(BaseSampler):
@@ -59,7 +60,7 @@ class GPSampler(BaseSampler):
         trials = [t for t in study._get_trials(deepcopy=False) if t.number != trial.number]
         problem = problem_of(cube, trials, study.directions, (self._seed, trial.number))
         startup = startup_of(cube) if self._startup is None else self._startup
-        if len(problem.points) < startup:
+        if sum(map(is_informative, trials)) < startup:
             return cube.decode(_spread(cube, self._seed, trial.number))
         from tuner.engine.gp.propose import propose  # half a second, for scipy
 

@@ -1,0 +1,40 @@
+"""What a gateway counts, under TensorFlow Serving's names."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+#: In microseconds.
+_BOUNDS = [float(10 * 1.8**step) for step in range(33)]
+
+
+class Monitor:
+    """Counts calls."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            ":tensorflow:serving:request_count",
+            "Calls by model and status",
+            ("model_name", "status"),
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            ":tensorflow:serving:request_latency",
+            "Microseconds from a call to its answer",
+            ("model_name", "API", "entrypoint"),
+            buckets=_BOUNDS,
+            registry=self._registry,
+        )
+
+    def called(self, model: str, verb: str, entrypoint: str, code: str, seconds: float) -> None:
+        """Takes note of a call that was answered."""
+        if code == "NOT_FOUND":
+            model = ""  # so that callers cannot make up names without end
+        self._requests.labels(model, code).inc()
+        if code == "OK":
+            self._latency.labels(model, verb.capitalize(), entrypoint).observe(seconds * 1e6)
+
+    def exposition(self) -> bytes:
+        """All counts, as Prometheus reads them."""
+        return generate_latest(self._registry)

@@ -1,0 +1,172 @@
+"""The calls of TensorFlow Serving's gRPC API, to arrays and back, where TensorFlow is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from tensorflow.core.example import example_pb2
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from tuner.errors import InvalidArgumentError
+from tuner.serving import examples
+from tuner.serving.signature import DTYPES, Signature
+from tuner.v1 import tensorflow_serving_pb2 as pb
+
+Array = npt.NDArray[Any]
+Find = Callable[[str], Signature]
+#: A signature, its inputs, and how to write what it gives for them.
+Call = tuple[Signature, Mapping[str, Array], Callable[[Mapping[str, Array]], bytes]]
+
+#: In the type of an `Any`; the message is `SignatureDefMap`, with a map as its only field.
+_SIGNATURES_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+
+
+def read_predict(body: bytes, find: Find) -> Call:
+    """Reads a `PredictRequest`; raises InvalidArgumentError."""
+    request = _parsed(pb.PredictRequest, body)
+    signature = find(request.model_spec.signature_name)
+    _check_names(request.inputs.keys(), signature)
+    inputs = {name: _array(name, tensor, signature) for name, tensor in request.inputs.items()}
+    wanted = list(request.output_filter)
+    for name in wanted:
+        if name not in signature.outputs:
+            raise InvalidArgumentError(
+                f"output tensor alias not found in signature: {name} Outputs expected to be in "
+                f"the set {{{','.join(signature.outputs)}}}."
+            )
+    if len(set(wanted)) < len(wanted):
+        raise InvalidArgumentError("duplicate output tensor alias in `output_filter`.")
+    return signature, inputs, partial(_write_predict, wanted=wanted)
+
+
+def read_classify(body: bytes, find: Find) -> Call:
+    """Reads a `ClassificationRequest`; raises InvalidArgumentError."""
+    return *_read_examples(body, find), _write_classify
+
+
+def read_regress(body: bytes, find: Find) -> Call:
+    """Reads a `RegressionRequest`; raises InvalidArgumentError."""
+    return *_read_examples(body, find), _write_regress
+
+
+def metadata(body: bytes, meta_graph: meta_graph_pb2.MetaGraphDef) -> bytes:
+    """Answers a `GetModelMetadataRequest`; raises InvalidArgumentError."""
+    request = _parsed(pb.GetModelMetadataRequest, body)
+    if not request.metadata_field:
+        raise InvalidArgumentError(
+            "GetModelMetadataRequest must specify at least one metadata_field"
+        )
+    for field in request.metadata_field:
+        if field != "signature_def":
+            raise InvalidArgumentError(f"Metadata field {field} is not supported")
+    # A MetaGraphDef has the same map in its fifth field, a SignatureDefMap in its first.
+    entries = b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, definition.SerializeToString()))
+        for name, definition in sorted(meta_graph.signature_def.items())
+    )
+    response = pb.GetModelMetadataResponse()
+    found = AnyMessage(type_url=_SIGNATURES_URL, value=entries)
+    response.metadata["signature_def"].CopyFrom(found)
+    return response.SerializeToString()
+
+
+def _field(number: int, body: bytes) -> bytes:
+    """A field of bytes, as it is on the wire."""
+    return bytes([number << 3 | 2]) + _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 127:
+        written.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*written, value])
+
+
+def _parsed(kind: type[Any], body: bytes) -> Any:
+    try:
+        message: Message = kind.FromString(body)
+    except DecodeError:
+        raise InvalidArgumentError("the request cannot be read.") from None
+    return message
+
+
+def _check_names(names: Any, signature: Signature) -> None:
+    sent, expected = set(names), set(signature.inputs)
+    if sent != expected:
+        raise InvalidArgumentError(
+            f"input size does not match signature: {len(sent)}!={len(expected)} "
+            f"len({{{','.join(sorted(sent))}}}) != len({{{','.join(sorted(expected))}}}). Sent "
+            f"extra: {{{','.join(sorted(sent - expected))}}}. Missing but required: "
+            f"{{{','.join(sorted(expected - sent))}}}."
+        )
+
+
+def _array(name: str, body: bytes, signature: Signature) -> Array:
+    expected = signature.inputs[name]
+    try:
+        proto = tensor_pb2.TensorProto.FromString(body)
+        array: Array = tf.make_ndarray(proto)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise InvalidArgumentError(f"the tensor {name} cannot be read: {error}") from None
+    if array.dtype != np.dtype(DTYPES[expected.dtype][1]):
+        sent = tf.dtypes.as_dtype(proto.dtype).name
+        raise InvalidArgumentError(
+            f"the input {name} has type {sent}, but the model takes {expected.type_name}."
+        )
+    return array
+
+
+def _write_predict(outputs: Mapping[str, Array], wanted: Sequence[str]) -> bytes:
+    response = pb.PredictResponse()
+    for name in wanted or outputs:
+        proto = tf.make_tensor_proto(outputs[name])
+        response.outputs[name] = proto.SerializeToString()
+    return response.SerializeToString()
+
+
+def _read_examples(body: bytes, find: Find) -> tuple[Signature, dict[str, Array]]:
+    request = _parsed(pb.ExampleRequest, body)
+    signature = find(request.model_spec.signature_name)
+    kind = request.input.WhichOneof("kind")
+    if kind is None:
+        raise InvalidArgumentError("Input is empty.")
+    listed = getattr(request.input, kind)
+    if not listed.examples:
+        raise InvalidArgumentError("Input is empty.")
+    context = _features(listed.context) if kind == "example_list_with_context" else {}
+    rows = [{**context, **_features(example)} for example in listed.examples]
+    return signature, examples.of_features(rows, signature)
+
+
+def _features(body: bytes) -> dict[str, list[Any]]:
+    example = _parsed(example_pb2.Example, body)
+    features: dict[str, list[Any]] = {}
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        features[name] = list(getattr(feature, kind).value) if kind else []
+    return features
+
+
+def _write_classify(outputs: Mapping[str, Array]) -> bytes:
+    response = pb.ClassificationResponse()
+    for row in examples.classifications(outputs):
+        classes = response.result.classifications.add().classes
+        for label, score in row:
+            classes.add(label=label, score=score)
+    return response.SerializeToString()
+
+
+def _write_regress(outputs: Mapping[str, Array]) -> bytes:
+    response = pb.RegressionResponse()
+    for value in examples.regressions(outputs).tolist():
+        response.result.regressions.add(value=value)
+    return response.SerializeToString()

@@ -1,0 +1,167 @@
+"""Starts and ends replicas on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tuner.errors import DataError, UnavailableError
+from tuner.serving.wire import Caller, Method
+from tuner_trainers.context import ENVIRONMENT
+
+logger = logging.getLogger(__name__)
+
+#: How long TensorFlow's import may take on a busy machine.
+_IMPORT_SECONDS = 120.0
+_LOAD_SECONDS = 120.0
+_STOP_SECONDS = 5.0
+#: The same numbers as in training, and no words about processors.
+_ENVIRONMENT = {**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+class Running:
+    """A replica that runs, and the connection to it."""
+
+    def __init__(self, socket: str, caller: Caller) -> None:
+        self.socket = socket
+        self.caller = caller
+
+
+class Starter:
+    """Has replicas forked from a process that has TensorFlow imported; use it in `async with`.
+
+    That process, the zygote, is started with the first `async with`, and again if it dies: its
+    replicas die with it, and then their pools start others.
+    """
+
+    def __init__(self, *, threads: int = 1) -> None:
+        self._threads = threads
+        self._numbers = itertools.count()
+        self._folder = tempfile.TemporaryDirectory(prefix="tuner-replicas-")
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        #: By socket, who waits for a replica to be ready.
+        self._starting: dict[str, asyncio.Future[None]] = {}
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._spawn()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        process, reader = self._process, self._reader
+        self._process = None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        if reader is not None:
+            reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await reader
+        self._folder.cleanup()
+
+    async def start(self, directory: Path) -> Running:
+        """Starts a replica of a model version, and returns once it can predict.
+
+        Raises:
+            DataError: the model cannot be loaded.
+            UnavailableError: the process did not start, or died.
+        """
+        await self._spawn()
+        process = self._process
+        if process is None or process.stdin is None:
+            raise UnavailableError("the gateway ends.")
+        socket = f"{self._folder.name}/{next(self._numbers)}"
+        started = asyncio.get_running_loop().create_future()
+        self._starting[socket] = started
+        asked = {"directory": str(directory), "socket": socket, "threads": str(self._threads)}
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
+        try:
+            await asyncio.wait_for(started, _LOAD_SECONDS)
+        except TimeoutError:
+            raise UnavailableError(
+                f"{directory} was not loaded within {_LOAD_SECONDS:.0f} s."
+            ) from None
+        finally:
+            self._starting.pop(socket, None)
+        _, caller = await asyncio.get_running_loop().create_unix_connection(Caller, socket)
+        return Running(socket, caller)
+
+    async def stop(self, running: Running) -> None:
+        """Ends a replica, which has answered everything it was asked."""
+        with suppress(UnavailableError):
+            await running.caller.call(Method.END, b"")
+        running.caller.close()
+        with suppress(FileNotFoundError):
+            os.unlink(running.socket)
+
+    async def _spawn(self) -> None:
+        async with self._lock:
+            if self._process is not None and self._process.returncode is None:
+                return
+            self._ready.clear()
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tuner.serving.zygote",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                # Ctrl-C is for the gateway, which ends it once all calls are answered.
+                start_new_session=True,
+                env={**os.environ, **_ENVIRONMENT},
+            )
+            self._reader = asyncio.create_task(self._read(self._process))
+            try:
+                await asyncio.wait_for(self._ready.wait(), _IMPORT_SECONDS)
+            except TimeoutError:
+                self._process.kill()
+                raise UnavailableError(
+                    f"TensorFlow was not imported within {_IMPORT_SECONDS:.0f} s."
+                ) from None
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        async for line in process.stdout:
+            try:
+                self._heard(json.loads(line))
+            except ValueError:
+                logger.info("%s", line.decode(errors="replace").rstrip())
+        for waiting in self._starting.values():
+            if not waiting.done():
+                waiting.set_exception(UnavailableError("the process that starts replicas died."))
+
+    def _heard(self, said: dict[str, Any]) -> None:
+        if "ready" in said:
+            self._ready.set()
+        socket = said.get("socket") or said.get("exited") or ""
+        waiting = self._starting.get(socket)
+        if waiting is None or waiting.done():
+            return
+        if "error" in said:
+            waiting.set_exception(DataError(said["error"]))
+        elif "exited" in said:
+            waiting.set_exception(
+                UnavailableError(f"a replica ended with code {said['code']} before it was ready.")
+            )
+        else:
+            waiting.set_result(None)
