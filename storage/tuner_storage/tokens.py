@@ -75,7 +75,7 @@ class AdminStore:
         """
         with self._database.transaction() as connection:
             _create(connection, hashed)
-            _write(connection, audit)
+            write_audit(connection, audit)
 
     def list_tokens(self, *, after: str = "", limit: int = 100) -> list[Token]:
         """Tokens by name; `after` is the name of the last one seen."""
@@ -115,7 +115,7 @@ class AdminStore:
                     "tuner token create NAME --role admin."
                 )
             revoked = _rows(connection, "revoke_token", parameters)
-            _write(connection, audit)
+            write_audit(connection, audit)
         return revoked[0].to_token()
 
     # --- the tokens of the servers themselves ---
@@ -195,7 +195,8 @@ def _create(connection: Connection, hashed: HashedToken) -> None:
         )
 
 
-def _write(connection: Connection, audit: AuditEntry) -> None:
+def write_audit(connection: Connection, audit: AuditEntry) -> None:
+    """Notes a change, in the transaction of it."""
     parameters = {
         "time": audit.time,
         "caller": audit.caller,

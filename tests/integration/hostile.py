@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from tests.integration.service_support import new_trial, study_of
 from tuner.v1 import space_pb2, study_pb2, trial_pb2
+from tuner.v1 import statistics_service_pb2 as statistics
 from tuner.v1 import study_service_pb2 as pb
 
 STUDIES = ("s0", "s1", "s2", "s3")
@@ -173,6 +174,8 @@ class Hostile:
         """Anything that a scalar field can hold."""
         choice = self.random.choice
         match field.cpp_type:
+            case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
+                return self.random.randbytes(choice((0, 1, 9, 70_000)))
             case FieldDescriptor.CPPTYPE_STRING:
                 return self._text(field.name)
             case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
@@ -195,7 +198,9 @@ class Hostile:
             case "parent":
                 return self.study()
             case "name" | "names" | "best_trial" | "trial":
-                return choice((self.study(), self.trial(), "tokens/ann", choice(_TEXTS)))
+                return choice(
+                    (self.study(), self.trial(), self.statistics(), "tokens/ann", choice(_TEXTS))
+                )
             case "lease_token":
                 return choice(self.tokens)
             case "page_token" | "resume_token":
@@ -221,6 +226,9 @@ class Hostile:
 
     def study(self) -> str:
         return f"studies/{self.random.choice(STUDIES)}"
+
+    def statistics(self) -> str:
+        return f"statistics/{self.random.choice('abc') * 64}"
 
     def trial(self) -> str:
         return f"{self.study()}/trials/{self.random.randrange(12)}"
@@ -337,7 +345,19 @@ def _suggest(hostile: Hostile) -> Message:
 def _prepare(hostile: Hostile) -> Message:
     space = hostile.random.choice((study_of().space, deep_space(15), deep_space(40)))
     prepared = pb.PrepareStudyRequest.Prepared(space=space)
+    if hostile.random.random() < 0.3:
+        told = pb.PrepareStudyRequest.Progress(rows=9, fraction=hostile.random.choice(_FLOATS))
+        return pb.PrepareStudyRequest(name=hostile.study(), progress=told)
     return pb.PrepareStudyRequest(name=hostile.study(), prepared=prepared)
+
+
+def _keep(hostile: Hostile) -> Message:
+    kept = statistics.Statistics(
+        name=hostile.statistics(),
+        rows=hostile.random.choice(_LONGS),
+        content=hostile.random.randbytes(hostile.random.choice((0, 9, 70_000))),
+    )
+    return statistics.UpdateStatisticsRequest(statistics=kept)
 
 
 def _update(hostile: Hostile) -> Message:
@@ -382,6 +402,8 @@ _SEEDS: Mapping[str, Callable[[Hostile], Message]] = {
     "UpdateTrial": _update_trial,
     "ListTrials": _list,
     "StreamTrials": _list,
+    "GetStatistics": _named(statistics.GetStatisticsRequest, "name", Hostile.statistics),
+    "UpdateStatistics": _keep,
     "GetStudy": _named(pb.GetStudyRequest, "name", Hostile.study),
     "DeleteStudy": _named(pb.DeleteStudyRequest, "name", Hostile.study),
     "StopStudy": _named(pb.StopStudyRequest, "name", Hostile.study),

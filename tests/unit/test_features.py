@@ -23,7 +23,7 @@ from tuner.trainer_spaces import (
 )
 from tuner_trainers import relevance, statistics
 from tuner_trainers.features import Proposal, propose
-from tuner_trainers.statistics import Statistics
+from tuner_trainers.statistics import Statistics, Survey
 
 
 def scanned(folder: Path, columns: Mapping[str, Sequence[object]]) -> Statistics:
@@ -305,7 +305,7 @@ class TestProposal:
         signal = rng.normal(size=2000).round(4)
         columns = {**noise, "signal": signal.tolist(), "y": (signal > 0).astype(int).tolist()}
         found = scanned(tmp_path, columns)
-        told = relevance.measure(str(tmp_path / "rows.csv"), found, "y")
+        told = relevance.measure(Survey.of(str(tmp_path / "rows.csv")), found, "y")
         assert told["signal"] > 0.8 and all(told[name] < 0.05 for name in noise)
         proposal = propose(found, "y", told)
         names = [parameter.name for parameter in proposal.parameters]

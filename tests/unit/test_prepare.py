@@ -12,6 +12,7 @@ from tuner.errors import DataError, InvalidArgumentError, TunerError
 from tuner.space import Categorical, Child, Domain, Float, Int, Parameter, Space, Value
 from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
 from tuner.trainer_spaces import Task
+from tuner_trainers.learning import Learner
 from tuner_trainers.prepare import Prepared, prepare
 
 ACCURACY = Metric(name="val_accuracy")
@@ -163,8 +164,8 @@ class TestComplete:
         seen: list[int] = []
         source = DataSource(train_uri=write(), label="y")
         spec = StudySpec(metrics=(ACCURACY,), trainer="tabular", data=source)
-        prepare(spec, progress=lambda rows, done, total: seen.append(rows))
-        assert seen == [40]
+        prepare(spec, learner=Learner(progress=lambda rows, done, total: seen.append(rows)))
+        assert seen == [40, 40]  # once for the statistics, once for what tells of the label
 
 
 class TestTask:

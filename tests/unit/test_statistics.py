@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -262,6 +265,14 @@ class TestScan:
         (tmp_path / "s.json").write_text(text)
         with pytest.raises(DataError, match="make them again"):
             Statistics.load(tmp_path / "s.json")
+
+    def test_arrays_that_unfold_without_end_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.csv").write_text("a\n1\n")
+        stored = json.loads(statistics.scan(str(tmp_path / "rows.csv")).to_json())
+        bomb = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
+        stored["columns"][0]["summary"]["values"] = bomb
+        with pytest.raises(DataError, match="longer than any"):
+            Statistics.from_json(json.dumps(stored))
 
     def test_real_data(self, shared_data: Path) -> None:
         found = statistics.scan(str(shared_data / "adult" / "train.csv"))

@@ -22,6 +22,7 @@ from tuner.errors import InvalidArgumentError
 from tuner.space import Space
 from tuner.study import (
     Constraint,
+    Feature,
     Goal,
     Measurement,
     Metric,
@@ -181,6 +182,21 @@ def test_a_study_without_trials_has_a_page(
     assert study.state_reason in page.text
     assert web.get("/studies/new/figures/progress").json()["data"] == []
     assert web.get("/studies/new/figures/curves").json()["data"] == []
+
+
+def test_a_study_shows_why_its_features_are_what_they_are(
+    web: TestClient, source: MemorySource
+) -> None:
+    why = "9 different numbers; tells <4%> of income"
+    proposed = Feature(
+        name="age", kind="numeric", columns=("age",), settings={"buckets": 8}, reason=why
+    )
+    mine = Feature(name="town", kind="categorical", columns=("town",))
+    study = a_study(trials=TRIALS)
+    source.put(replace(study, spec=replace(study.spec, features=(proposed, mine))))
+    page = text_of(web.get(STUDY).text)
+    assert "age numeric buckets 8 9 different numbers; tells &lt;4%&gt; of income" in page
+    assert "town categorical the study file says so" in page
 
 
 def rows(html: str) -> list[int]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tuner.errors import InvalidArgumentError
 from tuner_trainers import sketches
-from tuner_trainers.columns import Kind, number_text
+from tuner_trainers.columns import Kind, is_bytes, number_text
 from tuner_trainers.sketches import Numbers, ValueCounts
 from tuner_trainers.summary import Summary, summary_from_json, summary_to_json
 
@@ -68,6 +68,15 @@ class ColumnStatistics:
     is_integer: bool = False
     moments: Moments = Moments()
     summary: Summary = field(repr=False)
+
+    @staticmethod
+    def of(name: str, column: Any) -> ColumnStatistics:
+        """The statistics of an encoded column."""
+        if isinstance(column, np.ndarray):
+            return ColumnStatistics.of_numbers(name, column)
+        if is_bytes(column.type.value_type):
+            return ColumnStatistics.of_bytes(name, column)
+        return ColumnStatistics.of_strings(name, column)
 
     @staticmethod
     def of_numbers(name: str, column: Numbers) -> ColumnStatistics:

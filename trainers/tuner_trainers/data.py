@@ -16,9 +16,10 @@ from tuner.errors import DataError
 from tuner_trainers import columns as normal
 from tuner_trainers import readers, sources
 from tuner_trainers.columns import Cleaner, Kind
-from tuner_trainers.folders import PATHS, Folder
+from tuner_trainers.folders import PATHS
+from tuner_trainers.portions import Portion, Tell
 from tuner_trainers.readers import RawBatch
-from tuner_trainers.sources import Progress, Source, fingerprint
+from tuner_trainers.sources import Progress, fingerprint
 
 __all__ = ["Columns", "Layout", "batches", "encoded", "fingerprint", "layout", "read", "split"]
 
@@ -147,28 +148,63 @@ def encoded(
     wanted = found.names if columns is None else tuple(columns)
     found.require(uri, wanted)
     source = sources.locate(uri)
-    total = source.size_bytes
-    encoder = _Encoder(source, found.kinds, Cleaner(missing_values))
+    told = Told(progress, source.size_bytes)
     rows = 0
-    for raw in encoder.small(readers.stream(source, wanted)):
-        rows += raw.rows
-        yield encoder.encode(raw), raw.rows
-        if progress is not None:
-            progress(rows, raw.bytes_done, total)
+    for batch, count in portion(Portion.all(source), found, missing_values, wanted, told):
+        rows += count
+        yield batch, count
     if not rows:
         raise DataError(f"{uri} has a header but no rows; add rows.")
+
+
+class Told:
+    """Adds up what is told of a pass's progress, and passes it on."""
+
+    def __init__(self, progress: Progress | None, total_bytes: int) -> None:
+        self._progress = progress
+        self._total = total_bytes
+        self.rows = 0
+        self._bytes = 0
+
+    def __call__(self, rows: int, size: int) -> None:
+        """Is told rows and bytes that were read since the last time."""
+        self.rows += rows
+        self._bytes += size
+        if self._progress is not None:
+            self._progress(self.rows, self._bytes, self._total)
+
+
+def portion(
+    of: Portion,
+    found: Layout,
+    missing_values: Sequence[str],
+    columns: Sequence[str],
+    tell: Tell = lambda rows, size: None,
+) -> Generator[tuple[EncodedColumns, int], None, None]:
+    """Yields the batches of a portion, as `encoded`; `tell` is told after each."""
+    encoder = _Encoder(of, found.kinds, Cleaner(missing_values))
+    done = 0
+    for raw in encoder.small(readers.stream(of.source, columns, of.groups)):
+        yield encoder.encode(raw), raw.rows
+        tell(raw.rows, raw.bytes_done - done)
+        done = raw.bytes_done
 
 
 def infer(
     uri: str, types: Mapping[str, str] | None = None, missing_values: Sequence[str] = ()
 ) -> Mapping[str, Kind]:
     """Returns the kind of every column, from all rows where nothing says it."""
-    found = layout(uri, types)
+    whole = Portion.all(sources.locate(uri))
+    return infer_portion(whole, layout(uri, types), missing_values)
+
+
+def infer_portion(of: Portion, found: Layout, missing_values: Sequence[str]) -> Mapping[str, Kind]:
+    """As `infer`, from the rows of a portion."""
     cleaner = Cleaner(missing_values)
     open_names = [name for name in found.names if name not in found.kinds]
     text: set[str] = set()
     if open_names:
-        for raw in readers.stream(sources.locate(uri), open_names):
+        for raw in readers.stream(of.source, open_names, of.groups):
             for name, array in raw.arrays.items():
                 if name not in text and cleaner.numbers(array) is None:
                     text.add(name)
@@ -232,9 +268,9 @@ def split(
 class _Encoder:
     """Encodes batch after batch, holding each column to the kind it began with."""
 
-    def __init__(self, source: Source, given: Mapping[str, Kind], cleaner: Cleaner) -> None:
-        self._uri = source.uri
-        self._folder = Folder(source)
+    def __init__(self, portion: Portion, given: Mapping[str, Kind], cleaner: Cleaner) -> None:
+        self._uri = portion.source.uri
+        self._folder = portion.folder
         self._given = given
         self._inferred: dict[str, Kind] = {}
         self._cleaner = cleaner

@@ -40,6 +40,11 @@ class Derived(Protocol):
     """Something computed from a batch."""
 
     @property
+    def columns(self) -> Sequence[str]:
+        """What it is computed from."""
+        ...
+
+    @property
     def keys(self) -> Sequence[str]:
         """Names what is computed, and how."""
         ...
@@ -55,6 +60,11 @@ class Times:
 
     column: str
     day_first: bool = False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return (self.column,)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -83,6 +93,11 @@ class Values:
     expression: str
 
     @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return tuple(expressions.parse(self.expression).columns)
+
+    @property
     def keys(self) -> Sequence[str]:
         """See Derived."""
         return (_key("expression", self.expression),)
@@ -106,6 +121,11 @@ class Tokens:
 
     column: str
     splitting: Splitting = field(default_factory=Splitting)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return (self.column,)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -135,6 +155,11 @@ class Images:
     """The height and the width of the images of a column, in pixels, and 1 for colours."""
 
     column: str
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """See Derived."""
+        return (self.column,)
 
     @property
     def keys(self) -> Sequence[str]:

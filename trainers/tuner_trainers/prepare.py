@@ -18,12 +18,12 @@ from tuner.trainer_spaces import (
     default_space,
     table_of,
 )
-from tuner_trainers import checks, data, relevance
+from tuner_trainers import checks, data
 from tuner_trainers.derived import asked_for
 from tuner_trainers.features import Proposal, propose
 from tuner_trainers.labels import task_of
-from tuner_trainers.sources import Progress
-from tuner_trainers.statistics import Statistics, scan
+from tuner_trainers.learning import Learner
+from tuner_trainers.statistics import Statistics
 
 #: Parameters that a study file has under `training`; tuning them says nothing of the model's own.
 _TRAINING_SECTION = frozenset({"epochs", "batch_size"})
@@ -46,9 +46,9 @@ class Prepared:
 
 
 def prepare(
-    spec: StudySpec, *, artifacts: Path | None = None, progress: Progress | None = None
+    spec: StudySpec, *, artifacts: Path | None = None, learner: Learner | None = None
 ) -> Prepared:
-    """Reads a study's data once and completes the study from it.
+    """Learns of a study's data and completes the study from it.
 
     Columns that no feature names become features too, unless they are excluded; what of them is
     worth tuning is proposed where the study names no feature at all. The trainer's default space
@@ -58,7 +58,7 @@ def prepare(
     Args:
         spec: the study as its user wrote it.
         artifacts: where the code of a trainer of the user's own lies.
-        progress: called now and then with rows read, bytes read and bytes in all.
+        learner: how the data is learned of; by reading it in this process by default.
 
     Raises:
         DataError: the data cannot be read, or cannot teach what is asked.
@@ -67,12 +67,12 @@ def prepare(
     source = _source(spec)
     checks.check_request(spec)
     checks.check_layout(source, spec.features)
-    statistics = scan(
+    learner = learner or Learner()
+    statistics = learner.statistics(
         source.train_uri,
         types={**source.column_types, **dict.fromkeys(_images(spec, source), "bytes")},
         missing_values=source.missing_values,
         derived=asked_for(spec.features, spec.space),
-        progress=progress,
     )
     label = statistics.columns[source.label]
     task, classes = task_of(label, source)
@@ -80,7 +80,7 @@ def prepare(
     checks.check_features(spec.features, statistics, source.train_uri)
     for metric in spec.metrics:
         check_metric(metric, task)
-    proposal = _proposal(spec, source, statistics)
+    proposal = _proposal(spec, source, statistics, learner)
     checks.check_held_out(source, statistics, proposal.features)
     if spec.trainer not in TRAINERS:
         space = _built_space(spec, proposal, statistics, artifacts or Path())
@@ -115,7 +115,9 @@ def _source(spec: StudySpec) -> DataSource:
     return spec.data
 
 
-def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Proposal:
+def _proposal(
+    spec: StudySpec, source: DataSource, statistics: Statistics, learner: Learner
+) -> Proposal:
     """The user's features, then those of the columns that no feature names.
 
     A column that enters only a cross or an expression is named by none: it is seen by itself as
@@ -135,7 +137,7 @@ def _proposal(spec: StudySpec, source: DataSource, statistics: Statistics) -> Pr
     if without >= statistics.columns.keys() - {source.label}:
         told: Mapping[str, float] = {}
     else:
-        told = relevance.measure(source.train_uri, statistics, source.label, source.missing_values)
+        told = learner.relevance(source.label)
     leading = LEADING.get(spec.trainer or "", "")
     proposal = propose(
         statistics, source.label, told, without=without, tune=not spec.features, leading=leading

@@ -63,10 +63,18 @@ def schema(source: Source) -> Mapping[str, Any]:
     return first
 
 
-def stream(source: Source, columns: Sequence[str]) -> Iterator[RawBatch]:
-    """Yields the rows of every file, with `columns` only; raises DataError."""
+def stream(
+    source: Source, columns: Sequence[str], groups: range | None = None
+) -> Iterator[RawBatch]:
+    """Yields the rows of every file, with `columns` only; raises DataError.
+
+    Args:
+        source: the files.
+        columns: which columns, in which order.
+        groups: which row groups of the only file, which is Parquet; all of all files by default.
+    """
     done = 0
-    read = _reader(source, columns)
+    read = _reader(source, columns, groups)
     for file in source.files:
         with file.store.explained(file.path):
             for batch in read(file):
@@ -74,11 +82,24 @@ def stream(source: Source, columns: Sequence[str]) -> Iterator[RawBatch]:
         done += file.size_bytes
 
 
-def _reader(source: Source, columns: Sequence[str]) -> Callable[[File], Iterator[RawBatch]]:
+def row_groups(file: File) -> list[int]:
+    """Returns the size of each row group of a Parquet file, in bytes of the file."""
+    with _open_parquet(file) as parquet:
+        metadata = parquet.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        return [
+            sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+            for group in groups
+        ]
+
+
+def _reader(
+    source: Source, columns: Sequence[str], groups: range | None
+) -> Callable[[File], Iterator[RawBatch]]:
     if source.format == "csv":
         return lambda file: _csv(file, columns)
     if source.format == "parquet":
-        return lambda file: _parquet(file, columns)
+        return lambda file: _parquet(file, columns, groups)
     types = schema(source)
     wanted = {column: types[column] for column in columns}
     return lambda file: _tfrecord(file, wanted)
@@ -234,14 +255,18 @@ def _open_parquet(file: File, columns: Sequence[str] = ()) -> Iterator[Any]:
         yield parquet
 
 
-def _parquet(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
+def _parquet(
+    file: File, columns: Sequence[str], groups: range | None = None
+) -> Iterator[RawBatch]:
     size = file.size_bytes
     rows = 0
     with _open_parquet(file, columns) as parquet:
         total = max(parquet.metadata.num_rows, 1)
+        chosen = list(range(parquet.metadata.num_row_groups) if groups is None else groups)
+        at_once = _rows_at_once(parquet.metadata, columns)
+        batches = parquet.iter_batches(at_once, columns=list(columns), row_groups=chosen)
         try:
-            at_once = _rows_at_once(parquet.metadata, columns)
-            for batch in parquet.iter_batches(at_once, columns=list(columns)):
+            for batch in batches:
                 rows += batch.num_rows
                 arrays = {column: batch.column(column) for column in columns}
                 yield RawBatch(arrays=arrays, rows=batch.num_rows, bytes_done=size * rows // total)

@@ -151,7 +151,7 @@ class Quantiles:
         height = max(len(self.levels), len(other.levels))
         nothing = np.empty(0)
         levels = [
-            np.sort(np.concatenate([mine, theirs]))
+            _joined(mine, theirs)
             for mine, theirs in zip(
                 (*self.levels, *[nothing] * (height - len(self.levels))),
                 (*other.levels, *[nothing] * (height - len(other.levels))),
@@ -227,9 +227,14 @@ def _compacted(levels: Sequence[Numbers]) -> Quantiles:
             kept[height] = level[even:]
             if height + 1 == len(kept):
                 kept.append(np.empty(0))
-            kept[height + 1] = np.sort(np.concatenate([kept[height + 1], level[offset:even:2]]))
+            kept[height + 1] = _joined(kept[height + 1], level[offset:even:2])
         height += 1
     return Quantiles(tuple(kept))
+
+
+def _joined(a: Numbers, b: Numbers) -> Numbers:
+    """Two sorted runs as one; a stable sort finds that they are sorted, and merges them."""
+    return np.sort(np.concatenate([a, b]), kind="stable")
 
 
 def _capacity(depth: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -77,11 +77,22 @@ def locate(uri: str) -> Source:
 
 def fingerprint(uri: str) -> str:
     """Returns a SHA-256 over the bytes of the files of `uri`: equal for equal data anywhere."""
+    files = locate(uri).files
+    return fingerprint_of(files, map(digest_of, files))
+
+
+def digest_of(file: File) -> bytes:
+    """Returns the SHA-256 of a file's bytes; raises DataError."""
+    with file.store.explained(file.path), file.open() as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def fingerprint_of(files: Sequence[File], digests: Iterable[bytes]) -> str:
+    """Returns the fingerprint of files, given the digest of each."""
     digest = hashlib.sha256()
-    for file in locate(uri).files:
+    for file, of_file in zip(files, digests, strict=True):
         digest.update(file.size_bytes.to_bytes(8, "big"))
-        with file.store.explained(file.path), file.open() as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(of_file)
     return digest.hexdigest()
 
 

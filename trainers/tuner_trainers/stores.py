@@ -147,6 +147,11 @@ class ObjectStore:
         self._bucket = bucket
         with self.explained(bucket):
             self._files = _file_system(scheme, bucket)
+        self._scheme = scheme
+
+    def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, str]]:
+        # Another process asks with its own credentials, over connections of its own.
+        return ObjectStore, (self._scheme, self._bucket)
 
     def find(self, path: str) -> tuple[Sequence[File], bool]:
         """See Store."""

@@ -15,6 +15,9 @@ import pyarrow as pa
 from tuner_trainers import sketches
 from tuner_trainers.sketches import Counts, Distinct, Numbers, Quantiles, ValueCounts
 
+#: No array of a summary is longer: what is read may come from anybody.
+_MOST_BYTES = 16 * sketches.EXACT_LIMIT
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
@@ -107,5 +110,8 @@ def _packed(array: npt.NDArray[Any]) -> str:
 
 
 def _unpacked(text: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    raw = zlib.decompress(base64.b64decode(text, validate=True))
+    unfolding = zlib.decompressobj()
+    raw = unfolding.decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
+    if not unfolding.eof:
+        raise ValueError("an array is cut off, or longer than any that a summary has.")
     return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).astype(dtype)

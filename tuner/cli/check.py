@@ -80,13 +80,17 @@ def _prepare(
     if not spec.is_managed or no_data:
         return None, ""
     try:
-        from tuner_trainers import prepare  # the worker extra may not be installed
+        from tuner_trainers import learning, prepare  # the worker extra may not be installed
     except ModuleNotFoundError as error:
         return None, f"the data was not read: {error.name} is missing; pip install 'tuner[all]'"
     try:
-        with session.spinner("reading the data"), tempfile.TemporaryDirectory() as scratch:
+        client = session.find_client()
+        shelf = None if client is None else client.shelf
+        with session.reading() as progress, tempfile.TemporaryDirectory() as scratch:
+            learner = learning.Learner(shelf=shelf, progress=progress)
             artifacts = Path(scratch)
-            return prepare.prepare(code.ship(spec, artifacts), artifacts=artifacts), ""
+            shipped = code.ship(spec, artifacts)
+            return prepare.prepare(shipped, artifacts=artifacts, learner=learner), ""
     except TunerError as error:
         cause = error.message.rstrip(".")
         raise type(error)(f"{file}: {cause}; --no-data checks the file alone.") from error

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from tuner.config import Settings
+from tuner.errors import TunerError
 
 if TYPE_CHECKING:
     from tuner.client import Access, Client
@@ -56,6 +58,20 @@ class Session:
             self._client = client
         return self._client
 
+    def find_client(self) -> Client | None:
+        """The client, for what can do without; None where no server is known, or it is away.
+
+        Raises:
+            TunerError: the server that was named on the command line cannot be used.
+        """
+        if self.server or self.access is not None:
+            return self.client
+        settings = Settings.read()
+        if settings.server or (settings.data_dir / "server.json").exists():
+            with suppress(TunerError):
+                return self.client
+        return None
+
     def close(self) -> None:
         """Closes the client."""
         if self._client is not None:
@@ -80,6 +96,23 @@ class Session:
         if self.as_json or not self.err.is_terminal:
             return nullcontext()
         return self.err.status(text)
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int, int, int], None] | None]:
+        """A bar that goes away again, where somebody looks.
+
+        Yields:
+            What is told rows read, bytes read and bytes in all; None if nobody looks.
+        """
+        if self.as_json or not self.err.is_terminal:
+            yield None
+            return
+        columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task("", total=None, rows=0)
+            yield lambda rows, done, total: bar.update(
+                task, completed=done, total=total, rows=rows
+            )
 
     def note(self, text: str) -> None:
         """Prints text for people on standard error."""

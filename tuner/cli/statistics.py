@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Mapping
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from tuner.cli.session import Session, json_option
+from tuner.cli.session import Session, server_option
 from tuner.client import tables
-from tuner.errors import InvalidArgumentError
+from tuner.errors import DataError, InvalidArgumentError
 from tuner_trainers.column_statistics import ColumnStatistics
-from tuner_trainers.statistics import Statistics, scan
+from tuner_trainers.data import missing_column
+from tuner_trainers.learning import Learner
+from tuner_trainers.statistics import Statistics
 
 _TOP = 4
 
@@ -23,20 +23,38 @@ _TOP = 4
 @click.argument("file")
 @click.option("--type", "types", multiple=True, metavar="COLUMN=KIND", help="number or string.")
 @click.option("--missing", multiple=True, metavar="WORD", help="A word for a missing value.")
-@json_option
+@click.option("--label", metavar="COLUMN", help="Show how much each column tells of this one.")
+@server_option
 @click.pass_obj
 def statistics(
-    session: Session, file: str, types: tuple[str, ...], missing: tuple[str, ...]
+    session: Session,
+    file: str,
+    types: tuple[str, ...],
+    missing: tuple[str, ...],
+    label: str | None,
 ) -> None:
-    """Show what FILE holds: CSV, Parquet or TFRecord; a file, a folder, a glob or a URI."""
+    """Show what FILE holds: CSV, Parquet or TFRecord; a file, a folder, a glob or a URI.
+
+    What a study server knows of the data already is not read again; it keeps what is new.
+    """
     kinds = dict(_pair(given) for given in types)
-    with ExitStack() as stack:
-        found = scan(file, types=kinds, missing_values=missing, progress=_progress(session, stack))
+    client = session.find_client()
+    with session.reading() as progress:
+        shelf = None if client is None else client.shelf
+        learner = Learner(shelf=shelf, progress=progress)
+        found = learner.statistics(file, types=kinds, missing_values=missing)
+        if label is not None and label not in found.columns:
+            raise DataError(missing_column(file, label, tuple(found.columns)))
+        told = None if label is None else learner.relevance(label)
     if session.as_json:
-        session.print_json(_document(found))
+        document = _document(found, told)
+        session.print_json({**document, "was_known": learner.was_kept})
         return
-    session.out.print(tables.fitted(_table(found), session.out, "most frequent"))
-    session.say(f"{found.rows:,} rows · {len(found.columns)} columns")
+    session.out.print(tables.fitted(_table(found, label, told), session.out, "most frequent"))
+    source = ""
+    if client is not None and learner.was_kept:
+        source = f" · known to the study server at {client.address}, not read again"
+    session.say(f"{found.rows:,} rows · {len(found.columns)} columns{source}")
     for name, kind in found.unsupported.items():
         session.note(f"{name} holds {kind} and cannot be used")
 
@@ -48,29 +66,14 @@ def _pair(given: str) -> tuple[str, str]:
     return name, kind
 
 
-def _progress(session: Session, stack: ExitStack) -> Callable[[int, int, int], None] | None:
-    """A bar that goes away, where somebody looks."""
-    if session.as_json or not session.err.is_terminal:
-        return None
-    bar = stack.enter_context(
-        Progress(
-            TextColumn("reading"),
-            BarColumn(),
-            TextColumn("{task.fields[rows]:,} rows"),
-            console=session.err,
-            transient=True,
-        )
-    )
-    task = bar.add_task("", total=None, rows=0)
-    return lambda rows, done, total: bar.update(task, completed=done, total=total, rows=rows)
-
-
-def _table(found: Statistics) -> Table:
+def _table(found: Statistics, label: str | None, told: Mapping[str, float] | None) -> Table:
     view = tables.table()
     view.add_column("column", no_wrap=True, overflow="ellipsis", max_width=30)
     view.add_column("kind", no_wrap=True)
     for heading in ("missing", "distinct", "least", "mean", "most"):
         view.add_column(heading, justify="right", no_wrap=True)
+    if told is not None:
+        view.add_column("tells", justify="right", no_wrap=True)
     view.add_column("most frequent", no_wrap=True)
     for column in found.columns.values():
         view.add_row(
@@ -81,9 +84,14 @@ def _table(found: Statistics) -> Table:
             _figure(column.minimum),
             _figure(column.mean),
             _figure(column.maximum),
+            *([] if told is None else [_told(column.name, label, told)]),
             _frequent(column),
         )
     return view
+
+
+def _told(name: str, label: str | None, told: Mapping[str, float]) -> str:
+    return "label" if name == label else f"{told[name]:.1%}" if name in told else ""
 
 
 def _missing(column: ColumnStatistics) -> Text:
@@ -114,7 +122,7 @@ def _frequent(column: ColumnStatistics) -> str:
     return ", ".join(f"{value} {share:.0%}" for value, share in shares if share >= 0.005)
 
 
-def _document(found: Statistics) -> dict[str, object]:
+def _document(found: Statistics, told: Mapping[str, float] | None) -> dict[str, object]:
     return {
         "rows": found.rows,
         "columns": [
@@ -129,6 +137,7 @@ def _document(found: Statistics) -> dict[str, object]:
                 "maximum": column.maximum,
                 "mean": column.mean,
                 "variance": column.variance,
+                **({} if told is None else {"tells": told.get(column.name)}),
                 "top": [{"value": value, "count": count} for value, count in column.top[:20]],
             }
             for column in found.columns.values()

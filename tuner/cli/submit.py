@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import click
+from rich.status import Status
 
 from tuner import study as values
 from tuner import study_file
@@ -20,6 +22,8 @@ _RUNNER_SECONDS = 10.0
 #: How long to wait for the data before leaving the study to itself.
 _PREPARE_SECONDS = 180.0
 _EXPORT_SECONDS = 120.0
+#: How often it is shown how far the data was read.
+_SHOW_SECONDS = 1.0
 
 
 @click.command()
@@ -44,15 +48,16 @@ def submit(session: Session, file: Path, wait: bool, name: str | None) -> None:
 def _prepare(session: Session, study: Study, timeout_seconds: float | None) -> bool:
     """Waits for the runner; returns whether trials can start. Raises DataError."""
     doing = "looking at the trainer" if study.record.spec.data is None else "reading the data"
-    with session.spinner(doing):
-        state = study.wait_prepared(_RUNNER_SECONDS)
-    if state is StudyState.PREPARING:
+    with session.spinner(doing) as shown:
+        state = _await_data(study, _RUNNER_SECONDS, shown)
+    if state is StudyState.PREPARING and not study.record.state_reason:
         session.note(
             "no runner has answered yet: is `tuner up` running? Large data takes a while; "
             "Ctrl-C leaves the study waiting."
         )
-        with session.spinner(doing):
-            state = study.wait_prepared(timeout_seconds)
+    if state is StudyState.PREPARING:
+        with session.spinner(doing) as shown:
+            state = _await_data(study, timeout_seconds, shown)
     if state is StudyState.PREPARING:
         session.say(
             f"{study.study_id} waits for a runner; `tuner watch {study.study_id}` shows it"
@@ -60,6 +65,18 @@ def _prepare(session: Session, study: Study, timeout_seconds: float | None) -> b
         return False
     _report(session, study.record)
     return True
+
+
+def _await_data(study: Study, timeout_seconds: float | None, shown: object) -> StudyState:
+    """Waits while the data is read, and shows how far that is. Raises DataError."""
+    end = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while True:
+        left = min(end - time.monotonic(), _SHOW_SECONDS)
+        state = study.wait_prepared(max(left, 0.0))
+        if state is not StudyState.PREPARING or time.monotonic() >= end:
+            return state
+        if isinstance(shown, Status) and study.record.state_reason:
+            shown.update(study.record.state_reason)
 
 
 def _report(session: Session, record: values.Study) -> None:

@@ -16,6 +16,7 @@ from tuner.client.admin import Admin
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.client.local import LocalTuner
+from tuner.client.statistics import ServerShelf
 from tuner.client.study import Study
 from tuner.config import Settings
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
@@ -115,6 +116,11 @@ class Client:
     def admin(self) -> Admin:
         """Tokens, the audit log and the servers; for admins."""
         return Admin(self._connection)
+
+    @property
+    def shelf(self) -> ServerShelf:
+        """What the server keeps of what is known of data sets."""
+        return ServerShelf(self._connection)
 
     def ping(self, patience_seconds: float = 0.0) -> None:
         """Returns if a study server answers; raises UnavailableError."""

@@ -116,14 +116,22 @@ class ManagedStudy:
     def _prepare(self) -> None:
         study, start = self._study, time.monotonic()
         try:
-            preparation = prepare_study(study.spec, self._tools.artifacts)
+            access = self._tools.access.carried()
+            preparation = prepare_study(study, self._tools.artifacts, access)
         except TunerError as error:
             self._refuse(error)
             return
+        for note in preparation.notes:
+            logger.warning("%s: %s", study.name, note)
         request = pb.PrepareStudyRequest(name=study.name, request_id=str(uuid.uuid4()))
         request.prepared.CopyFrom(_prepared_to_proto(preparation))
         self._answer(request)
-        logger.info("%s: prepared in %.1f s", study.name, time.monotonic() - start)
+        logger.info(
+            "%s: prepared in %.1f s, %s",
+            study.name,
+            time.monotonic() - start,
+            "from what was known of its data" if preparation.was_known else "by reading its data",
+        )
 
     def _refuse(self, error: TunerError) -> None:
         logger.warning("%s: %s", self._study.name, error.message)

@@ -55,6 +55,7 @@ class Runner:
 
         self._tools = Tools(
             connection=self._connection,
+            access=access,
             heartbeat=Heartbeat(),
             pool=Pool(cluster.capacity, build, idle_seconds=settings.idle_seconds),
             artifacts=settings.artifacts_dir,

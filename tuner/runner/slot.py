@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tuner import convert
+from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableError
@@ -54,6 +55,8 @@ class Tools:
     """What all slots of a runner share."""
 
     connection: Connection
+    #: How processes elsewhere reach the server.
+    access: Access
     heartbeat: Heartbeat
     pool: Pool[Gang]
     artifacts: Path

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import grpc
 
 from tuner import convert_admin
-from tuner.admin import AuditEntry, Server, Token, check_token_id, parse_token_name
+from tuner.admin import Server, Token, check_token_id, parse_token_name
 from tuner.errors import InvalidArgumentError
 from tuner.service import auth, pages, validate
 from tuner.service import call as calls
@@ -51,7 +51,7 @@ class AdminServicer(AdminServiceServicer):
             expire_time=_expire_time(request, now),
         )
         hashed = HashedToken(token=token, secret_hash=auth.hash_of(secret))
-        self._store.create_token(hashed, _audit(token.name, now))
+        self._store.create_token(hashed, calls.audit_entry(token.name, now))
         self._on_change()
         return pb.CreateTokenResponse(token=convert_admin.token_to_proto(token), secret=secret)
 
@@ -65,7 +65,7 @@ class AdminServicer(AdminServiceServicer):
 
     def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.Token:
         token_id = parse_token_name(request.name)
-        revoked = self._store.revoke_token(token_id, _audit(request.name, _now()))
+        revoked = self._store.revoke_token(token_id, calls.audit_entry(request.name, _now()))
         self._on_change()
         return convert_admin.token_to_proto(revoked)
 
@@ -92,13 +92,6 @@ class AdminServicer(AdminServiceServicer):
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _audit(resource: str, now: datetime) -> AuditEntry:
-    call = calls.current()
-    return AuditEntry(
-        time=now, caller=call.caller, method=call.method, resource=resource, request=call.request
-    )
 
 
 def _expire_time(request: pb.CreateTokenRequest, now: datetime) -> datetime | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeAlias
+
+from tuner.admin import AuditEntry
 
 #: What came with a call, as gRPC hands it out.
 Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]] | None"
@@ -49,6 +52,14 @@ def begin(call: Call) -> None:
 def end() -> None:
     """This thread answers no call any more; a stream that was dropped may end in another one."""
     _CURRENT.set(_NOBODY)
+
+
+def audit_entry(resource: str, now: datetime) -> AuditEntry:
+    """What the audit log says of a change that the call of this thread makes."""
+    call = current()
+    return AuditEntry(
+        time=now, caller=call.caller, method=call.method, resource=resource, request=call.request
+    )
 
 
 def current() -> Call:

@@ -61,11 +61,7 @@ def prepare(record: Record, outcome: Prepared | str, reply: Reply[Study, M]) -> 
     """
 
     def verb(now: datetime) -> Study:
-        study = record.study
-        if study.state is not StudyState.PREPARING:
-            raise FailedPreconditionError(
-                f"study {study.study_id!r} is {study.state.value} and needs no preparation."
-            )
+        study = _unprepared(record)
         if isinstance(outcome, str):
             return record.move(StudyState.STOPPED, outcome, now)
         spec = replace(
@@ -87,6 +83,25 @@ def prepare(record: Record, outcome: Prepared | str, reply: Reply[Study, M]) -> 
         return record.save(prepared, now)
 
     return record.run(reply, verb)
+
+
+def preparing(record: Record, doing: str, reply: Reply[Study, M]) -> M:
+    """Says what is being done to prepare a study; raises FailedPreconditionError if it is done."""
+
+    def verb(now: datetime) -> Study:
+        return record.save(replace(_unprepared(record), state_reason=doing), now)
+
+    return record.run(reply, verb)
+
+
+def _unprepared(record: Record) -> Study:
+    """The study, which is PREPARING; raises FailedPreconditionError."""
+    study = record.study
+    if study.state is not StudyState.PREPARING:
+        raise FailedPreconditionError(
+            f"study {study.study_id!r} is {study.state.value} and needs no preparation."
+        )
+    return study
 
 
 def extend(record: Record, submitted: StudySpec, reply: Reply[Study, M]) -> M:

@@ -37,6 +37,9 @@ METHODS: Mapping[str, Role] = {
     "AddTrials": Role.WRITER,
     "UpdateTrial": Role.WRITER,
     "WriteTrialLog": Role.WRITER,
+    # StatisticsService
+    "GetStatistics": Role.READER,
+    "UpdateStatistics": Role.WRITER,
     # AdminService
     "CreateToken": Role.ADMIN,
     "ListTokens": Role.ADMIN,

@@ -31,16 +31,19 @@ from tuner.service.holdings import holdings
 from tuner.service.interceptor import STREAMS, CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
 from tuner.service.servicer import StudyServicer
+from tuner.service.statistics import StatisticsServicer
 from tuner.service.studies import Studies
 from tuner.service.telemetry import Telemetry
 from tuner.service.threads import CallThreads
 from tuner.service.ticker import Ticker
-from tuner.v1 import admin_service_pb2, study_service_pb2
+from tuner.v1 import admin_service_pb2, statistics_service_pb2, study_service_pb2
 from tuner.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tuner.v1.statistics_service_pb2_grpc import add_StatisticsServiceServicer_to_server
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
 from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
 from tuner_storage.directory import replace_file
 from tuner_storage.embedded import POSTGRES
+from tuner_storage.statistics import StatisticsStore
 from tuner_storage.tokens import AdminStore
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ _STOP_SECONDS = 45.0
 _SERVICES = (
     study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"].full_name,
 )
 
 _OPTIONS = (
@@ -156,10 +160,15 @@ class StudyServer:
         studies = Studies(store, fleet, lease, telemetry.metrics, Allowed.of(settings))
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
+        statistics = StatisticsServicer(StatisticsStore(database))
         refresh = (lambda: None) if guard is None else guard.refresh
-        housekeeping = partial(_forget_changes, tokens, settings.audit_days)
+        housekeeping: Mapping[str, Callable[[], None]] = {
+            "changes": partial(_forget_changes, tokens, settings.audit_days),
+            "statistics": statistics.forget,
+        }
         stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
+        add_StatisticsServiceServicer_to_server(statistics, server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)
         add_AdminServiceServicer_to_server(admin, server)

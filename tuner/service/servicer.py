@@ -97,8 +97,15 @@ class StudyServicer(StudyServiceServicer):
         return self._studies.delete(study_id, force=request.force, reply=reply)
 
     def PrepareStudy(self, request: pb.PrepareStudyRequest, context: Context) -> study_pb2.Study:
-        study_id, outcome = parse_study_name(request.name), _outcome(request)
-        reply = _study("PrepareStudy", study_id, request.request_id)
+        study_id = parse_study_name(request.name)
+        if request.WhichOneof("outcome") == "progress":
+            doing = _doing(request.progress)
+            # What happens every other second is neither repeated nor audited.
+            told = _reply(convert.study_to_proto, study_pb2.Study, "PrepareStudy")
+            return self._studies.do(
+                study_id, lambda live: lifecycle.preparing(live.record, doing, told)
+            )
+        outcome, reply = _outcome(request), _study("PrepareStudy", study_id, request.request_id)
         return self._studies.do(
             study_id, lambda live: lifecycle.prepare(live.record, outcome, reply)
         )
@@ -407,7 +414,17 @@ def _outcome(request: pb.PrepareStudyRequest) -> Prepared | str:
         case "prepared":
             return _prepared(request.prepared)
         case _:
-            raise InvalidArgumentError("set `prepared` or `failure`.")
+            raise InvalidArgumentError("set `prepared`, `failure` or `progress`.")
+
+
+def _doing(progress: pb.PrepareStudyRequest.Progress) -> str:
+    """How far the data was read, for people."""
+    if not 0.0 <= progress.fraction <= 1.0 or progress.rows < 0:
+        raise InvalidArgumentError(
+            "`progress` has rows from 0 on and a fraction of 0 to 1, but got "
+            f"{progress.rows} and {progress.fraction}."
+        )
+    return f"reading the data: {progress.fraction:.0%}, {progress.rows:,} rows"
 
 
 def _prepared(message: pb.PrepareStudyRequest.Prepared) -> Prepared:

@@ -29,11 +29,15 @@ class Ticker:
     Args:
         studies: Whose clock it is.
         refresh: Something else to do every second.
-        housekeeping: Something else to do every hour.
+        housekeeping: What else to do every hour, by name.
     """
 
     def __init__(
-        self, studies: Studies, *, refresh: Callable[[], None], housekeeping: Callable[[], None]
+        self,
+        studies: Studies,
+        *,
+        refresh: Callable[[], None],
+        housekeeping: Mapping[str, Callable[[], None]],
     ) -> None:
         self._stop = threading.Event()
         work: Mapping[str, tuple[Callable[[], None], float]] = {
@@ -43,7 +47,7 @@ class Ticker:
             "take-over": (studies.take_over, _TAKE_OVER_SECONDS),
             "hand-over": (studies.hand_over, _HAND_OVER_SECONDS),
             "requests": (studies.forget_requests, _HOUSEKEEPING_SECONDS),
-            "housekeeping": (housekeeping, _HOUSEKEEPING_SECONDS),
+            **{name: (do, _HOUSEKEEPING_SECONDS) for name, do in housekeeping.items()},
         }
         self._threads = [
             threading.Thread(target=self._run, args=what, name=name, daemon=True)

@@ -298,9 +298,34 @@ class PrepareStudyRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Progress(_message.Message):
+        """How far a runner has read the data."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ROWS_FIELD_NUMBER: _builtins.int
+        FRACTION_FIELD_NUMBER: _builtins.int
+        rows: _builtins.int
+        """The rows read so far."""
+        fraction: _builtins.float
+        """The part of the data's bytes read so far, 0 to 1."""
+        def __init__(
+            self,
+            *,
+            rows: _builtins.int = ...,
+            fraction: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "rows", b"rows"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     PREPARED_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The study's name."""
@@ -312,19 +337,24 @@ class PrepareStudyRequest(_message.Message):
     def prepared(self) -> Global___PrepareStudyRequest.Prepared:
         """The study becomes ACTIVE with this."""
 
+    @_builtins.property
+    def progress(self) -> Global___PrepareStudyRequest.Progress:
+        """It stays PREPARING, and its `state_reason` says so."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         prepared: Global___PrepareStudyRequest.Prepared | None = ...,
         failure: _builtins.str = ...,
+        progress: Global___PrepareStudyRequest.Progress | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "prepared", b"prepared"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "prepared", b"prepared", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "name", b"name", "outcome", b"outcome", "prepared", b"prepared", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "name", b"name", "outcome", b"outcome", "prepared", b"prepared", "progress", b"progress", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["prepared", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["prepared", "failure", "progress"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 

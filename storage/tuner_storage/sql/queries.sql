@@ -717,6 +717,38 @@ SELECT tuner.must(
     'STALE'
 );
 
+-- --- data ---
+
+-- use_statistics --
+UPDATE tuner.statistics
+SET use_time = %(now)s::timestamptz
+WHERE fingerprint = %(fingerprint)s::text
+RETURNING fingerprint, row_count, content, update_time;
+
+-- keep_statistics --
+INSERT INTO tuner.statistics (fingerprint, row_count, content, update_time, use_time)
+VALUES (
+    %(fingerprint)s::text, %(row_count)s::bigint, %(content)s::bytea, %(now)s::timestamptz,
+    %(now)s::timestamptz
+)
+ON CONFLICT ON CONSTRAINT statistics_pkey DO UPDATE SET
+    row_count = EXCLUDED.row_count,
+    content = EXCLUDED.content,
+    update_time = EXCLUDED.update_time,
+    use_time = EXCLUDED.use_time;
+
+-- forget_statistics --
+-- What was not used since a time, and what was used longest ago beyond so many bytes in all.
+DELETE FROM tuner.statistics
+USING (
+    SELECT
+        fingerprint,
+        sum(length(content)) OVER (ORDER BY use_time DESC, fingerprint) AS bytes
+    FROM tuner.statistics
+) AS newest
+WHERE statistics.fingerprint = newest.fingerprint
+    AND (statistics.use_time < %(before)s::timestamptz OR newest.bytes > %(bytes)s::bigint);
+
 -- --- tokens and the audit log ---
 
 -- create_token --

@@ -316,6 +316,24 @@ CREATE TABLE tuner.trial_logs (
     CONSTRAINT trial_logs_offset_check CHECK (log_offset >= 0)
 );
 
+-- --- data ---------------------------------------------------------------------------------------
+
+-- What is known of data sets: under the fingerprint of their bytes, and under that of their files'
+-- names and times the other fingerprint.
+CREATE TABLE tuner.statistics (
+    fingerprint text NOT NULL,
+    row_count bigint NOT NULL,
+    -- As it came, and already compressed.
+    content bytea NOT NULL,
+    update_time timestamptz NOT NULL,
+    -- What is not used for long is forgotten.
+    use_time timestamptz NOT NULL,
+    CONSTRAINT statistics_pkey PRIMARY KEY (fingerprint),
+    CONSTRAINT statistics_row_count_check CHECK (row_count >= 0)
+);
+
+ALTER TABLE tuner.statistics ALTER COLUMN content SET STORAGE EXTERNAL;
+
 -- --- repeated requests --------------------------------------------------------------------------
 
 -- The first answer to each request that changed something, written together with the change. The
