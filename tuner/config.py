@@ -61,6 +61,10 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "TUNER_LEASE_SECONDS",
         "how long a silent worker keeps its trial",
     ),
+    "fit_seconds": (
+        "TUNER_FIT_SECONDS",
+        "how long a suggestion waits for its model to be fitted before a quicker search makes it",
+    ),
     "advertise": (
         "TUNER_ADVERTISE",
         "where the other study servers of the database reach this one, host:port",
@@ -134,6 +138,7 @@ class Settings:
     placement: str = "pack"
     idle_seconds: float = 600.0
     lease_seconds: float = 30.0
+    fit_seconds: float = 10.0
     advertise: str = ""
     log_level: str = "info"
     log_format: str = "text"
@@ -162,6 +167,11 @@ class Settings:
         if not 1 <= self.lease_seconds <= 86400:
             raise InvalidArgumentError(
                 f"TUNER_LEASE_SECONDS must be 1 to 86400, but got {self.lease_seconds:g}."
+            )
+        if not 0 <= self.fit_seconds <= 15:
+            # Clients wait 20 s for an answer.
+            raise InvalidArgumentError(
+                f"TUNER_FIT_SECONDS must be 0 to 15, but got {self.fit_seconds:g}."
             )
         if not 0 <= self.audit_days <= 36_500:
             raise InvalidArgumentError(

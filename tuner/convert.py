@@ -648,6 +648,7 @@ def trial_to_proto(trial: Trial) -> trial_pb2.Trial:
         end_time=time_to_proto(trial.end_time),
         labels=dict(trial.labels),
         origin=_enum_to_proto(trial_pb2.Trial.Origin, trial.origin),
+        search_note=trial.search_note,
         within_constraints=trial.within_constraints,
         lease=lease_to_proto(trial.lease),
         cost=cost_to_proto(trial.cost),
@@ -686,6 +687,7 @@ def trial_from_proto(message: trial_pb2.Trial) -> Trial:
         state_reason=message.state_reason,
         labels=_sorted(message.labels),
         origin=_enum_from_proto(trial_pb2.Trial.Origin, Origin, message.origin) or Origin.PROPOSED,
+        search_note=message.search_note,
         checkpoint=checkpoint_from_proto(message.checkpoint)
         if message.HasField("checkpoint")
         else None,

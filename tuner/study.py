@@ -510,6 +510,8 @@ class Trial:
     artifact_uri: str = ""
     state_reason: str = ""
     origin: Origin = Origin.PROPOSED
+    #: What proposed it in place of the study's search, and why; empty where nothing did.
+    search_note: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     #: The last one that an attempt reported.
     checkpoint: Checkpoint | None = None

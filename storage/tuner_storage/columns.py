@@ -48,6 +48,8 @@ class TrialColumns:
     checkpoint_uri: list[str | None]
     checkpoint_step: list[int | None]
     within_constraints: list[bool | None]
+    #: None where there is none.
+    search_note: list[str | None]
     worker_time: list[timedelta]
     cpu_time: list[timedelta]
     gpu_time: list[timedelta]
@@ -114,6 +116,7 @@ class Block:
             number, state, parameters, space_version, attempt, worker_id, expire_time, final_step,
             final_elapsed, stop_requested, artifact_uri, state_reason, create_time, start_time,
             end_time, origin, labels, checkpoint_uri, checkpoint_step, within_constraints,
+            search_note,
             worker_time, cpu_time, gpu_time,
         ) in zip(*_all_of(self.columns), strict=True):  # fmt: skip
             lease = checkpoint = final = None
@@ -145,6 +148,7 @@ class Block:
                 labels=labels or {},
                 checkpoint=checkpoint,
                 within_constraints=within_constraints,
+                search_note=search_note or "",
                 cost=Cost(worker_time=worker_time, cpu_time=cpu_time, gpu_time=gpu_time),
                 create_time=create_time,
                 start_time=start_time,

@@ -123,6 +123,7 @@ class TrialRow:
     checkpoint_uri: str | None
     checkpoint_step: int | None
     within_constraints: bool | None
+    search_note: str
     worker_time: timedelta
     cpu_time: timedelta
     gpu_time: timedelta
@@ -164,6 +165,7 @@ class TrialRow:
             labels=self.labels,
             checkpoint=checkpoint,
             within_constraints=self.within_constraints,
+            search_note=self.search_note,
             cost=_cost(self),
             create_time=self.create_time,
             start_time=self.start_time,

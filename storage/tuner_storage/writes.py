@@ -149,6 +149,7 @@ def lease_trials(*, due: Sequence[Trial], proposed: Sequence[Trial], host: str) 
                 "now": trial.start_time,
                 "space_version": trial.space_version,
                 "parameters": trial.parameters if is_new else None,
+                "search_note": trial.search_note,
             },
             trials=(trial.number,),
             bulk=True,

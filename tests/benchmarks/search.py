@@ -1,24 +1,32 @@
 """What a suggestion costs: our searches beside Optuna's samplers, on the same trials, in one run.
 
-    python tests/benchmarks/search.py [--only tpe gp] [--json]
+    python tests/benchmarks/search.py [--only tpe gp] [--json] [--optuna PYTHON]
 
 CPU time of one thread per suggestion, the median of many, in a study of so many finished trials.
 With --json, standard output is one JSON object: `ratios` of ours to Optuna's by name, and the
-milliseconds of both. Optuna's GPSampler needs torch; where there is none, it is left out.
+milliseconds of both.
+
+Optuna's GPSampler needs torch, which this project's environment must not have. It runs in one of
+its own, whose Python is given by --optuna, or by OPTUNA_PYTHON:
+
+    python3 -m venv /somewhere/optuna && /somewhere/optuna/bin/pip install optuna scipy torch
+
+Without one, the ratios of the Gaussian process are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +39,7 @@ if not __package__:
     os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.search", *sys.argv[1:]])
 
 import optuna
+from optuna.distributions import distribution_to_json
 
 from tuner.engine import StudyEngine, points
 from tuner.engine.encoding import Encoding
@@ -65,7 +74,7 @@ class Duel:
     #: How many finished trials there are before the first suggestion.
     trials: int
     ours: Callable[[int], Turn]
-    #: None where it cannot run.
+    #: None where it runs in an environment of its own.
     peer: Callable[[int], Turn] | None
     #: How many suggestions to measure of each.
     our_turns: int
@@ -167,11 +176,38 @@ def _tpe() -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=0)
 
 
-def _gp() -> optuna.samplers.BaseSampler:
-    return optuna.samplers.GPSampler(seed=0)
+@contextmanager
+def elsewhere(python: str, trials: int) -> Iterator[Turn]:
+    """Optuna's Gaussian process, in an environment with torch."""
+    encoding, peer = Encoding(SPACE), Path(__file__).with_name("optuna_gp.py")
+    with subprocess.Popen(
+        [python, "-I", str(peer)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        into, out = process.stdin, process.stdout
+        if into is None or out is None:
+            raise RuntimeError("the process has no pipes.")
 
+        def say(what: object) -> None:
+            into.write(json.dumps(what) + "\n")
+            into.flush()
 
-_HAS_TORCH = importlib.util.find_spec("torch") is not None
+        def turn() -> float:
+            say("ask")
+            line = out.readline()
+            if not line:
+                raise RuntimeError(f"{python} ended; does it have optuna, scipy and torch?")
+            spent, params = json.loads(line)
+            say(loss(params))
+            return float(spent)
+
+        space = {n: distribution_to_json(d) for n, d in encoding.distributions.items()}
+        say([space, [[encoding.encode(point), loss(point)] for point in past(trials)]])
+        try:
+            yield turn
+        finally:
+            # It ends with its input; in the middle of a fit it is not waited for.
+            process.kill()
+
 
 #: Whatever is compared; each ratio is named by its group and number of trials.
 DUELS = [
@@ -189,7 +225,7 @@ DUELS = [
         group="gp",
         trials=trials,
         ours=ours("gp"),
-        peer=optunas(_gp) if _HAS_TORCH else None,
+        peer=None,
         our_turns=20,
         peer_turns=8,
     )
@@ -197,18 +233,26 @@ DUELS = [
 ]
 
 
-def fight(duel: Duel) -> tuple[float, float | None]:
-    """Milliseconds per suggestion of ours and the peer's; both take turns in the same minutes."""
-    sides = [(duel.ours(duel.trials), duel.our_turns)]
-    if duel.peer is not None:
-        sides.append((duel.peer(duel.trials), duel.peer_turns))
-    # Nobody pays for what is done once.
-    for turn, _ in sides:
-        turn()
-    spent: list[list[float]] = [[] for _ in sides]
-    for _ in range(_ROUNDS):
-        for seconds, (turn, turns) in zip(spent, sides, strict=True):
-            seconds.extend(turn() for _ in range(turns // _ROUNDS))
+def fight(duel: Duel, python: str) -> tuple[float, float | None]:
+    """Milliseconds per suggestion of ours and the peer's; both take turns in the same minutes.
+
+    Args:
+        python: Runs a peer that needs an environment of its own; empty if there is none.
+    """
+    with ExitStack() as stack:
+        sides = [(duel.ours(duel.trials), duel.our_turns)]
+        if duel.peer is not None:
+            sides.append((duel.peer(duel.trials), duel.peer_turns))
+        elif python:
+            peer = stack.enter_context(elsewhere(python, duel.trials))
+            sides.append((peer, duel.peer_turns))
+        # Nobody pays for what is done once.
+        for turn, _ in sides:
+            turn()
+        spent: list[list[float]] = [[] for _ in sides]
+        for _ in range(_ROUNDS):
+            for seconds, (turn, turns) in zip(spent, sides, strict=True):
+                seconds.extend(turn() for _ in range(turns // _ROUNDS))
     mine, *theirs = (1000 * statistics.median(seconds) for seconds in spent)
     return mine, theirs[0] if theirs else None
 
@@ -221,16 +265,26 @@ def main() -> int:
     groups = sorted({duel.group for duel in DUELS})
     parser.add_argument("--only", nargs="+", choices=groups, default=groups)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--optuna",
+        metavar="PYTHON",
+        default=os.environ.get("OPTUNA_PYTHON", ""),
+        help="the Python of an environment with optuna, scipy and torch",
+    )
     asked = parser.parse_args()
     ratios, milliseconds = dict[str, float](), dict[str, dict[str, float]]()
     print(f"{'CPU per suggestion':>20} {'ours':>12} {'Optuna':>12} {'ratio':>8}", file=sys.stderr)
     for duel in DUELS:
         if duel.group not in asked.only:
             continue
-        mine, theirs = fight(duel)
+        mine, theirs = fight(duel, asked.optuna)
         milliseconds[duel.name] = {"ours": round(mine, 3)}
         if theirs is None:
-            print(f"{duel.name:>20} {mine:>9.2f} ms    (no torch)", file=sys.stderr, flush=True)
+            print(
+                f"{duel.name:>20} {mine:>9.2f} ms    (no torch: see --help)",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         ratios[duel.name] = round(mine / theirs, 5)
         milliseconds[duel.name]["optuna"] = round(theirs, 3)

@@ -16,6 +16,7 @@ from tests.integration.service_support import until
 from tests.integration.storage_support import NOW, STUDY, Held, entered
 from tuner.engine import StudyEngine
 from tuner.errors import NotFoundError, UnavailableError
+from tuner.fits import Fits
 from tuner.service import loading
 from tuner.service import studies as studies_module
 from tuner.service.exchange import Asking, NewTrial, Report, Result
@@ -53,7 +54,7 @@ def served(database: Store, folder: Path) -> Studies:
     folder.mkdir(exist_ok=True)
     fleet = Fleet(database, folder)
     database.enter_server(fleet.server, f"{folder.name}:1", timedelta(hours=1))
-    return Studies(database, fleet, LEASE)
+    return Studies(database, fleet, LEASE, Fits())
 
 
 def die(database: Store, folder: Path) -> None:

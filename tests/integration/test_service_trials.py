@@ -585,7 +585,7 @@ def test_a_search_that_fails_costs_no_result(
         raise ArithmeticError("singular")
 
     with monkeypatch.context() as patch:
-        patch.setattr(StudyEngine, "suggest", fail)
+        patch.setattr(StudyEngine, "suggest_quickly", fail)
         answer = caller.stub.ExchangeTrial(exchange, timeout=10)
     assert (answer.ended_state, answer.next.wait.reason) == (State.SUCCEEDED, "the search failed")
     assert caller.stub.ExchangeTrial(exchange, timeout=10) == answer

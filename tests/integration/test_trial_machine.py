@@ -32,6 +32,7 @@ from tests.integration.service_support import new_trial, number_of, request_id, 
 from tests.integration.trial_model import ENDED, RETRIES, Measured, Rules, StudyModel, TrialModel
 from tuner.engine import StudyEngine
 from tuner.errors import TunerError
+from tuner.fits import Fits
 from tuner.service import live, record, studies
 from tuner.service.board import Board
 from tuner.service.fleet import Fleet
@@ -110,7 +111,8 @@ class TrialMachine(RuleBasedStateMachine):
         self.allowed = trials
         self.fleet = Fleet(self.store, self.folder)
         self.store.enter_server(self.fleet.server, "here:1", timedelta(hours=1))
-        self.studies = self.old = Studies(self.store, self.fleet, LEASE)
+        self.fits = Fits()
+        self.studies = self.old = Studies(self.store, self.fleet, LEASE, self.fits)
         metric = study_pb2.Metric(
             name="auc", goal=study_pb2.Metric.Goal.Value("MINIMIZE" if minimize else "MAXIMIZE")
         )
@@ -425,7 +427,8 @@ class TrialMachine(RuleBasedStateMachine):
     def restart(self, all_of_it: bool) -> None:
         """What was only in memory is gone: with its server, or as after a commit that failed."""
         if all_of_it:
-            self.old, self.studies = self.studies, Studies(self.store, self.fleet, LEASE)
+            self.old = self.studies
+            self.studies = Studies(self.store, self.fleet, LEASE, self.fits)
         else:
             self.live().record.close()
         self.live()
@@ -521,6 +524,7 @@ class TrialMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.studies.close()
         self.old.close()
+        self.fits.close()
 
 
 def _measurement(measured: Measured) -> trial_pb2.Measurement:

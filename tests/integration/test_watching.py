@@ -14,6 +14,7 @@ import pytest
 from tests.integration.service_support import until
 from tests.integration.storage_support import NOW, STUDY
 from tuner.errors import UnavailableError
+from tuner.fits import Fits
 from tuner.service import watch
 from tuner.service.exchange import Asking, NewTrial, Result
 from tuner.service.fleet import Fleet
@@ -51,7 +52,7 @@ def studies(store: Counted, tmp_path: Path) -> Studies:
     store.enter_server(fleet.server, "here:1", timedelta(hours=1))
     spec = replace(STUDY.spec, space=Space.of({"x": Float(0.0, 1.0)}), limits=Limits(trials=1))
     store.create_study(replace(STUDY, spec=spec, create_time=NOW))
-    return Studies(store, fleet, timedelta(minutes=5))
+    return Studies(store, fleet, timedelta(minutes=5), Fits())
 
 
 def leased(studies: Studies) -> tuple[Trial, str]:

@@ -90,6 +90,7 @@ def trial(view: Trial) -> dict[str, Any]:
         "within_constraints": record.within_constraints,
         "parameters": dict(view.parameters),
         "origin": record.origin.lower(),
+        "search_note": record.search_note,
         "labels": dict(view.labels),
         "attempt": record.attempt,
         "cost": _cost(record.cost),

@@ -189,7 +189,7 @@ class Client:
             warm_start: earlier studies whose results the search starts from, up to 5.
             trials: how many.
             parallel: how many at once; None for as many as ask.
-            search: auto, random, grid, qmc, tpe or gp.
+            search: auto, random, grid, qmc, tpe, gp, cma-es or nsga-ii.
             early_stopping: a rule such as asha, hyperband, median, percentile, no-progress or
                 none, or one with its parameters, such as `{"rule": "asha", "eta": 4}`; none with
                 several metrics.

@@ -175,6 +175,9 @@ def render(progress: Progress, *, width: int, height: int) -> RenderableType:
     elif progress.study.state is StudyState.PREPARING:
         parts.append(Text("a runner reads the data before the first trial", style="dim"))
     if not progress.study.state.is_finished:
+        if search := progress.study.algorithm_in_use:
+            line = Text(f"search: {search}", style="dim", no_wrap=True, overflow="ellipsis")
+            parts.append(line)
         parts.append(Text("Ctrl-C detaches; the study goes on", style="dim"))
     return Group(*parts)
 

@@ -8,7 +8,7 @@ from tuner import early_stopping
 from tuner.engine import domains
 from tuner.engine.policies import ALGORITHMS
 from tuner.errors import InvalidArgumentError
-from tuner.space import Space
+from tuner.space import Categorical, Space
 from tuner.study import Constraint, StudySpec
 
 #: How many studies one may start from.
@@ -44,8 +44,10 @@ def check_search(spec: StudySpec, *, prepared: bool = False) -> None:
         raise InvalidArgumentError("the space is empty; add at least one parameter to tune.")
     if search.algorithm == "grid":
         _check_finite(spec.space)
-    if search.algorithm in ("auto", "qmc", "gp"):
+    if search.algorithm in ("auto", "qmc", "gp", "nsga-ii"):
         _check_dimensions(spec.space)
+    if search.algorithm == "cma-es":
+        _check_numbers(spec)
 
 
 def _check_metrics(spec: StudySpec) -> None:
@@ -102,6 +104,26 @@ def _check_finite(space: Space) -> None:
                 f"a grid needs a finite space, but {parameter.name!r} is "
                 f"{parameter.domain.describe()}; give it a `step`, list its values as discrete, "
                 "or choose another algorithm."
+            )
+
+
+def _check_numbers(spec: StudySpec) -> None:
+    """CMA-ES moves a normal distribution: over numbers that all exist, towards one metric."""
+    if len(spec.metrics) > 1:
+        raise InvalidArgumentError(
+            f"`cma-es` optimizes one metric, but the study has {len(spec.metrics)}; choose "
+            "`nsga-ii`, or bound the others by constraints."
+        )
+    for parameter in spec.space.walk():
+        if isinstance(parameter.domain, Categorical) and len(parameter.domain.choices) > 1:
+            raise InvalidArgumentError(
+                f"`cma-es` tunes numbers, but {parameter.name!r} is "
+                f"{parameter.domain.describe()}; choose `auto`, `tpe` or `nsga-ii`, or fix it."
+            )
+        if parameter.children:
+            raise InvalidArgumentError(
+                f"`cma-es` tunes parameters that always exist, but some depend on "
+                f"{parameter.name!r}; choose `auto`, `tpe` or `nsga-ii`."
             )
 
 

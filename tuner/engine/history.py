@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import optuna
 from optuna.pruners import NopPruner
@@ -93,6 +94,17 @@ class History:
         known = self.trial(trial.number)
         values = {} if self._metric is None else values_by_step(trial, self._metric)
         self._replace(known, self._translation.ended(known, trial, values))
+
+    @contextmanager
+    def supposing(self, trial: Trial) -> Iterator[None]:
+        """Meanwhile a known trial has ended as it says; afterwards it is as it was."""
+        known, changes = self.trial(trial.number), len(self.changes)
+        self.end(trial)
+        try:
+            yield
+        finally:
+            self._replace(self.trial(trial.number), known)
+            del self.changes[changes:]
 
     def report(self, number: int, step: int, value: float) -> None:
         """Takes in a value at a step; ignored with several metrics."""

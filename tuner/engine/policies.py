@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from tuner.engine import gp, points
 from tuner.engine.encoding import Encoding
+from tuner.engine.evolution import CmaEsPolicy, NsgaPolicy
+from tuner.engine.fit import Fit
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
+from tuner.engine.policy import Policy, generator, uniforms
 from tuner.engine.tpe import Model, Outcomes, Tree
 from tuner.space import Space, Value
 from tuner.study import StudySpec
 
 # Beyond this a Gaussian process costs more than it finds.
 _MOST_MODELLED = 250
-
-
-class Policy(ABC):
-    """Chooses points of one space.
-
-    Proposing changes nothing that a later proposal depends on, so an engine built anew from the
-    same history goes on as the old one would have.
-    """
-
-    @abstractmethod
-    def propose(self, number: int, attempt: int) -> Mapping[str, Value] | None:
-        """The point for trial `number`; None if there is none left.
-
-        A later `attempt`, from 1, is made where the point before was one already tried.
-        """
-
-    @property
-    @abstractmethod
-    def in_use(self) -> str:
-        """What it does at present, and why, for people."""
 
 
 class RandomPolicy(Policy):
@@ -153,13 +131,18 @@ class GpPolicy(Policy):
     """Gaussian processes: where the expected improvement is largest, given all that is known.
 
     Spread points come first. Several metrics, constraints, and running, stopped and failed trials
-    are part of the model.
+    are part of the model. Where there is no time to fit it, TPE takes its place.
     """
 
-    def __init__(self, space: Space, seed: int, history: History) -> None:
+    fits = True
+
+    def __init__(
+        self, space: Space, seed: int, history: History, substitute: TpePolicy | None = None
+    ) -> None:
         self._encoding = Encoding(space)
         self._cube = gp.cube_of(space)
         self._start = SobolPolicy(space, seed)
+        self._substitute = substitute or TpePolicy(space, seed, history, startup=1)
         self._startup = startup_of(space)
         self._seed = seed
         self._history = history
@@ -172,18 +155,34 @@ class GpPolicy(Policy):
         return f"gp ({notes})" if notes else "gp"
 
     def propose(self, number: int, attempt: int) -> Mapping[str, Value]:
-        """A spread point, or the one that the model thinks most of."""
-        if not self._is_ready or not self._cube.axes:
-            return self._start.propose(number, attempt)
-        from tuner.engine.gp.propose import propose  # half a second of a server's start
+        """A spread point, or once there is something to learn from, one that TPE draws."""
+        policy = self._substitute if self.takes_fit else self._start
+        return policy.propose(number, attempt)
 
-        return self._encoding.point(self._cube.decode(propose(self.problem(number, attempt))))
+    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
+        """The point that the model thinks most of, once there is something to learn from."""
+        if not self.takes_fit:
+            return None
+        encoded = [self._encoding.encode(point) for point in pending]
+        problem = gp.problem_of(
+            self._cube,
+            self._history.known,
+            self._history.directions,
+            (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number),
+            coming=encoded,
+        )
+        tried = [self._history.tried, {points.key_of(point) for point in pending}]
+        return Fit(problem=problem, encoding=self._encoding, tried=tried)
 
-    def problem(self, number: int, attempt: int) -> gp.Problem:
-        """What the proposal depends on, for whoever computes it."""
-        seed = (self._seed & 0xFFFF_FFFF_FFFF_FFFF, number, attempt)
-        known, directions = self._history.known, self._history.directions
-        return gp.problem_of(self._cube, known, directions, seed)
+    @property
+    def takes_fit(self) -> bool:
+        """Whether there is something to learn, and to learn from."""
+        return self._is_ready and bool(self._cube.axes)
+
+    @property
+    def fits_soon(self) -> bool:
+        """Whether there will be after another result or two."""
+        return self._history.informative >= self._startup - 2 and bool(self._cube.axes)
 
     @property
     def _is_ready(self) -> bool:
@@ -207,8 +206,11 @@ class AutoPolicy(Policy):
     such results the first point is the best of theirs, seen again here.
     """
 
+    fits = True
+
     def __init__(self, space: Space, seed: int, history: History) -> None:
         startup = startup_of(space)
+        tpe = TpePolicy(space, seed, history, startup=1)
         self._space = space
         self._history = history
         self._stages = (
@@ -217,8 +219,8 @@ class AutoPolicy(Policy):
                 until=startup,
                 reason=f"spread points until {startup} trials have ended with a value",
             ),
-            Stage(policy=GpPolicy(space, seed, history), until=_MOST_MODELLED),
-            Stage(policy=TpePolicy(space, seed, history, startup=1), until=float("inf")),
+            Stage(policy=GpPolicy(space, seed, history, tpe), until=_MOST_MODELLED),
+            Stage(policy=tpe, until=float("inf")),
         )
 
     @property
@@ -236,6 +238,20 @@ class AutoPolicy(Policy):
             return self._history.warm_start.best or points.centre(self._space)
         return self._stage().policy.propose(number, attempt)
 
+    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
+        """What the stage's model takes; the first point of all takes none."""
+        return self._stage().policy.fit(number, pending) if self.takes_fit else None
+
+    @property
+    def takes_fit(self) -> bool:
+        """Whether the stage's model takes a fit."""
+        return len(self._history) > 0 and self._stage().policy.takes_fit
+
+    @property
+    def fits_soon(self) -> bool:
+        """Whether it does, or the next one's will after another result or two."""
+        return self._stages[1].policy.fits_soon and self._stage() is not self._stages[-1]
+
     def _stage(self) -> Stage:
         ended = self._history.informative
         return next(stage for stage in self._stages if ended < stage.until)
@@ -247,7 +263,7 @@ def startup_of(space: Space) -> int:
 
 
 #: The algorithms by their names in a study file.
-ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp")
+ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp", "cma-es", "nsga-ii")
 
 
 def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
@@ -264,28 +280,9 @@ def policy_of(spec: StudySpec, grid: Grid, history: History) -> Policy:
             return TpePolicy(space, seed, history)
         case "gp":
             return GpPolicy(space, seed, history)
+        case "cma-es":
+            return CmaEsPolicy(space, seed, history)
+        case "nsga-ii":
+            return NsgaPolicy(space, seed, history, SobolPolicy(space, seed))
         case _:
             return AutoPolicy(space, seed, history)
-
-
-def uniforms(count: int, seed: int, *purpose: int) -> list[float]:
-    """Independent numbers from [0, 1), other ones for each purpose, the same in every process.
-
-    A hash of a counter is random enough for any use (Salmon et al., "Parallel random numbers: as
-    easy as 1, 2, 3", SC 2011), and costs a tenth of seeding one of NumPy's generators.
-    """
-    found = list[float]()
-    for block in range(0, count, 8):
-        words = struct.pack(f"<{2 + len(purpose)}q", _signed(seed), *purpose, block)
-        digest = hashlib.blake2b(words, digest_size=64).digest()
-        found += [(word >> 11) * 2.0**-53 for word in struct.unpack("<8Q", digest)]
-    return found[:count]
-
-
-def _signed(seed: int) -> int:
-    return (seed & 0xFFFF_FFFF_FFFF_FFFF) - 2**63
-
-
-def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Randomness of its own for each purpose, the same in every process."""
-    return np.random.default_rng([seed & 0xFFFF_FFFF_FFFF_FFFF, *purpose])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import optuna
 
 from tuner.engine import importance, points
 from tuner.engine.earlier import Earlier
+from tuner.engine.fit import ATTEMPTS, Fit, solve_here
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
 from tuner.engine.importance import Importance
@@ -16,9 +18,6 @@ from tuner.engine.stopping import judged, place_of, rule_of
 from tuner.engine.translation import direction_of, value_of
 from tuner.space import Value
 from tuner.study import Measurement, StudySpec, Trial
-
-# How often a point may turn out to be tried already before another way is taken.
-_ATTEMPTS = 4
 
 
 class StudyEngine:
@@ -59,22 +58,78 @@ class StudyEngine:
     def suggest(self, number: int) -> Mapping[str, Value] | None:
         """Proposes the parameters of the next trial; None if every point has been tried.
 
-        Points of a finite space are not repeated. Running trials count as pending.
+        Points of a finite space are not repeated. Running trials count as pending. Where a model
+        is fitted this may take long; `fit`, `accept` and `suggest_quickly` are the same in parts.
 
         Raises:
             ValueError: `number` is not that of the next trial.
         """
-        if number != len(self._history):
-            raise ValueError(f"the next trial is {len(self._history)}, but got {number=}.")
+        fit = self.fit(number)
+        return self.suggest_quickly(number) if fit is None else self.accept(fit.solve(solve_here))
+
+    @property
+    def fits(self) -> bool:
+        """Whether `fit` ever gives something."""
+        return self._policy.fits
+
+    @property
+    def takes_fit(self) -> bool:
+        """Whether `fit` gives something now, unless every point has been tried."""
+        return self._policy.takes_fit
+
+    @property
+    def fits_soon(self) -> bool:
+        """Whether it does, or will after another result or two."""
+        return self._policy.fits_soon
+
+    def fit(self, number: int, pending: Sequence[Mapping[str, Value]] = ()) -> Fit | None:
+        """The model to be fitted for the next trial; None if `suggest_quickly` is as good.
+
+        It reads the study as it is now, and is solved apart from it.
+
+        Args:
+            number: The trial's; with `pending` points, that of the trial after theirs.
+            pending: Points that are accepted, and whose trials are still to be added.
+
+        Raises:
+            ValueError: the number is another one.
+        """
+        self._check_number(number - len(pending))
+        return None if self._is_exhausted(len(pending)) else self._policy.fit(number, pending)
+
+    def accept(self, point: Mapping[str, Value]) -> Mapping[str, Value] | None:
+        """The point that a fit found, or another one if that has been tried; None if all have."""
         tried = self._history.tried
-        if self._grid.size is not None and len(tried) >= self._grid.size:
+        if self._grid.size is None or points.key_of(point) not in tried:
+            return point
+        return self._grid.first_untried(tried)
+
+    def suggest_quickly(self, number: int) -> Mapping[str, Value] | None:
+        """Proposes as `suggest` does, without fitting a model: in a few milliseconds."""
+        self._check_number(number)
+        if self._is_exhausted():
             return None
-        point = None
-        for attempt in range(_ATTEMPTS):
+        tried, point = self._history.tried, None
+        for attempt in range(ATTEMPTS):
             point = self._policy.propose(number, attempt)
             if point is None or points.key_of(point) not in tried:
                 return point
-        return point if self._grid.size is None else self._grid.first_untried(tried)
+        return None if point is None else self.accept(point)
+
+    def _check_number(self, number: int) -> None:
+        if number != len(self._history):
+            raise ValueError(f"the next trial is {len(self._history)}, but got {number=}.")
+
+    def _is_exhausted(self, more: int = 0) -> bool:
+        size = self._grid.size
+        return size is not None and len(self._history.tried) + more >= size
+
+    def supposing(self, trial: Trial) -> AbstractContextManager[None]:
+        """Meanwhile a trial that was added has ended as it says; afterwards it runs as before.
+
+        Only `fit` may be called meanwhile.
+        """
+        return self._history.supposing(trial)
 
     def add(self, trial: Trial) -> None:
         """Takes in a trial that was created; one with the number of a known trial replaces it."""

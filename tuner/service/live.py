@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -16,6 +17,7 @@ from tuner.errors import (
     InvalidArgumentError,
     LeaseLostError,
     NotFoundError,
+    TunerError,
 )
 from tuner.service import outcome
 from tuner.service.events import Reported
@@ -29,7 +31,8 @@ from tuner.service.exchange import (
     Suggested,
     Wait,
 )
-from tuner.service.record import Record, utc_now
+from tuner.service.proposals import Proposals, Proposer
+from tuner.service.record import Postponed, Record, utc_now
 from tuner.service.reply import Reply, silent
 from tuner.study import (
     Cause,
@@ -46,6 +49,7 @@ from tuner.study import (
 )
 from tuner_storage import writes
 
+R = TypeVar("R")
 M = TypeVar("M", bound=Message)
 
 #: A trial with all that it measured has to fit into one message, of 16 MiB.
@@ -58,20 +62,27 @@ class LiveStudy:
     """A study that is being worked on. Thread-safe.
 
     Every method is one verb of the record's: decided under its lock, which makes the limits
-    exact, and answered once it is on disk.
+    exact, and answered once it is on disk. What takes long is done before, without the lock: the
+    fit of a model that new trials are proposed by.
 
     Args:
         record: The study.
         lease: How long a silent worker keeps a trial.
         causes: Why earlier attempts of trials ended.
+        proposer: Fits models.
     """
 
     def __init__(
-        self, record: Record, lease: timedelta, causes: Mapping[int, Sequence[Cause]]
+        self,
+        record: Record,
+        lease: timedelta,
+        causes: Mapping[int, Sequence[Cause]],
+        proposer: Proposer,
     ) -> None:
         self.record = record
         self.last_use = utc_now()
         self._lease = lease
+        self._proposer = proposer
         self._causes = {number: list(listed) for number, listed in causes.items()}
         self._reported: dict[int, dict[int, Measurement]] = {}
         #: How much of a message each of them takes.
@@ -81,6 +92,8 @@ class LiveStudy:
 
     def _take_over(self) -> None:
         """Goes on where another server, or an earlier life of this one, left off."""
+        if self._may_fit and self.record.engine.fits_soon:
+            self._proposer.fits.prepare()
         for trial in self.record.board.of(TrialState.RUNNING):
             self._reported[trial.number] = {m.step: m for m in trial.measurements}
             self._sizes[trial.number] = sum(map(size_of, trial.measurements))
@@ -120,20 +133,74 @@ class LiveStudy:
 
     def suggest(self, asking: Asking, reply: Reply[Suggested, M]) -> M:
         """Leases to a worker its open trials, then those that are due, then new ones."""
-        return self.record.run(reply, lambda now: self._suggest(asking, now))
 
-    def _suggest(self, asking: Asking, now: datetime) -> Suggested:
-        self.record.settle(now)
-        return self._suggest_settled(asking, now)
+        def verb(now: datetime, proposals: Proposals) -> Suggested:
+            if self._may_fit:
+                self._demand(asking, now, proposals)
+            self.record.settle(now)
+            return self._suggest_settled(asking, now, proposals)
 
-    def _suggest_settled(self, asking: Asking, now: datetime) -> Suggested:
+        return self._run_proposing(reply, verb)
+
+    def _run_proposing(self, reply: Reply[R, M], verb: Callable[[datetime, Proposals], R]) -> M:
+        """Runs a verb that may propose trials, as soon as the models that it takes are fitted.
+
+        One caller at a time fits, so that each sees the trials of the others; others wait with a
+        deadline.
+        """
+        with self._proposer.proposals() as proposals:
+            while True:
+                try:
+                    decided = self.record.decide(reply, lambda now: verb(now, proposals))
+                    break
+                except Postponed:
+                    proposals.find()
+        return self.record.answer(reply, decided)
+
+    def _demand(
+        self, asking: Asking, now: datetime, proposals: Proposals, ended: Trial | None = None
+    ) -> None:
+        """Raises Postponed if a model is to be fitted before trials can be leased.
+
+        Args:
+            ended: A trial whose attempt is going to have ended by then, as it is to be.
+        """
+        engine, points = self.record.engine, proposals.points
+        supposing: AbstractContextManager[None] = nullcontext()
+        if ended is not None and ended.state.is_finished:
+            supposing = engine.supposing(self._with_reported(ended))
+        with supposing:
+            if engine.fits_soon:
+                proposals.expect()
+            if engine.takes_fit and len(points) < self._missing(asking, now, ended):
+                number = self.record.board.total + len(points)
+                proposals.demand(lambda: engine.fit(number, points))
+
+    @property
+    def _may_fit(self) -> bool:
+        """Whether models are fitted at all."""
+        return self.record.study.state is StudyState.ACTIVE and self.record.engine.fits
+
+    def _missing(self, asking: Asking, now: datetime, ended: Trial | None) -> int:
+        """How many trials are to be proposed; not fewer than will be."""
+        record, gone = self.record, 0 if ended is None else 1
+        if record.reached(now) is not None:
+            return 0
+        held = record.board.held_by(asking.worker_id)
+        held = [trial for trial in held if ended is None or trial.number != ended.number]
+        due = record.board.count(TrialState.QUEUED)
+        due += ended is not None and ended.state is TrialState.QUEUED
+        left = record.board.past + record.study.spec.limits.trials - record.board.total
+        return min(asking.count - len(held) - due, self._room() + gone - due, left)
+
+    def _suggest_settled(self, asking: Asking, now: datetime, proposals: Proposals) -> Suggested:
         """The same for a study that has just been looked at, whether it is to end."""
         record, self.last_use = self.record, now
         if record.study.state.is_finished:
             return Suggested(state=record.study.state)
         held = record.board.held_by(asking.worker_id)[: asking.count]
         missing = min(asking.count - len(held), self._room())
-        leased = self._lease_out(asking, missing, now)
+        leased = self._lease_out(asking, missing, now, proposals)
         held = self._renew(held, now)
         if held or leased:
             return Suggested(state=record.study.state, trials=(*held, *leased))
@@ -151,7 +218,9 @@ class LiveStudy:
             return sys.maxsize
         return max(0, parallel - self.record.board.count(TrialState.RUNNING))
 
-    def _lease_out(self, asking: Asking, count: int, now: datetime) -> list[Trial]:
+    def _lease_out(
+        self, asking: Asking, count: int, now: datetime, proposals: Proposals
+    ) -> list[Trial]:
         """Trials that are due, and new ones, once they are leased."""
         if count <= 0:
             return []
@@ -166,7 +235,7 @@ class LiveStudy:
             )
             for trial in self.record.board.of(TrialState.QUEUED)[:count]
         ]
-        proposed = self._propose(asking, count - len(due), now)
+        proposed = self._propose(asking, count - len(due), now, proposals)
         if not due and not proposed:
             return []
         self.record.write(*writes.lease_trials(due=due, proposed=proposed, host=asking.host))
@@ -186,7 +255,9 @@ class LiveStudy:
             token=lease_token(self.record.key, number, attempt),
         )
 
-    def _propose(self, asking: Asking, count: int, now: datetime) -> list[Trial]:
+    def _propose(
+        self, asking: Asking, count: int, now: datetime, proposals: Proposals
+    ) -> list[Trial]:
         """New trials, already known to the engine so that the next one differs."""
         record, proposed = self.record, list[Trial]()
         if count <= 0 or record.reached(now):
@@ -195,7 +266,11 @@ class LiveStudy:
         for number in range(
             first, min(first + count, record.board.past + study.spec.limits.trials)
         ):
-            parameters = record.engine.suggest(number)
+            fitted, note = proposals.take(), proposals.note
+            if fitted is not None:
+                parameters, note = record.engine.accept(fitted), ""
+            else:
+                parameters = record.engine.suggest_quickly(number)
             if parameters is None:
                 record.exhausted = True
                 break
@@ -207,6 +282,7 @@ class LiveStudy:
                 space_version=study.space_version,
                 attempt=1,
                 lease=self._leased_to(asking, number, 1, now),
+                search_note=note,
                 create_time=now,
                 start_time=now,
             )
@@ -369,15 +445,26 @@ class LiveStudy:
         A search that fails costs no result: the worker is told to ask for itself.
         """
 
-        def verb(now: datetime) -> Exchanged:
+        def verb(now: datetime, proposals: Proposals) -> Exchanged:
+            to_be = self._to_be(number, token, result, now) if self._may_fit else None
+            if to_be is not None:
+                self._demand(asking, now, proposals, to_be)
             ended = self._complete(number, token, result, now)
-            following = self.record.besides(lambda: self._suggest_settled(asking, now))
+            following = self.record.besides(lambda: self._suggest_settled(asking, now, proposals))
             if following is None:
                 wait = Wait(reason="the search failed", retry_after=_LATER)
                 following = Suggested(state=self.record.study.state, wait=wait)
             return Exchanged(ended=ended, next=following)
 
-        return self.record.run(reply, verb)
+        return self._run_proposing(reply, verb)
+
+    def _to_be(self, number: int, token: str, result: Result, now: datetime) -> Trial | None:
+        """What a trial is going to be once its attempt has ended; None if it cannot end so."""
+        try:
+            return self._after(self._leased(number, token), result, now, final=False)
+        except TunerError:
+            # Ending it says what is wrong, and whom to tell.
+            return None
 
     def release(self, number: int, token: str, reason: str, reply: Reply[Trial, M]) -> M:
         """Gives a trial back: it is due again. Raises LeaseLostError as `complete` does."""
@@ -398,19 +485,22 @@ class LiveStudy:
         record.cost += cost
         if result.failure is not None:
             self._causes.setdefault(number, []).append(result.failure.cause)
-        reported = self._reported.pop(number, {})
-        self._sizes.pop(number, None)
         record.board.put(ended)
         if ended.state.is_finished:
-            if reported:
-                measurements = tuple(reported[step] for step in sorted(reported))
-                record.engine.finish(replace(ended, measurements=measurements))
-            else:
-                record.engine.finish(ended)
+            record.engine.finish(self._with_reported(ended))
+        self._reported.pop(number, None)
+        self._sizes.pop(number, None)
         record.tell(ended)
         record.tell_study()
         record.settle(now)
         return ended
+
+    def _with_reported(self, trial: Trial) -> Trial:
+        """The trial with what its attempt reported."""
+        reported = self._reported.get(trial.number)
+        if not reported:
+            return trial
+        return replace(trial, measurements=tuple(reported[step] for step in sorted(reported)))
 
     def _after(self, trial: Trial, result: Result, now: datetime, final: bool) -> Trial:
         if result.artifact_uri:

@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -31,6 +31,21 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 _EXHAUSTED = Reached(reason="every point of the space was tried", gives_up=False)
+
+
+class Postponed(Exception):
+    """Raised by a verb that needs something first; it has noted and changed nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided(Generic[M]):
+    """What a verb came to. It has happened in memory, and nobody may be told yet."""
+
+    #: None where it refused, or where the request is a repeated one.
+    message: M | None
+    refusal: TunerError | None
+    #: How far the journal has to be on disk.
+    position: int
 
 
 def utc_now() -> datetime:
@@ -103,6 +118,15 @@ class Record:
             StaleError: the study has to be loaded again, and the verb applied again.
             TunerError: what the verb raised, or UnavailableError.
         """
+        return self.answer(reply, self.decide(reply, verb))
+
+    def decide(self, reply: Reply[R, M], verb: Callable[[datetime], R]) -> Decided[M]:
+        """The first half of `run`: decides. `answer` has to follow.
+
+        Raises:
+            StaleError: as `run` does.
+            Postponed: the verb did.
+        """
         refusal: TunerError | None = None
         message: M | None = None
         with self._lock:
@@ -114,15 +138,20 @@ class Record:
                     message = reply.build(verb(now))
                 except TunerError as error:
                     refusal = error
+                except Postponed:
+                    raise
                 except BaseException:
                     self.close()
                     raise
                 self._append(reply, message, now)
-            position = self._journal.position
-        self._sync(position)
-        if refusal is not None:
-            raise refusal
-        return message if message is not None else self._repeat(reply)
+            return Decided(message, refusal, self._journal.position)
+
+    def answer(self, reply: Reply[R, M], decided: Decided[M]) -> M:
+        """The second half of `run`: waits for the disk, and answers; raises as `run` does."""
+        self._sync(decided.position)
+        if decided.refusal is not None:
+            raise decided.refusal
+        return decided.message if decided.message is not None else self._repeat(reply)
 
     def read(self, look: Callable[[datetime], R]) -> R:
         """Looks at the study; what is seen is on disk when this returns. Raises StaleError."""

@@ -20,6 +20,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from tuner.config import Settings
+from tuner.fits import Fits
 from tuner.service import health, listen
 from tuner.service.admin import AdminServicer
 from tuner.service.allowed import Allowed
@@ -157,7 +158,17 @@ class StudyServer:
         fleet = Fleet(store, settings.data_dir)
         stack.enter_context(fleet.joined(listen.announced(settings, address)))
         lease = timedelta(seconds=settings.lease_seconds)
-        studies = Studies(store, fleet, lease, telemetry.metrics, Allowed.of(settings))
+        # Closed after the last call: those that wait for a fit are still answered.
+        fits = stack.enter_context(Fits())
+        studies = Studies(
+            store,
+            fleet,
+            lease,
+            fits,
+            settings.fit_seconds,
+            telemetry.metrics,
+            Allowed.of(settings),
+        )
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         statistics = StatisticsServicer(StatisticsStore(database))

@@ -15,12 +15,14 @@ from google.protobuf.message import Message
 
 from tuner.engine import Importance, StudyEngine, check_search
 from tuner.errors import AlreadyExistsError, NotFoundError, TunerError, UnavailableError
+from tuner.fits import Fits
 from tuner.service import call, lifecycle, roles
 from tuner.service.allowed import Allowed, check_locations
 from tuner.service.fleet import ElsewhereError, Fleet
 from tuner.service.live import LiveStudy
 from tuner.service.loading import Loading
 from tuner.service.meter import Meter
+from tuner.service.proposals import Proposer
 from tuner.service.record import Record, utc_now
 from tuner.service.reply import Reply
 from tuner.study import Study, StudySpec, StudyState, Trial
@@ -43,6 +45,8 @@ _TRIES = 4
 #: How many studies of a dead server are loaded at once, besides those that are called: each takes
 #: memory for what it reads, and the processor from the others.
 _TAKEN_AT_ONCE = 4
+#: Less than clients wait for an answer.
+FIT_SECONDS = 10.0
 _IDLE = timedelta(minutes=10)
 _REQUESTS_KEPT = timedelta(days=1)
 #: After how long to try again to load a study that cannot be loaded.
@@ -59,6 +63,8 @@ class Studies:
         store: Where studies are kept.
         fleet: Who owns which.
         lease: How long a silent worker keeps a trial.
+        fits: Fits models. It is not closed with the studies.
+        fit_seconds: How long a suggestion waits for its model.
         meter: Is told what happens.
         allowed: What studies may name.
     """
@@ -68,12 +74,16 @@ class Studies:
         store: Store,
         fleet: Fleet,
         lease: timedelta,
+        fits: Fits,
+        fit_seconds: float = FIT_SECONDS,
         meter: Meter | None = None,
         allowed: Allowed = Allowed(),  # noqa: B008  # it is frozen
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._lease = lease
+        self._fits = fits
+        self._fit_seconds = fit_seconds
         self._meter = meter
         self._allowed = allowed
         self._live: dict[str, LiveStudy] = {}
@@ -127,7 +137,8 @@ class Studies:
             earlier=self._earlier(stored.study),
             meter=self._meter,
         )
-        return LiveStudy(record, self._lease, loaded.causes)
+        proposer = Proposer(self._fits, self._fit_seconds)
+        return LiveStudy(record, self._lease, loaded.causes, proposer)
 
     def _find(self, study_id: str) -> StoredStudy:
         stored = self._store.find_study(study_id)
@@ -319,6 +330,7 @@ class Studies:
         Raises:
             UnavailableError: the database does not answer; the other studies have to wait, too.
         """
+        self._fits.close_idle()
         for study_id, live in list(self._live.items()):
             try:
                 if live.record.closed:

@@ -19,7 +19,7 @@ from tuner.study_file.nodes import Section
 from tuner.trainer_spaces import PROGRAM, Task, is_own
 
 #: What the study server can search with; a test compares with the engine.
-ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp")
+ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp", "cma-es", "nsga-ii")
 #: How many studies one may start from; a test compares with the engine.
 MAX_EARLIER = 5
 #: What a gang can train with.

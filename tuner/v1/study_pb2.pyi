@@ -388,7 +388,7 @@ class Search(_message.Message):
     ALGORITHM_IN_USE_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     algorithm: _builtins.str
-    """`auto`, `random`, `grid`, `qmc`, `tpe` or `gp`; empty means `auto`."""
+    """`auto`, `random`, `grid`, `qmc`, `tpe`, `gp`, `cma-es` or `nsga-ii`; empty means `auto`."""
     early_stopping: _builtins.str
     """`none`, `asha`, `hyperband`, `median`, `percentile`, `no-progress` or `threshold`; empty means `asha`."""
     seed: _builtins.int

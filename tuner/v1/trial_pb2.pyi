@@ -154,6 +154,7 @@ class Trial(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     WITHIN_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    SEARCH_NOTE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: `studies/{study}/trials/{trial}`; the id is the trial's number, from 0 without gaps."""
@@ -173,6 +174,8 @@ class Trial(_message.Message):
     """Where the trial comes from."""
     within_constraints: _builtins.bool
     """Whether its result keeps to the study's constraints; unset without a result."""
+    search_note: _builtins.str
+    """What proposed the trial in place of the study's search, and why; empty where nothing did."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, _space_pb2.ParameterValue]:
         """The value of every active parameter."""
@@ -239,11 +242,12 @@ class Trial(_message.Message):
         checkpoint: Global___Checkpoint | None = ...,
         origin: Global___Trial.Origin.ValueType = ...,
         within_constraints: _builtins.bool | None = ...,
+        search_note: _builtins.str = ...,
         cost: Global___Cost | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "checkpoint", b"checkpoint", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "lease", b"lease", "start_time", b"start_time", "within_constraints", b"within_constraints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "artifact_uri", b"artifact_uri", "attempt", b"attempt", "attempts", b"attempts", "checkpoint", b"checkpoint", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "labels", b"labels", "lease", b"lease", "measurements", b"measurements", "name", b"name", "origin", b"origin", "parameters", b"parameters", "space_version", b"space_version", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "stop_requested", b"stop_requested", "within_constraints", b"within_constraints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "artifact_uri", b"artifact_uri", "attempt", b"attempt", "attempts", b"attempts", "checkpoint", b"checkpoint", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "labels", b"labels", "lease", b"lease", "measurements", b"measurements", "name", b"name", "origin", b"origin", "parameters", b"parameters", "search_note", b"search_note", "space_version", b"space_version", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "stop_requested", b"stop_requested", "within_constraints", b"within_constraints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__within_constraints: _TypeAlias = _typing.Literal["within_constraints"]  # noqa: Y015
     _WhichOneofArgType__within_constraints: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints"]  # noqa: Y015

@@ -121,7 +121,7 @@ SELECT tuner.must(EXISTS (SELECT FROM saved), 'STALE');
 WITH asked AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(rows)s::json) AS asked (
         number integer, attempt integer, worker_id text, expire_time timestamptz, host text,
-        now timestamptz, space_version integer, parameters json
+        now timestamptz, space_version integer, parameters json, search_note text
     )
 ), due AS (
     UPDATE tuner.trials
@@ -143,11 +143,11 @@ WITH asked AS MATERIALIZED (
 ), proposed AS (
     INSERT INTO tuner.trials (
         study, number, state, parameters, space_version, attempt, worker_id, expire_time,
-        create_time, start_time
+        search_note, create_time, start_time
     )
     SELECT
         %(study)s::bigint, number, 'RUNNING', parameters, space_version, attempt, worker_id,
-        expire_time, now, now
+        expire_time, search_note, now, now
     FROM asked
     WHERE parameters IS NOT NULL
     RETURNING number
@@ -396,6 +396,7 @@ SELECT
     array_agg(checkpoint_uri) AS checkpoint_uri,
     array_agg(checkpoint_step) AS checkpoint_step,
     array_agg(within_constraints) AS within_constraints,
+    array_agg(nullif(search_note, '')) AS search_note,
     array_agg(worker_time) AS worker_time,
     array_agg(cpu_time) AS cpu_time,
     array_agg(gpu_time) AS gpu_time

@@ -187,6 +187,8 @@ CREATE TABLE tuner.trials (
     checkpoint_uri text,
     checkpoint_step bigint,
     within_constraints boolean,
+    -- What proposed the trial in place of the study's search, and why; mostly empty.
+    search_note text NOT NULL DEFAULT '',
     -- Of the attempts that have ended, added up.
     worker_time interval NOT NULL DEFAULT '0',
     cpu_time interval NOT NULL DEFAULT '0',

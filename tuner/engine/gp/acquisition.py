@@ -16,6 +16,8 @@ from tuner.engine.gp.regressor import Regressor
 _LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 # Beyond this many deviations the series below is more accurate than the closed form.
 _FAR = 1e4
+# Much more than logarithms of improvements differ by.
+_NOTHING = 1e9
 
 
 class Acquisition(Protocol):
@@ -54,6 +56,22 @@ class LogImprovement:
         log, ratio = log_improvement(z)
         gradient = (1 - ratio * z)[:, None] * by_deviation - ratio[:, None] * by_mean
         return np.log(deviation) + log, gradient / deviation[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """Nothing where an embedded column is 0, as that of a choice is where another one is made."""
+
+    column: int
+
+    def value(self, points: Array) -> Array:
+        """The value at each point."""
+        value: Array = np.where(points[:, self.column] > 0, 0.0, -_NOTHING)
+        return value
+
+    def gradient(self, points: Array) -> tuple[Array, Array]:
+        """The value at each point, and its gradient."""
+        return self.value(points), np.zeros_like(points)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.study import StudyDirection
@@ -18,7 +19,7 @@ _UNDECIDED = (TrialState.PRUNED, TrialState.RUNNING)
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """All that a proposal depends on; another process may compute it from a pickle of this."""
+    """All that a proposal depends on; another process may compute it."""
 
     cube: Cube
     #: Where trials have a value, [trials, axes], in the order of their numbers.
@@ -42,8 +43,10 @@ def problem_of(
     trials: Sequence[FrozenTrial],
     directions: Sequence[StudyDirection],
     seed: tuple[int, ...],
+    *,
+    coming: Sequence[Mapping[str, Any]] = (),
 ) -> Problem:
-    """Reads trials of Optuna's kind.
+    """Reads trials of Optuna's kind, and the parameters of some that are about to run.
 
     A trial that was stopped, or is running, counts with the value that it might end with, and as
     one that came only so far; a failed one, or one stopped before it reported anything, only as a
@@ -76,7 +79,7 @@ def problem_of(
         losses=_finite(np.array(losses).reshape(len(seen), len(signs))),
         progress=np.array([curves.progress_of(trial) for trial in seen]),
         violations=np.array(violations).reshape(len(seen), len(names)),
-        pending=cube.encode([trial.params for trial in pending]),
+        pending=cube.encode([*(trial.params for trial in pending), *coming]),
         failed=cube.encode([trial.params for trial in lost]),
         seed=seed,
     )

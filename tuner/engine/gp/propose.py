@@ -18,6 +18,10 @@ from tuner.engine.gp.regressor import Regressor
 _MOST_KNOWN = 400
 # More objectives are weighed by chance into one: the boxes between them grow too many.
 _MOST_OBJECTIVES = 3
+# How often a choice is made that others were preferred to.
+_NEGLECTED, _NEGLECTED_IN_THE_END = 1 / 8, 1 / 4
+# The logarithm of an improvement that is hardly one, of values with a deviation of about 1.
+_LITTLE = -2.5
 # Around so many points it is searched more closely.
 _GOOD = 5
 
@@ -55,8 +59,31 @@ def _propose(problem: Problem, rng: np.random.Generator) -> Array:
         rank = np.clip(problem.violations, 0, None).sum(1)
     good = problem.points[np.argsort(rank, kind="stable")[:_GOOD]]
     found = ascent.maximize(acquisition.Sum(goal), cube, good, rng)
+    worth = float(acquisition.Sum(goal).value(cube.embed(found[:1]))[0])
+    neglected = _neglected(problem, worth, rng)
+    if neglected is not None:
+        goal.append(acquisition.Only(neglected))
+        found = ascent.maximize(acquisition.Sum(goal), cube, good, rng)
     tried = set(map(_key, np.vstack([problem.points, problem.pending, problem.failed])))
     return next((point for point in found if _key(point) not in tried), found[0])
+
+
+def _neglected(problem: Problem, worth: float, rng: np.random.Generator) -> int | None:
+    """At times the column of a choice to be made: one of those that fewest trials made.
+
+    Among numbers a model sees a slope towards what it has not tried; among choices without an
+    order it sees none, and may leave one for good after a few trials whose other parameters did
+    not suit it. The less there is to improve otherwise, the more often one is made.
+    """
+    cube = problem.cube
+    axes = [index for index, axis in enumerate(cube.axes) if axis.choices > 1]
+    often = _NEGLECTED if worth > _LITTLE else _NEGLECTED_IN_THE_END
+    if not axes or rng.random() >= often:
+        return None
+    columns = np.flatnonzero(cube.owners == axes[rng.integers(len(axes))])
+    made = cube.embed(np.vstack([problem.points, problem.pending]))[:, columns] > 0
+    counts = made.sum(0)
+    return int(columns[rng.choice(np.flatnonzero(counts == counts.min()))])
 
 
 def _improvement(models: Sequence[Regressor], means: Array) -> acquisition.Acquisition:
