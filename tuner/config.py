@@ -30,6 +30,10 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "TUNER_ARTIFACTS",
         "where checkpoints and models lie; in the data directory",
     ),
+    "models": (
+        "TUNER_MODELS",
+        "where models are published, a folder or s3:// or gs://; below the artifacts",
+    ),
     "cache_dir": (
         "TUNER_CACHE_DIR",
         "where each machine keeps rows that it has read, on a disk of its own; in the data "
@@ -130,6 +134,7 @@ class Settings:
     web_port: int = 8480
     database_url: str = field(default="", repr=False)
     artifacts: str = ""
+    models: str = ""
     cache_dir: str = ""
     cache_gib: float = 0.0
     memory_gib: float = 0.0
@@ -232,6 +237,14 @@ class Settings:
     def artifacts_dir(self) -> Path:
         """Where checkpoints, statistics and models lie."""
         return Path(self.artifacts).expanduser() if self.artifacts else self.data_dir / "artifacts"
+
+    @property
+    def models_uri(self) -> str:
+        """Where models are published: an absolute path or a URI."""
+        if "://" in self.models:
+            return self.models
+        folder = Path(self.models).expanduser() if self.models else self.artifacts_dir / "models"
+        return str(folder.absolute())
 
     @property
     def rows_dir(self) -> Path:

@@ -239,7 +239,7 @@ def migrate(connection: Connection) -> None:
                 f"a newer tuner wrote this database (schema {applied}, this one knows "
                 f"{steps[-1].version}); upgrade tuner. Nothing was changed."
             )
-        for step in steps[applied:]:
+        for step in (step for step in steps if step.version > applied):
             logger.info("migrating the database to schema %d (%s)", step.version, step.name)
             connection.execute(step.sql)
             connection.execute(

@@ -33,6 +33,7 @@ _BY_CONSTRAINT: Mapping[str, TunerError] = {
     "studies_study_id_key": AlreadyExistsError("another study has this id; choose another one."),
     "requests_pkey": StaleError("this request was answered before; try again."),
     "trials_pkey": StaleError("another server proposed this trial; try again."),
+    "models_pkey": AlreadyExistsError("another model has this name; choose another one."),
     "trials_space_fkey": NotFoundError("the study was deleted."),
     "attempts_trial_fkey": NotFoundError("the trial was deleted."),
     "measurements_attempt_fkey": NotFoundError("the trial was deleted."),

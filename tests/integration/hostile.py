@@ -12,7 +12,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from tests.integration.service_support import new_trial, study_of
-from tuner.v1 import space_pb2, study_pb2, trial_pb2
+from tuner.v1 import model_pb2, space_pb2, study_pb2, trial_pb2
+from tuner.v1 import model_service_pb2 as models
 from tuner.v1 import statistics_service_pb2 as statistics
 from tuner.v1 import study_service_pb2 as pb
 
@@ -196,11 +197,16 @@ class Hostile:
             return choice(_TEXTS)
         match name:
             case "parent":
-                return self.study()
+                return choice((self.study(), self.study(), "models/m0", "models/-"))
             case "name" | "names" | "best_trial" | "trial":
-                return choice(
-                    (self.study(), self.trial(), self.statistics(), "tokens/ann", choice(_TEXTS))
-                )
+                known = (self.study(), self.trial(), self.statistics(), "tokens/ann", "models/m0")
+                return choice((*known, self.version(), choice(_TEXTS)))
+            case "model_id":
+                return choice(("m0", "m1"))
+            case "alias":
+                return choice(("champion", "latest"))
+            case "publication_token":
+                return choice(("1.1", "2.1", choice(_TEXTS)))
             case "lease_token":
                 return choice(self.tokens)
             case "page_token" | "resume_token":
@@ -232,6 +238,10 @@ class Hostile:
 
     def trial(self) -> str:
         return f"{self.study()}/trials/{self.random.randrange(12)}"
+
+    def version(self) -> str:
+        number = self.random.choice((1, 2, 3, "champion", "latest", 2**31))
+        return f"models/m{self.random.randrange(2)}/versions/{number}"
 
 
 _TIMES = ("google.protobuf.Duration", "google.protobuf.Timestamp")
@@ -384,6 +394,40 @@ def _list(hostile: Hostile) -> Message:
     )
 
 
+def _begin(hostile: Hostile) -> Message:
+    request = models.BeginModelVersionRequest(parent="models/m0", publisher="box:1")
+    request.ttl.nanos = hostile.random.choice((0, 1_000_000, 999_999_999))
+    if hostile.random.random() < 0.5:
+        request.lineage.trial = hostile.trial()
+    else:
+        request.lineage.source = hostile.random.choice(_TEXTS)
+    return request
+
+
+def _finish(hostile: Hostile) -> Message:
+    number = hostile.random.randrange(1, 6)
+    request = models.FinishModelVersionRequest(
+        name=f"models/m0/versions/{number}", publication_token=f"{number}.1"
+    )
+    published = request.published
+    published.uri, published.sha256, published.card = "/m", "ab" * 32, "#\0"
+    published.metrics["auc"] = hostile.random.choice(_FLOATS)
+    published.lineage.source = hostile.random.choice(_TEXTS)
+    return request
+
+
+def _set_alias(hostile: Hostile) -> Message:
+    number = hostile.random.choice(_INTS)
+    return models.SetModelAliasRequest(name="models/m0", alias="champion", version=number)
+
+
+def _update_model(hostile: Hostile) -> Message:
+    model = model_pb2.Model(name="models/m0", keep_versions=hostile.random.choice(_INTS))
+    request = models.UpdateModelRequest(model=model)
+    request.update_mask.paths.append(hostile.random.choice(("keep_versions", "labels", "name")))
+    return request
+
+
 def _named(kind: type[Message], field: str, of: Callable[[Hostile], str]) -> Any:
     return lambda hostile: kind(**{field: of(hostile)})
 
@@ -402,6 +446,12 @@ _SEEDS: Mapping[str, Callable[[Hostile], Message]] = {
     "UpdateTrial": _update_trial,
     "ListTrials": _list,
     "StreamTrials": _list,
+    "BeginModelVersion": _begin,
+    "FinishModelVersion": _finish,
+    "SetModelAlias": _set_alias,
+    "UpdateModel": _update_model,
+    "GetModelVersion": _named(models.GetModelVersionRequest, "name", Hostile.version),
+    "DeleteModelVersion": _named(models.DeleteModelVersionRequest, "name", Hostile.version),
     "GetStatistics": _named(statistics.GetStatisticsRequest, "name", Hostile.statistics),
     "UpdateStatistics": _keep,
     "GetStudy": _named(pb.GetStudyRequest, "name", Hostile.study),

@@ -1,8 +1,11 @@
-"""A small object store that speaks enough of S3's protocol for reading: buckets are folders."""
+"""A small object store that speaks enough of S3's protocol: buckets are folders."""
 
 from __future__ import annotations
 
+import io
+import re
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 #: Whose requests are answered, and from whom the bucket `secret` is kept.
 ACCESS_KEY, SECRET_KEY = "tester", "not-so-secret"
@@ -60,6 +63,76 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             self._answer()
+
+        def do_PUT(self) -> None:
+            if self._may_write():
+                place, query, body = self._place(), self._query(), self._body()
+                if "partNumber" in query:
+                    part = folder / ".parts" / query["uploadId"] / f"{int(query['partNumber']):05}"
+                    part.write_bytes(body)
+                elif not self.path.endswith("/"):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(body)
+                self._send(200, b"", {"ETag": '"e"'})
+
+        def do_POST(self) -> None:
+            """Uploads in parts, and deletes several."""
+            if not self._may_write():
+                return
+            place, query, body = self._place(), self._query(), self._body()
+            xml = {"Content-Type": "application/xml"}
+            if "delete" in query:
+                for key in re.findall(r"<Key>([^<]*)</Key>", body.decode()):
+                    _remove(place / unescape(key))
+                self._send(200, b"<DeleteResult></DeleteResult>", xml)
+            elif "uploads" in query:
+                upload = uuid.uuid4().hex
+                (folder / ".parts" / upload).mkdir(parents=True)
+                answer = (
+                    "<InitiateMultipartUploadResult>"
+                    f"<UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+                )
+                self._send(200, answer.encode(), xml)
+            else:
+                parts = sorted((folder / ".parts" / query["uploadId"]).iterdir())
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(b"".join(part.read_bytes() for part in parts))
+                answer = (
+                    "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+                )
+                self._send(200, answer.encode(), xml)
+
+        def do_DELETE(self) -> None:
+            if self._may_write():
+                _remove(self._place())
+                self._send(204, b"", {})
+
+        def _may_write(self) -> bool:
+            bucket = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[0]
+            known = f"Credential={ACCESS_KEY}/" in self.headers.get("Authorization", "")
+            if known and bucket != FORBIDDEN_BUCKET and (folder / bucket).is_dir():
+                return True
+            self._body()
+            known = known and bucket != FORBIDDEN_BUCKET
+            self._fail(*((404, "NoSuchBucket") if known else (403, "AccessDenied")))
+            return False
+
+        def _place(self) -> Path:
+            return folder / unquote(urlsplit(self.path).path).lstrip("/")
+
+        def _query(self) -> dict[str, str]:
+            parsed = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+            return {key: values[0] for key, values in parsed.items()}
+
+        def _body(self) -> bytes:
+            """The body; chunks of HTTP, and the AWS SDK's own within them."""
+            if "chunked" in self.headers.get("Transfer-Encoding", ""):
+                body = _dechunked(self.rfile)
+            else:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if "aws-chunked" in self.headers.get("Content-Encoding", ""):
+                return _dechunked(io.BytesIO(body))
+            return body
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
@@ -137,6 +210,23 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
     return Handler
+
+
+def _remove(path: Path) -> None:
+    """Removes an object; folders are no objects."""
+    if path.is_file():
+        path.unlink()
+
+
+def _dechunked(file: io.BufferedIOBase) -> bytes:
+    """Chunks, each with its length before it; checksums may come last."""
+    body = bytearray()
+    while size := int(file.readline().split(b";")[0], 16):
+        body += file.read(size)
+        file.readline()
+    while file.readline().strip():
+        pass
+    return bytes(body)
 
 
 def _modified(path: Path) -> datetime:

@@ -8,18 +8,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import yaml
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.integration import trials
 from tuner.errors import DataError, ModelRejectedError
 from tuner.study import Feature, Goal, Metric
-from tuner_trainers import artifacts, checksums, export, golden, statistics, training
+from tuner_trainers import artifacts, checksums, export, golden, layout, statistics, training
 from tuner_trainers.data import Columns
-from tuner_trainers.predict import EXTRA, METADATA, Predictor
+from tuner_trainers.layout import EXTRA, METADATA
+from tuner_trainers.predict import Predictor
 
 ROW: Columns = {
     "age": np.asarray([40.0]),
@@ -151,6 +155,104 @@ def test_many_rows_are_predicted_in_batches(predictor: Predictor) -> None:
     assert predictor.outputs(none).shape == (0, 2)
 
 
+def test_two_versions_are_loaded_as_tensorflow_serving_does(
+    exported: Path, tmp_path: Path
+) -> None:
+    """Every folder with a number below the model's; the unmodified server reads no more."""
+    for number in (1, 2):
+        shutil.copytree(exported, tmp_path / "answers" / str(number))
+    versions = sorted((tmp_path / "answers").iterdir(), key=lambda path: int(path.name))
+    for version in versions:
+        model = tf.saved_model.load(str(version), tags=["serve"])
+        arguments = {name: tf.constant(column.tolist()) for name, column in ROW.items()}
+        arguments = {
+            name: tf.cast(value, tf.float64) if value.dtype != tf.string else value
+            for name, value in arguments.items()
+        }
+        answer = model.signatures["serving_default"](**arguments)
+        assert set(answer) == {"classes", "scores", "predicted"}
+
+
+def test_warmup_requests_are_prediction_logs(exported: Path, predictor: Predictor) -> None:
+    """Read by TensorFlow Serving's own messages, and answered as the golden rows are."""
+    recorded = golden.read(exported / layout.GOLDEN, predictor.inputs)
+    call = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    start, sizes = 0, []
+    for record in tf.data.TFRecordDataset(str(exported / layout.WARMUP)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        assert log.WhichOneof("log_type") == "predict_log"
+        request = log.predict_log.request
+        spec = request.model_spec
+        assert (spec.name, spec.signature_name) == ("answers", "serving_default")
+        inputs = {
+            name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
+        }
+        assert set(inputs) == set(predictor.inputs)
+        scores = call(**inputs)["scores"].numpy()
+        expected = recorded.outputs[start : start + len(scores)]
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=golden.TOLERANCE)
+        sizes.append(len(scores))
+        start += len(scores)
+    assert sizes == [1, 1, 32]
+
+
+def test_mlflow_finds_what_it_reads(exported: Path) -> None:
+    """The fields by which MLflow's flavors `tensorflow` and `python_function` load a model."""
+    document = yaml.safe_load((exported / "MLmodel").read_text(encoding="utf-8"))
+    flavor, function = (document["flavors"][name] for name in ("tensorflow", "python_function"))
+    assert function["loader_module"] == "mlflow.tensorflow"
+    assert flavor["model_type"] == "tf1-estimator"
+    loaded = tf.saved_model.load(
+        str(exported / flavor["saved_model_dir"]), tags=flavor["meta_graph_tags"]
+    )
+    call = loaded.signatures[flavor["signature_def_key"]]
+    columns = json.loads(document["signature"]["inputs"])
+    assert {column["name"] for column in columns} == set(call.structured_input_signature[1])
+    assert {c["name"]: c["type"] for c in columns} == {
+        "age": "double",
+        "gain": "double",
+        "city": "string",
+        "rooms": "double",
+    }
+    assert len(document["model_uuid"]) == 32 and document["metadata"] == {
+        "study": "small",
+        "trial": 0,
+    }
+    requirements = (exported / "requirements.txt").read_text().splitlines()
+    assert f"tensorflow=={tf.__version__}" in requirements
+
+
+def test_the_card_and_the_schema_say_what_a_caller_needs(exported: Path) -> None:
+    card = (exported / layout.CARD).read_text(encoding="utf-8")
+    assert card.startswith("# answers\n")
+    for words in (
+        "Predicts `answer`, one of `no`, `yes`.",
+        "Trial 0 of the study `small`, trained by `tabular`",
+        "600 rows, fingerprint",
+        "| city | DT_STRING [batch] |",
+        "| val_auc | ",
+        "| learning_rate | 0.01 |",
+        "| scores | DT_FLOAT |",
+    ):
+        assert words in card, words
+    body = card.split(" -d '")[1].split("'\n```")[0]
+    (instance,) = json.loads(body)["instances"]
+    assert set(instance) == {"age", "gain", "city", "rooms"}
+    schema = json.loads((exported / layout.SCHEMA).read_text(encoding="utf-8"))
+    by_name = {column["name"]: column for column in schema["inputs"]}
+    assert by_name["age"]["minimum"] == 18 and by_name["age"]["missing"] == "NaN"
+    assert by_name["city"]["dtype"] == "DT_STRING" and by_name["city"]["distinct"] == 3
+
+
+def test_the_keras_model_predicts_the_same(exported: Path, predictor: Predictor) -> None:
+    model = keras.models.load_model(exported / layout.KERAS)
+    recorded = golden.read(exported / layout.GOLDEN, predictor.inputs)
+    tensors = golden.tensors(recorded.inputs)
+    inputs = [tensors[name] for name in predictor.inputs]
+    scores = model(inputs, training=False).numpy()
+    np.testing.assert_allclose(scores, recorded.outputs, rtol=0, atol=golden.TOLERANCE)
+
+
 def test_columns_of_different_length_are_refused(predictor: Predictor) -> None:
     with pytest.raises(DataError, match="length"):
         predictor.predict({**ROW, "age": np.asarray([1.0, 2.0])})
@@ -171,7 +273,7 @@ def _edit_golden(directory: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[50]["outputs"][0] += 1e-4
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    checksums.write(directory, directory / export.SUMS)
+    checksums.write(directory, directory / layout.SUMS)
 
 
 def _edit_weights(directory: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from tests.integration import trials
 from tuner.space import Space
 from tuner.study import DataSource, Feature, Metric
-from tuner_trainers import artifacts, derived, export, golden, statistics, training
+from tuner_trainers import artifacts, derived, export, golden, layout, statistics, training
 from tuner_trainers.context import TrialTask
 from tuner_trainers.predict import Predictor
 from tuner_trainers.storage import Storage
@@ -126,3 +128,20 @@ def test_the_exported_model_predicts_what_training_saw(tmp_path: Path, in_memory
     np.testing.assert_allclose(
         predicted["probability(yes)"], recorded["probability(yes)"], rtol=0, atol=1e-6
     )
+    if in_memory:
+        # A process that has seen none of it reads the Keras model, too.
+        script = (
+            "import sys, keras, tuner_trainers.model\n"
+            "model = keras.models.load_model(sys.argv[1])\n"
+            "print([layer.name for layer in model.inputs])"
+        )
+        path = tmp_path / "exported" / layout.KERAS
+        process = subprocess.run(
+            [sys.executable, "-c", script, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.count("'") == 2 * len(predictor.inputs)

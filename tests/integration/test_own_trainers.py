@@ -19,7 +19,7 @@ from tuner import code, study_file
 from tuner.client import Client, Study
 from tuner.config import Settings
 from tuner.errors import DataError
-from tuner.registry import export_to
+from tuner.registry import Source, export_to
 from tuner.runner.cluster import Cluster
 from tuner.service import StudyServer
 from tuner.study import Cause, StudyState, TrialState
@@ -467,7 +467,8 @@ def test_a_function_builds_the_network_and_all_the_rest_is_ours(
     until(lambda: study.refresh().exported_model_uri, 100)
     assert Path(study.record.exported_model_uri, "saved_model.pb").is_file()
     code.archive_path(settings.artifacts_dir, study.record.spec.own.code).unlink()
-    export_to(Path(study.best().record.artifact_uri), tmp_path / "exported")
+    artifact = Path(study.best().record.artifact_uri)
+    export_to(Source(directory=artifact), str(tmp_path / "exported"))
 
 
 def blocks(language: str) -> list[str]:

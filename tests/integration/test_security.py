@@ -37,6 +37,7 @@ from tuner.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from tuner.model import Lineage, Published
 from tuner.service import StudyServer, listen
 from tuner.v1 import admin_service_pb2 as messages
 from tuner.v1 import study_service_pb2 as pb
@@ -670,3 +671,42 @@ def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path, database_url: 
         assert run(settings, "servers", "--json").returncode == 0
         nobody = run(settings, "studies", "--server", settings.server, TUNER_DATA_DIR="/nowhere")
         assert nobody.returncode == 2 and "set TUNER_TOKEN" in nobody.stderr
+
+
+# --- models ----------------------------------------------------------------------------------
+
+
+def test_models_belong_to_those_who_made_them(tmp_path: Path, database_url: str) -> None:
+    with serving(tmp_path, database_url) as settings:
+        secrets = {name: secret_of(settings, Role.WRITER, name) for name in ("ann", "bob")}
+        ann, bob = (client(settings, secret) for secret in secrets.values())
+        with ann, bob, admin(settings) as runner:
+            study = ann.create_study("mine", {"x": tuner.Float(0, 1)}, maximize="auc", trials=2)
+            for trial in study:
+                with trial:
+                    trial.complete(0.5)
+            # What the runner publishes belongs to whom the study belongs to.
+            begun = runner.models.begin(
+                "m", Lineage(trial=f"{study.name}/trials/0"), publisher="r"
+            )
+            assert begun.creator == runner.models.get("m").creator == "ann"
+            published = Published(
+                uri="/etc", size_bytes=1, sha256="ab" * 32, lineage=begun.lineage
+            )
+            with pytest.raises(PermissionDeniedError, match="TUNER_MODELS"):
+                runner.models.finish(begun, published)
+            place = str(tmp_path / "artifacts" / "models" / "m" / "1")
+            done = runner.models.finish(begun, replace(published, uri=place))
+            with pytest.raises(
+                PermissionDeniedError, match="model version 'm/versions/1' was cre"
+            ):
+                bob.models.delete_version(done)
+            bob.models.set_alias("m", "champion", 1)
+            with pytest.raises(PermissionDeniedError, match="model 'm' was created by 'ann'"):
+                bob.models.delete("m")
+            bob.models.delete_alias("m", "champion")
+            ann.models.delete_version(done)
+            runner.models.delete_version(done, files_removed=True)
+            ann.models.delete("m")
+            callers = {(e.method, e.caller) for e in runner.admin.audit("models/m")}
+            assert ("SetModelAlias", "bob") in callers and ("DeleteModel", "ann") in callers

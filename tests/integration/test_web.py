@@ -15,7 +15,16 @@ import httpx
 import pytest
 
 import tuner
-from tests.integration.web_study import ROWS, leased, pages, prepared, spec, work, write_log
+from tests.integration.web_study import (
+    ROWS,
+    leased,
+    pages,
+    prepared,
+    published,
+    spec,
+    work,
+    write_log,
+)
 from tuner.client import Client, Study
 from tuner.config import Settings
 from tuner.errors import UnavailableError
@@ -179,3 +188,23 @@ def test_a_port_in_use_is_said_to_be_so() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUseError, match=f"127.0.0.1:{port}.*TUNER_WEB_PORT"):
             listen("127.0.0.1", port)
+
+
+def test_models_are_pages_and_json(web: httpx.Client, client: Client, study: Study) -> None:
+    published(client, study, "births", 1)
+    assert "births" in web.get("/models").text
+    page = web.get("/models/births/versions/latest")
+    assert page.status_code == 200 and "<script>alert" not in page.text
+    assert f'href="/studies/{study.study_id}/trials/0"' in page.text
+    part = web.get("/models/births/parts/versions")
+    again = web.get(
+        "/models/births/parts/versions", headers={"If-None-Match": part.headers["ETag"]}
+    )
+    assert again.status_code == 304
+    (version,) = web.get("/api/models/births/versions").json()["versions"]
+    assert version["name"] == "models/births/versions/1" and "card" not in version
+    names = [model["name"] for model in web.get("/api/models").json()["models"]]
+    assert names == ["models/births"]
+    for path in ("/models/nobody", "/models/births/versions/9", "/models/births/versions/0"):
+        assert web.get(path).status_code == 404, path
+    assert web.get("/models/births/versions/%C3%9C").status_code in (400, 404)

@@ -9,9 +9,17 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import tuner
-from tests.integration.web_study import leased, pages, prepared, work, write_log
+from tests.integration.web_study import (
+    leased,
+    pages,
+    prepared,
+    published,
+    work,
+    write_log,
+)
 from tuner.client import Client, Study
 from tuner.config import Settings
+from tuner.model import Lineage
 from tuner.service.server import StudyServer
 from tuner.web.source import StudySource
 
@@ -142,6 +150,38 @@ def test_a_trial_is_drawn_and_its_log_grows(
         expect(page.locator("#figure-1 .scatterlayer .point")).to_have_count(2)
         trial.complete()
         expect(page.locator("#summary .badge")).not_to_have_text("running")
+
+
+def test_models_lead_to_their_versions_trials_and_cards(
+    page: Page, address: str, client: Client, study: Study
+) -> None:
+    page.goto(f"{address}/models")
+    expect(page.locator("#models")).to_contain_text("No models yet")
+    first, second = published(client, study, "adult", 2)
+    client.models.set_alias("adult", "champion", first.version)
+    # The list is asked for again by itself.
+    expect(page.locator("tr", has=page.locator("#model-adult"))).to_contain_text("champion: 1")
+    page.click("#model-adult")
+    expect(page.locator("#card h1")).to_have_text("adult-income")
+    expect(page.locator("#card")).to_contain_text("<script>alert('x')</script>")
+    expect(page.locator("#card td").last).to_have_text("0.91")
+    assert page.locator("#card a").count() == 0
+    expect(page.locator("#version .lead")).to_contain_text(str(second.version))
+    page.click("#version-1")
+    assert page.url.endswith("/models/adult/versions/1")
+    expect(page.locator("#version .lead")).to_contain_text("1")
+    begun = client.models.begin("adult", Lineage(trial=f"{study.name}/trials/4"), publisher="b:1")
+    row = page.locator("#versions tr", has=page.locator("#version-3"))
+    expect(row).to_contain_text("publishing")
+    client.models.finish(begun, "it predicts something else")
+    expect(row).to_contain_text("it predicts something else")
+    page.click("#version >> text=trial 0")
+    expect(page.locator("h1")).to_have_text("Trial 0")
+    page.set_viewport_size({"width": 390, "height": 800})
+    for path in ("/models", "/models/adult", "/models/adult/versions/champion"):
+        page.goto(address + path)
+        expect(page.locator("main")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_it_fits_a_phone(page: Page, address: str, study: Study) -> None:

@@ -18,6 +18,7 @@ from tuner import convert
 from tuner.client import Client, Study
 from tuner.client.channel import Connection
 from tuner.client.trial import RunningTrial
+from tuner.model import Lineage, ModelVersion, Published
 from tuner.space import Value
 from tuner.study import Limits, StudySpec
 from tuner.v1 import study_pb2
@@ -29,14 +30,17 @@ from tuner.web.source import StudySource
 ROWS = 32_561
 
 
-def spec() -> StudySpec:
+def spec(*, trials: int = 60, export_model: str = "adult-income") -> StudySpec:
     """What a user would submit: nothing but the data is known of the space."""
-    return replace(a_study().spec, limits=Limits(trials=60, parallel=2))
+    limits = Limits(trials=trials, parallel=2)
+    return replace(a_study().spec, limits=limits, export_model=export_model)
 
 
-def prepared(client: Client, name: str) -> Study:
+def prepared(
+    client: Client, name: str, *, trials: int = 60, export_model: str = "adult-income"
+) -> Study:
     """Creates a study and answers for its runner that the data is fine."""
-    study = client.create(name, spec())
+    study = client.create(name, spec(trials=trials, export_model=export_model))
     request = pb.PrepareStudyRequest(
         name=study.name,
         prepared=pb.PrepareStudyRequest.Prepared(
@@ -102,6 +106,35 @@ def worth(parameters: Mapping[str, Value]) -> float:
     units = math.log2(float(parameters["units"]) / 128)
     hashed = 0.004 if parameters["native_country.encoding"] == "hash" else 0.0
     return 0.921 - 0.02 * rate * rate - 0.0022 * buckets**2 - 0.0015 * units**2 - hashed
+
+
+CARD = """# adult-income
+
+Predicts `income`. <script>alert('x')</script> [away](https://elsewhere.example)
+
+| metric | value |
+|---|---|
+| val_auc | 0.91 |
+"""
+
+
+def published(client: Client, study: Study, model: str, trials: int) -> list[ModelVersion]:
+    """Publishes trials of a study as a publisher does, whatever lies at their places."""
+    versions = []
+    for number in range(trials):
+        lineage = Lineage(trial=f"{study.name}/trials/{number}", trainer="tabular")
+        begun = client.models.begin(model, lineage, publisher="box:1")
+        what = Published(
+            uri=f"/models/{model}/{begun.version}",
+            size_bytes=3 << 20,
+            sha256="ab" * 32,
+            lineage=lineage,
+            metrics={"val_auc": 0.91},
+            card=CARD,
+            report="a fresh process predicted the golden rows",
+        )
+        versions.append(client.models.finish(begun, what))
+    return versions
 
 
 @contextmanager

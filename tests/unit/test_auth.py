@@ -21,7 +21,7 @@ from tuner.errors import (
     UnavailableError,
 )
 from tuner.service import auth, roles
-from tuner.service.allowed import Allowed, check_locations
+from tuner.service.allowed import Allowed, check_locations, check_model_place
 from tuner.service.auth import TokenGuard
 from tuner.service.call import Call
 from tuner.study import DataSource, Goal, Metric, OwnTrainer, StudySpec
@@ -400,3 +400,26 @@ def test_an_empty_list_is_no_bound_but_with_tokens_it_allows_nothing() -> None:
     with pytest.raises(PermissionDeniedError):
         check_locations(SPEC, Allowed.of(Settings(allowed_data="/elsewhere")))
     check_locations(SPEC, Allowed.of(Settings(auth="token", allowed_data="/")))
+
+
+@pytest.mark.parametrize(
+    ("uri", "root", "allowed"),
+    [
+        ("/anywhere", None, True),
+        ("/models/m/1", "/models", True),
+        ("/models/../etc", "/models", False),
+        ("/modelsx/m/1", "/models", False),
+        ("s3://b/models/m/1", "s3://b/models/", True),
+        ("s3://c/models/m/1", "s3://b/models", False),
+        ("s3://b/models/m/1?x=y", "s3://b/models", False),
+        ("models/m/1", "/models", False),
+    ],
+)
+def test_versions_lie_where_models_are_published(
+    uri: str, root: str | None, allowed: bool
+) -> None:
+    if allowed:
+        check_model_place(uri, root)
+    else:
+        with pytest.raises(PermissionDeniedError, match="TUNER_MODELS"):
+            check_model_place(uri, root)

@@ -2,6 +2,7 @@
 
     python -m tuner_trainers.export ARTIFACTS DIRECTORY [--model NAME]
     python -m tuner_trainers.export --verify DIRECTORY
+    python -m tuner_trainers.export --import SAVED_MODEL DIRECTORY [--model NAME] [--rows FILE]
 
 Each is run in a process of its own: what is verified is what any process will load.
 """
@@ -14,7 +15,8 @@ import json
 import keyword
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,29 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tuner.errors import DataError, ModelRejectedError, TunerError
-from tuner_trainers import artifacts, checksums, golden, own, predict, training
+from tuner.trainer_spaces import TRAINERS
+from tuner_trainers import (
+    artifacts,
+    checksums,
+    foreign,
+    golden,
+    layout,
+    mlmodel,
+    own,
+    training,
+    warmup,
+)
+from tuner_trainers import card as cards
 from tuner_trainers.artifacts import TrialRecord
+from tuner_trainers.layout import SUMS
 from tuner_trainers.model import build_model
-from tuner_trainers.predict import EXTRA, Predictor
+from tuner_trainers.predict import Predictor, read_metadata
 from tuner_trainers.statistics import Statistics
 
-SUMS = EXTRA / "SHA256SUMS"
+#: Stands in an example for the content of a file.
+_B64 = {"b64": "BASE64"}
+#: How many rows the warm-up requests have: single ones, as most clients send them, and a batch.
+_WARMUP_ROWS = (1, 1, 32)
 #: Golden rows that are also replayed one by one, as clients send them.
 SINGLE_ROWS = 5
 
@@ -58,14 +76,82 @@ def export(artifact_dir: Path, to: Path, model: str = "") -> None:
         network = built.network
         network.set_weights(_fitting(network, artifacts.read_weights(artifact_dir)))
         arguments = _arguments(built.encoder.columns)
-        _write_saved_model(built.serving(), record, arguments, to)
-    extra = to / EXTRA
-    extra.mkdir(parents=True)
-    metadata = _metadata(record, arguments, model, built.rows_at_once)
-    artifacts.write_text(to / predict.METADATA, json.dumps(metadata, indent=2, ensure_ascii=False))
-    for name in (artifacts.STATISTICS, artifacts.GOLDEN):
-        shutil.copyfile(artifact_dir / name, extra / name)
+        serving = built.serving()
+        _write_saved_model(serving, record, arguments, to)
+        (to / layout.EXTRA).mkdir(parents=True)
+        unsaved = _save_keras(serving, record, to / layout.KERAS)
+    for name, place in (
+        (artifacts.STATISTICS, layout.STATISTICS),
+        (artifacts.GOLDEN, layout.GOLDEN),
+    ):
+        shutil.copyfile(artifact_dir / name, to / place)
+    metadata = {
+        **_metadata(record, arguments, model, built.rows_at_once),
+        "rows": statistics.rows,
+        "keras_model": unsaved or layout.KERAS.name,
+    }
+    _write_json(to / layout.METADATA, metadata)
+    _write_json(to / layout.SCHEMA, _schema(metadata, statistics))
+    recorded = golden.read(to / layout.GOLDEN, record.inputs)
+    warmup.write(to / layout.WARMUP, model or task.study, _warmup(recorded.inputs))
+    artifacts.write_text(to / layout.CARD, cards.card(metadata, _example(recorded.inputs)))
+    mlmodel.write(to, metadata)
     checksums.write(to, to / SUMS)
+
+
+def _save_keras(model: keras.Model, record: TrialRecord, path: Path) -> str:
+    """Saves the model as Keras does; why it cannot be, if layers of the user's own keep it."""
+    try:
+        with warnings.catch_warnings():
+            # Of Keras's own making: it reads TensorFlow's variables as NumPy 1 did.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            model.save(path)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if record.task.trainer in TRAINERS:
+            raise
+        path.unlink(missing_ok=True)
+        return f"not saved: {str(error).strip().splitlines()[0]}"
+    return ""
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    artifacts.write_text(path, json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _schema(metadata: Mapping[str, Any], statistics: Statistics) -> Mapping[str, Any]:
+    """What each input may hold, and what training saw of it."""
+    inputs = []
+    for column in metadata["inputs"]:
+        seen = statistics.columns[column["name"]]
+        document = {
+            **column,
+            "missing": "NaN" if seen.kind == "number" else "",
+            "missing_fraction": seen.missing / max(seen.count, 1),
+            "distinct": seen.summary.distinct,
+        }
+        if seen.kind == "number":
+            document |= {"minimum": seen.minimum, "maximum": seen.maximum}
+        inputs.append(document)
+    return {"format_version": layout.FORMAT_VERSION, "inputs": inputs}
+
+
+def _warmup(inputs: golden.Columns) -> Iterator[Mapping[str, tf.Tensor]]:
+    start, rows = 0, len(next(iter(inputs.values()), ()))
+    for count in _WARMUP_ROWS:
+        # Of few rows some are sent twice.
+        places = np.arange(start, start + count) % max(rows, 1)
+        yield golden.tensors({name: column[places] for name, column in inputs.items()})
+        start += count
+
+
+def _example(inputs: golden.Columns) -> Mapping[str, Any] | None:
+    """The first row without a missing number: JSON knows none."""
+    for row in range(len(next(iter(inputs.values()), ()))):
+        values = {name: column[row : row + 1].tolist()[0] for name, column in inputs.items()}
+        if all(not isinstance(v, float) or np.isfinite(v) for v in values.values()):
+            # A file's content would be all that one sees of the card.
+            return {n: _B64 if isinstance(v, bytes) else v for n, v in values.items()}
+    return None
 
 
 def verify(directory: Path) -> float:
@@ -76,8 +162,10 @@ def verify(directory: Path) -> float:
         DataError: it is no exported model.
     """
     checksums.check(directory, directory / SUMS)
+    if read_metadata(directory).get("kind") == layout.IMPORTED:
+        return foreign.replay(directory)
     predictor = Predictor(directory)
-    recorded = golden.read(directory / EXTRA / artifacts.GOLDEN, predictor.inputs)
+    recorded = golden.read(directory / layout.GOLDEN, predictor.inputs)
     replayed = predictor.outputs(recorded.inputs)
     difference = recorded.difference(replayed)
     if difference > golden.TOLERANCE:
@@ -193,11 +281,13 @@ def _metadata(
     ]
     outputs = {"classes": "DT_STRING", "scores": "DT_FLOAT", "predicted": "DT_STRING"}
     return {
-        "format_version": predict.FORMAT_VERSION,
+        "format_version": layout.FORMAT_VERSION,
         "model": model,
         "study": task.study,
         "trial": task.trial,
         "trainer": task.trainer,
+        "code": task.code,
+        "data": task.data.train_uri,
         "parameters": dict(task.parameters),
         "settings": dict(task.settings),
         "features": [dataclasses.asdict(feature) for feature in task.features],
@@ -217,20 +307,31 @@ def _metadata(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exports or verifies; a failure is one line on standard error and a non-zero status."""
+    """Exports, imports or verifies; a failure is one line on standard error, and status 1."""
     parser = argparse.ArgumentParser(prog="python -m tuner_trainers.export")
-    parser.add_argument("artifacts", nargs="?", type=Path)
+    parser.add_argument("source", nargs="?", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--model", default="")
     parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--import", dest="imported", action="store_true")
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--origin", default="")
     options = parser.parse_args(arguments)
-    if options.verify == (options.artifacts is not None):
-        parser.error("give ARTIFACTS and DIRECTORY, or --verify and DIRECTORY.")
+    if options.verify == (options.source is not None):
+        parser.error("give SOURCE and DIRECTORY, or --verify and DIRECTORY.")
     try:
         if options.verify:
             print(f"{verify(options.directory):.3g}")
+        elif options.imported:
+            foreign.take(
+                options.source,
+                options.directory,
+                model=options.model,
+                origin=options.origin or str(options.source),
+                rows=options.rows,
+            )
         else:
-            export(options.artifacts, options.directory, options.model)
+            export(options.source, options.directory, options.model)
     except TunerError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -15,12 +15,8 @@ from tuner.errors import DataError
 from tuner_trainers import data
 from tuner_trainers.columns import number_text
 from tuner_trainers.data import Columns
+from tuner_trainers.layout import FORMAT_VERSION, IMPORTED, METADATA, SIGNATURE
 from tuner_trainers.target import Target
-
-#: Where an exported model keeps what is not TensorFlow's.
-EXTRA = Path("assets.extra/tuner")
-METADATA = EXTRA / "metadata.json"
-FORMAT_VERSION = 1
 
 #: Rows that are predicted at once by models that do not say it.
 _ROWS_AT_ONCE = 8192
@@ -39,7 +35,12 @@ class Predictor:
     def __init__(self, directory: str | Path) -> None:
         """Loads the model of `directory`; raises DataError."""
         self.directory = Path(directory)
-        self.metadata = _metadata(self.directory)
+        self.metadata = read_metadata(self.directory)
+        if self.metadata.get("kind") == IMPORTED:
+            raise DataError(
+                f"{self.directory} was imported, and what its columns mean is not known: call its "
+                f"signature {SIGNATURE} by TensorFlow, or serve it."
+            )
         self.inputs: Mapping[str, str] = {
             column["name"]: column["kind"] for column in self.metadata["inputs"]
         }
@@ -52,7 +53,7 @@ class Predictor:
             self._model = tf.saved_model.load(str(self.directory))
         except (OSError, tf.errors.OpError) as error:
             raise DataError(f"{self.directory} cannot be loaded: {_line(error)}.") from error
-        self._signature = self._model.signatures["serving_default"]
+        self._signature = self._model.signatures[SIGNATURE]
 
     def read(self, uri: str) -> Columns:
         """Reads the columns that the model needs from a file; raises DataError."""
@@ -104,7 +105,8 @@ class Predictor:
         return predicted
 
 
-def _metadata(directory: Path) -> dict[str, Any]:
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """What metadata.json says of an exported model; raises DataError."""
     path = directory / METADATA
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

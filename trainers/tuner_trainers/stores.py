@@ -1,4 +1,4 @@
-"""The places that data lies in: the machine's own files, S3 and Google Cloud Storage.
+"""The places that data and models lie in: the machine's own files, S3 and Google Cloud Storage.
 
 Object stores are reached through pyarrow, which is told the usual variables: AWS_ENDPOINT_URL,
 AWS_REGION and the SDK's ways to credentials; GOOGLE_APPLICATION_CREDENTIALS and
@@ -35,6 +35,13 @@ _AWS_CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SHARED_CREDENTIALS_FILE",
 )
+
+#: What credentials must be allowed on S3 and on Google Cloud Storage.
+_NEEDED = {
+    "read": ("s3:GetObject and s3:ListBucket", "storage.objects.get and .list"),
+    "write": ("s3:PutObject and s3:ListBucket", "storage.objects.create and .list"),
+    "remove": ("s3:DeleteObject and s3:ListBucket", "storage.objects.delete and .list"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,19 +182,35 @@ class ObjectStore:
         """See Store."""
         return self._files.open_input_file(path)
 
+    def create(self, path: str) -> Any:
+        """Opens a new file for writing; it is there once it is closed."""
+        return self._files.open_output_stream(path)
+
+    def walk(self, path: str) -> Sequence[File]:
+        """All files below a path, however deep."""
+        with self.explained(path):
+            self._check_bucket()
+            return self._listed(path, recursive=True)
+
+    def remove(self, path: str) -> None:
+        """Removes all files below a path, if there are any."""
+        with self.explained(path, "remove"):
+            if self._listed(path, recursive=True):
+                self._files.delete_dir(path)
+
     @contextmanager
-    def explained(self, path: str) -> Iterator[None]:
+    def explained(self, path: str, verb: str = "read") -> Iterator[None]:
         """See Store."""
         try:
             yield
         except OSError as error:
-            message = _cloud_error(self.prefix, self._bucket, _line(error))
-            raise DataError(f"cannot read {self.prefix}{path}: {message}") from error
+            message = _cloud_error(self.prefix, self._bucket, _line(error), verb)
+            raise DataError(f"cannot {verb} {self.prefix}{path}: {message}") from error
 
     def _listed(self, path: str, *, recursive: bool) -> list[File]:
         from pyarrow import fs  # loads the SDKs of the clouds
 
-        selector = fs.FileSelector(path, recursive=recursive)
+        selector = fs.FileSelector(path, recursive=recursive, allow_not_found=True)
         found = [info for info in self._files.get_file_info(selector) if info.is_file]
         return sorted(map(self._file, found), key=lambda file: file.path.split("/"))
 
@@ -224,6 +247,8 @@ def _amazon(bucket: str, endpoint: str, region: str, _credentials: tuple[str, ..
         connect_timeout=_CONNECT_SECONDS,
         request_timeout=_REQUEST_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        # Small files by one request instead of three.
+        allow_delayed_open=True,
     )
 
 
@@ -243,7 +268,7 @@ def _google(emulator: str) -> Any:
     )
 
 
-def _cloud_error(prefix: str, bucket: str, message: str) -> str:
+def _cloud_error(prefix: str, bucket: str, message: str, verb: str = "read") -> str:
     """What an object store's error means, and what to do."""
     aws = prefix == "s3://"
     message = message.partition(" error_info=")[0]
@@ -257,7 +282,7 @@ def _cloud_error(prefix: str, bucket: str, message: str) -> str:
                 "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
                 "AWS_PROFILE, where the runner runs."
             )
-        needed = "s3:GetObject and s3:ListBucket" if aws else "storage.objects.get and .list"
+        needed = _NEEDED[verb][0 if aws else 1]
         return f"no permission ({message}); allow these credentials {needed}."
     if "NETWORK_CONNECTION" in message or "Could not connect" in message:
         endpoint = "AWS_ENDPOINT_URL" if aws else "STORAGE_EMULATOR_HOST"

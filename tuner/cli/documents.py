@@ -1,4 +1,4 @@
-"""Studies, trials and what admins see as the JSON that commands print."""
+"""Studies, trials, models and what admins see as the JSON that commands print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from tuner import admin
 from tuner import study as values
 from tuner.client import Importance, Trial
+from tuner.model import Model, ModelVersion
 from tuner.space import Categorical, Discrete, Parameter
 
 
@@ -116,6 +117,47 @@ def importance(shares: Importance) -> dict[str, Any]:
         "parameters": dict(shares.parameters),
         "groups": dict(shares.groups),
         "trials": shares.trials,
+    }
+
+
+def model(item: Model) -> dict[str, Any]:
+    """A model."""
+    return {
+        "model": item.model_id,
+        "description": item.description,
+        "latest_version": item.latest_version or None,
+        "versions": item.version_count,
+        "aliases": dict(item.aliases),
+        "keep_versions": item.keep_versions or None,
+        "labels": dict(item.labels),
+        "creator": item.creator or None,
+        "create_time": _time(item.create_time),
+    }
+
+
+def model_version(item: ModelVersion) -> dict[str, Any]:
+    """A version of a model, without its card."""
+    lineage = item.lineage
+    return {
+        "model": item.model_id,
+        "version": item.version,
+        "state": item.state,
+        "report": item.report,
+        "aliases": list(item.aliases),
+        "trial": lineage.trial or None,
+        "source": lineage.source or None,
+        "trainer": lineage.trainer or None,
+        "data_fingerprint": lineage.data_fingerprint or None,
+        "code": lineage.code or None,
+        "packages": dict(lineage.packages),
+        "metrics": dict(item.metrics),
+        "uri": item.uri or None,
+        "size_bytes": item.size_bytes,
+        "sha256": item.sha256 or None,
+        "publisher": item.publisher or None,
+        "creator": item.creator or None,
+        "create_time": _time(item.create_time),
+        "finish_time": _time(item.finish_time),
     }
 
 

@@ -56,7 +56,13 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "delete": Entry("tuner.cli.control", "delete", "Delete a study with its trials."),
     },
     "Model": {
-        "export": Entry("tuner.cli.models", "export", "Export a trial's model.", "worker"),
+        "models": Entry("tuner.cli.registry", "models", "List and manage published models."),
+        "export": Entry(
+            "tuner.cli.models", "export", "Export a trial's model, or a published one.", "worker"
+        ),
+        "import": Entry(
+            "tuner.cli.models", "import_", "Publish a SavedModel from elsewhere.", "worker"
+        ),
         "predict": Entry(
             "tuner.cli.models", "predict", "Predict raw rows with a model.", "serving"
         ),

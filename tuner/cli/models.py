@@ -1,4 +1,4 @@
-"""`tuner export` and `tuner predict`: from a trial to a model, from rows to predictions."""
+"""`tuner export`, `tuner import` and `tuner predict`: models in and out, rows to predictions."""
 
 from __future__ import annotations
 
@@ -12,46 +12,123 @@ from typing import Any, TextIO
 import click
 
 from tuner import registry
+from tuner.cli import documents
 from tuner.cli.quiet import quiet_libraries
 from tuner.cli.session import Session, json_option, server_option
 from tuner.client import Study, Trial, tables
-from tuner.errors import DataError, FailedPreconditionError, InvalidArgumentError
+from tuner.config import Settings
+from tuner.errors import (
+    DataError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelRejectedError,
+    NotFoundError,
+)
+from tuner.model import Lineage, VersionState
 
 
 @click.command()
-@click.argument("study")
-@click.option(
-    "--to", "target", type=click.Path(path_type=Path), required=True, help="A new folder."
-)
+@click.argument("name", metavar="STUDY|MODEL[@ALIAS|/VERSION]")
+@click.option("--to", "target", required=True, help="A new folder, or a URI of a store.")
 @click.option("--trial", "number", type=click.IntRange(0), help="Not the best, but this trial.")
 @server_option
 @click.pass_obj
-def export(session: Session, study: str, target: Path, number: int | None) -> None:
-    """Export the best trial of STUDY as a model that TensorFlow Serving can serve."""
-    handle = session.client.get_study(study)
-    trial = handle.best() if number is None else handle.trial(number)
-    source = _artifacts(handle, trial)
+def export(session: Session, name: str, target: str, number: int | None) -> None:
+    """Export the best trial of a STUDY, or a published version of a MODEL.
+
+    What is written is a model that TensorFlow Serving can serve. A name without a version is that
+    of a study; if there is none, that of a model, whose newest version is meant.
+    """
+    trial = None if "@" in name or "/" in name else _trial(session, name, number)
+    if trial is None:
+        _export_version(session, name, target)
+    else:
+        _export_trial(session, name, trial, target)
+
+
+def _trial(session: Session, name: str, number: int | None) -> Trial | None:
+    """A study's trial; None if only a model has the name."""
+    try:
+        study = session.client.get_study(name)
+    except (NotFoundError, InvalidArgumentError):
+        if not any(model.model_id == name for model in session.client.models):
+            raise
+        return None
+    trial = study.best() if number is None else study.trial(number)
+    _check_kind(study, trial)
+    return trial
+
+
+def _export_trial(session: Session, study: str, trial: Trial, target: str) -> None:
+    source = registry.Source(directory=_artifacts(trial))
     with session.spinner(f"exporting trial {trial.number} and checking its predictions"):
         path = registry.export_to(source, target)
     if session.as_json:
-        session.print_json({"study": study, "trial": trial.number, "path": str(path)})
+        session.print_json({"study": study, "trial": trial.number, "path": path})
         return
     value = "" if trial.value is None else f" ({trial.metric.name} {tables.number(trial.value)})"
     session.say(f"trial {trial.number}{value} is exported to {path}")
     session.note(f"tuner predict {target} --input rows.csv")
 
 
-def _artifacts(study: Study, trial: Trial) -> Path:
-    uri = trial.record.artifact_uri.removeprefix("file://")
-    if not uri:
-        raise FailedPreconditionError(
-            f"trial {trial.number} of {study.study_id} is {trial.state.lower()} and has left no "
-            "weights; choose another with --trial."
-        )
+def _export_version(session: Session, name: str, target: str) -> None:
+    version = session.client.models.version(name)
+    with session.spinner(f"copying version {version.version} and checking its files"):
+        path = registry.copy_to(version, target)
+    if session.as_json:
+        document = {"model": version.model_id, "version": version.version, "path": path}
+        session.print_json(document)
+    else:
+        session.say(f"version {version.version} of {version.model_id} is exported to {path}")
+
+
+@click.command("import")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--model", required=True, help="The model to make a version of.")
+@click.option(
+    "--golden",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON lines, each an object with a value by input: rows whose predictions are recorded.",
+)
+@server_option
+@click.pass_obj
+def import_(session: Session, directory: Path, model: str, golden: Path | None) -> None:
+    """Publish the SavedModel in DIRECTORY, made elsewhere, as the next version of a model.
+
+    It is loaded in a process of its own: import what you would run. What it predicts for the rows
+    of --golden is recorded, and has to be predicted again by a fresh process.
+    """
+    directory = directory.absolute()
+    root = registry.ModelRoot(Settings.read().models_uri)
+    source = registry.Source.of_saved_model(directory, golden)
+    models = session.client.models
+    with session.spinner("loading the model and checking its predictions"):
+        publishing = registry.Registry(models, root)
+        version = publishing.publish(model, Lineage(source=str(directory)), source)
+    if version.state is not VersionState.READY:
+        report = version.report or f"{version.publisher} is at it"
+        raise ModelRejectedError(f"{model}/{version.version} is {version.state.lower()}: {report}")
+    if session.as_json:
+        session.print_json(documents.model_version(version))
+        return
+    session.say(f"version {version.version} of {model} is published at {version.uri}")
+    session.note(f"tuner models alias set {model}@champion {version.version}")
+
+
+def _check_kind(study: Study, trial: Trial) -> None:
     if study.record.spec.data is None:
         raise FailedPreconditionError(
             f"the trainer of {study.study_id} is your own, and what its trials wrote is no model "
-            f"that tuner knows: trial {trial.number} left it in {uri}."
+            f"that tuner knows: trial {trial.number} left it in {trial.record.artifact_uri}."
+        )
+
+
+def _artifacts(trial: Trial) -> Path:
+    uri, study_id = trial.record.artifact_uri.removeprefix("file://"), trial.record.study_id
+    if not uri:
+        raise FailedPreconditionError(
+            f"trial {trial.number} of {study_id} is {trial.state.lower()} and has left no "
+            "weights; choose another with --trial."
         )
     path = Path(uri)
     if not path.is_dir():

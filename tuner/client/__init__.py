@@ -2,7 +2,8 @@
 
 from tuner.client.access import Access
 from tuner.client.client import Client, connect
+from tuner.client.models import Models
 from tuner.client.study import Importance, Study, Trial
 from tuner.client.trial import RunningTrial
 
-__all__ = ["Access", "Client", "Importance", "RunningTrial", "Study", "Trial", "connect"]
+__all__ = ["Access", "Client", "Importance", "Models", "RunningTrial", "Study", "Trial", "connect"]

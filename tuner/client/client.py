@@ -16,6 +16,7 @@ from tuner.client.admin import Admin
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.client.local import LocalTuner
+from tuner.client.models import Models
 from tuner.client.statistics import ServerShelf
 from tuner.client.study import Study
 from tuner.config import Settings
@@ -116,6 +117,11 @@ class Client:
     def admin(self) -> Admin:
         """Tokens, the audit log and the servers; for admins."""
         return Admin(self._connection)
+
+    @property
+    def models(self) -> Models:
+        """The registry of models."""
+        return Models(self._connection)
 
     @property
     def shelf(self) -> ServerShelf:

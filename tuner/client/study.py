@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -15,8 +15,10 @@ from tuner import convert
 from tuner import study as values
 from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
+from tuner.client.models import PATIENCE_SECONDS, Models
 from tuner.client.trial import RunningTrial, hostname, worker_id
-from tuner.errors import DataError, NotFoundError, UnavailableError
+from tuner.errors import DataError, FailedPreconditionError, NotFoundError, UnavailableError
+from tuner.model import ModelVersion
 from tuner.space import Value
 from tuner.study import Measurement, StudyState, TrialState
 from tuner.v1 import study_pb2, trial_pb2
@@ -39,6 +41,33 @@ class Trial:
 
     record: values.Trial
     metric: values.Metric
+    #: The registry beside its study; None of a trial that was read by nobody's client.
+    models: Models | None = field(default=None, repr=False, compare=False)
+
+    def publish(
+        self,
+        model: str,
+        *,
+        wait: bool = True,
+        timeout_seconds: float = PATIENCE_SECONDS,
+    ) -> ModelVersion:
+        """Makes the trial the next version of a model; a runner exports and checks it.
+
+        A trial that is published already is answered with its version.
+
+        Args:
+            model: the model's name; letters, digits, `.`, `_` and `-`.
+            wait: return when it is published.
+            timeout_seconds: how long to wait.
+
+        Raises:
+            ModelRejectedError: it does not predict what training recorded, or left no model.
+            UnavailableError: no runner has published it in time.
+        """
+        if self.models is None:
+            raise FailedPreconditionError("read the trial by a client: study.trial(number).")
+        name = self.record.name
+        return self.models.publish(model, name, wait=wait, timeout_seconds=timeout_seconds)
 
     @property
     def number(self) -> int:
@@ -241,7 +270,7 @@ class Study:
                 time.sleep(_POLL_SECONDS)
 
     def _seen(self, message: trial_pb2.Trial) -> Trial:
-        return Trial(convert.trial_from_proto(message), self.metric)
+        return Trial(convert.trial_from_proto(message), self.metric, Models(self._connection))
 
     # --- what happens to it ----------------------------------------------------------------
 

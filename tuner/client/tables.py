@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.client.study import Importance, Trial
+from tuner.model import VersionState
 from tuner.space import Value
 from tuner.study import Goal, Origin, StudySpec, StudyState, TrialState
 
@@ -22,6 +23,10 @@ STATE_STYLES: Mapping[str, str] = {
     TrialState.PRUNED: "yellow",
     TrialState.FAILED: "red",
     TrialState.INFEASIBLE: "magenta",
+    VersionState.PUBLISHING: "cyan",
+    VersionState.READY: "green",
+    VersionState.REJECTED: "red",
+    VersionState.DELETING: "dim",
     StudyState.PREPARING: "cyan",
     StudyState.ACTIVE: "cyan",
     StudyState.PAUSED: "yellow",
@@ -68,7 +73,7 @@ def age(time: datetime) -> str:
     return duration(max(datetime.now(UTC) - time, timedelta(0)))
 
 
-def state(value: TrialState | StudyState) -> Text:
+def state(value: TrialState | StudyState | VersionState) -> Text:
     """A state in its colour."""
     return Text(value.lower(), style=STATE_STYLES[value])
 

@@ -1,5 +1,6 @@
 """Publishes trials as immutable model versions, each only after it replayed its golden rows."""
 
-from tuner.registry.publishing import export_to, publish
+from tuner.registry.publishing import Registry, Source, copy_to, export_to
+from tuner.registry.root import ModelRoot
 
-__all__ = ["export_to", "publish"]
+__all__ = ["ModelRoot", "Registry", "Source", "copy_to", "export_to"]

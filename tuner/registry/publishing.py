@@ -1,136 +1,233 @@
-"""Exports, verifies and renames into place: a model version is whole and right, or not there."""
+"""Publishes versions: the number from the study server, the check, the rename, and the word."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
-import re
-import shutil
-import subprocess
-import sys
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
-from tuner.errors import FailedPreconditionError, InvalidArgumentError, ModelRejectedError
-from tuner_trainers.context import ENVIRONMENT
+from tuner.client import Models
+from tuner.errors import DataError, FailedPreconditionError, ModelRejectedError
+from tuner.model import PUBLICATION, Lineage, ModelVersion, Published, VersionState
+from tuner.registry import gate
+from tuner.registry.root import ModelRoot
+from tuner_trainers import checksums, layout, transfer
 
-#: How long an export, or a verification, may take on a busy machine.
-TIMEOUT_SECONDS = 300
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+logger = logging.getLogger(__name__)
+
+#: How often a place that cannot be written is tried, and how long to wait in between.
+_TRIES, _PAUSE_SECONDS = 3, 2.0
+_CARD_KEPT = 65_536
 
 
-def publish(artifact_dir: Path, model_root: Path, model: str) -> Path:
-    """Publishes a trial as the next version of a model; returns `{model_root}/{model}/{version}`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a version is made of."""
+
+    #: What a trial left, or a SavedModel.
+    directory: Path
+    #: Options of `tuner_trainers.export`.
+    options: Sequence[str] = ()
+
+    @staticmethod
+    def of_saved_model(directory: Path, rows: Path | None = None) -> Source:
+        """A SavedModel from elsewhere; `rows` has JSON lines with the golden rows to record."""
+        recorded = [] if rows is None else ["--rows", str(rows)]
+        origin = ["--origin", str(directory)]
+        return Source(directory=directory, options=["--import", *origin, *recorded])
+
+
+class Registry:
+    """Publishes and removes versions in one place. Thread-safe.
 
     Args:
-        artifact_dir: what the trial left.
-        model_root: where models lie.
-        model: the name of the model.
-
-    Raises:
-        ModelRejectedError: it could not be exported or does not predict what was recorded; nothing
-            is left of it.
-        InvalidArgumentError: the name is none for a model.
+        models: the registry of the study server.
+        root: where versions lie.
+        ttl: how long this publisher may be silent before another takes its work up.
     """
-    if not _MODEL.fullmatch(model):
-        raise InvalidArgumentError(
-            "a model's name is 1 to 128 of letters, digits, `.`, `_` and `-`, starting with a "
-            f"letter or a digit, but got {model!r}."
+
+    def __init__(self, models: Models, root: ModelRoot, *, ttl: timedelta = PUBLICATION) -> None:
+        self._models = models
+        self._root = root
+        self._ttl = ttl
+
+    def publish(
+        self, model: str, lineage: Lineage, source: Source, *, retry_rejected: bool = False
+    ) -> ModelVersion:
+        """Publishes the next version of a model, or returns what there is of the same trial.
+
+        What a publisher that was killed has left behind is taken up.
+
+        Args:
+            model: the model; created if there is none.
+            lineage: the trial, or the source of an import.
+            source: what the version is made of.
+            retry_rejected: try again what was rejected.
+
+        Returns:
+            A version: READY; REJECTED with its report; or PUBLISHING, by somebody else.
+
+        Raises:
+            LeaseLostError: another publisher took it up meanwhile.
+            DataError: the place of models cannot be read.
+        """
+        begun = self._models.begin(
+            model,
+            lineage,
+            publisher=publisher_id(),
+            ttl=self._ttl,
+            after_version=self._root.highest(model),
+            retry_rejected=retry_rejected,
         )
-    versions = Path(model_root) / model
-    versions.mkdir(parents=True, exist_ok=True)
-    with _verified(artifact_dir, versions, model) as directory:
-        return _claim(directory, versions)
+        if not begun.publication_token:
+            return begun
+        return self._models.finish(begun, self._outcome(begun, source))
+
+    def reject(self, model: str, lineage: Lineage, report: str) -> ModelVersion:
+        """Says of a version that somebody asked for why it cannot be published."""
+        begun = self._models.begin(model, lineage, publisher=publisher_id(), ttl=self._ttl)
+        return self._models.finish(begun, report) if begun.publication_token else begun
+
+    def remove(self, version: ModelVersion) -> bool:
+        """Removes a DELETING version; returns whether its files lay in this place."""
+        place = self._root.place(version.model_id, version.version)
+        if version.state is not VersionState.DELETING or version.uri != place:
+            return False
+        self._root.remove(version.model_id, version.version)
+        self._models.delete_version(version, files_removed=True)
+        return True
+
+    def _outcome(self, begun: ModelVersion, source: Source) -> Published | str:
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._published(begun, source)
+            except ModelRejectedError as error:
+                return error.message
+            except (DataError, OSError) as error:
+                if not left:
+                    return f"it could not be written: {error}"
+                logger.warning("%s: %s; trying again", begun.name, error)
+                time.sleep(_PAUSE_SECONDS)
+        return "it could not be written."
+
+    def _published(self, begun: ModelVersion, source: Source) -> Published:
+        model, version = begun.model_id, begun.version
+        found = self._root.found(model, version)
+        if found is not None:
+            # A publisher was killed between the rename and the word.
+            report = gate.verify(found)
+            return _published(begun.lineage, found, str(found), report)
+        options = ["--model", model, *source.options]
+        with (
+            self._root.workshop(model) as workshop,
+            gate.exported(source.directory, workshop, options) as (directory, report),
+        ):
+            published = _published(begun.lineage, directory, "", report)
+            uri = self._root.put(directory, model, version)
+        return replace(published, uri=uri)
 
 
-def export_to(artifact_dir: Path, to: Path) -> Path:
-    """Exports a trial to a directory of the user's choice, which must be empty or not exist.
+def export_to(source: Source, to: str) -> str:
+    """Exports to a place of the user's choice, which must be empty or not exist.
+
+    Args:
+        source: what is exported.
+        to: a directory, or a URI of a store.
+
+    Returns:
+        The place: a path or a URI.
 
     Raises:
         ModelRejectedError: it could not be exported or does not predict what was recorded; nothing
             is left of it.
-        FailedPreconditionError: the directory is taken.
+        FailedPreconditionError: the place is taken.
+        DataError: it cannot be written.
     """
-    to = Path(to).absolute()
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise FailedPreconditionError(f"{to} exists and is not empty; name another directory.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with _verified(artifact_dir, to.parent, "") as directory:
-        # Renaming onto an empty directory replaces it.
-        directory.rename(to)
-        _sync(to.parent)
-    return to
+    with (
+        _workshop(to) as workshop,
+        gate.exported(source.directory, workshop, source.options) as (directory, _),
+    ):
+        return _put(directory, to)
+
+
+def copy_to(version: ModelVersion, to: str) -> str:
+    """Copies a published version to a place of the user's choice; see `export_to`.
+
+    Raises:
+        ModelRejectedError: its files are not those that were published.
+        FailedPreconditionError: the place is taken, or the version is not READY.
+        DataError: it cannot be read or written.
+    """
+    if version.state is not VersionState.READY:
+        raise FailedPreconditionError(
+            f"{version.name} is {version.state.lower()}; only what is ready can be exported."
+        )
+    with _workshop(to) as workshop, tempfile.TemporaryDirectory(dir=workshop) as folder:
+        directory = Path(folder) / "model"
+        transfer.download(version.uri, directory)
+        transfer.check_sum(directory, version.sha256)
+        checksums.check(directory, directory / layout.SUMS)
+        return _put(directory, to)
+
+
+def publisher_id() -> str:
+    """Who publishes, for people."""
+    return f"{socket.gethostname()[:80]}:{os.getpid()}"
 
 
 @contextmanager
-def _verified(artifact_dir: Path, beside: Path, model: str) -> Iterator[Path]:
-    """A verified export under a temporary name in `beside`; removed unless it was renamed."""
-    temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=beside))
-    directory = temporary / "model"
-    try:
-        named = ["--model", model] if model else []
-        _run("exported", str(artifact_dir), str(directory), *named)
-        _run("published", "--verify", str(directory))
-        for path in [directory, *directory.rglob("*")]:
-            _sync(path)
-        yield directory
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _workshop(to: str) -> Iterator[Path]:
+    """A folder from which a rename leads to a free place, or an upload."""
+    if transfer.is_remote(to):
+        if not transfer.is_empty(to):
+            raise FailedPreconditionError(f"{to} is not empty; name another place.")
+        with tempfile.TemporaryDirectory(prefix="tuner-export-") as folder:
+            yield Path(folder)
+        return
+    path = transfer.local_path(to)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FailedPreconditionError(f"{path} exists and is not empty; name another directory.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield path.parent
 
 
-def _claim(directory: Path, versions: Path) -> Path:
-    """Renames to the next free integer; another publisher may take one in between."""
-    while True:
-        target = versions / str(1 + max(_taken(versions), default=0))
-        try:
-            directory.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-            continue
-        _sync(versions)
-        return target
+def _put(directory: Path, to: str) -> str:
+    if transfer.is_remote(to):
+        transfer.upload(directory, to)
+        return to
+    path = transfer.local_path(to)
+    # Renaming onto an empty directory replaces it.
+    directory.rename(path)
+    gate.sync(path.parent)
+    return str(path)
 
 
-def _taken(versions: Path) -> list[int]:
-    names = [path.name for path in versions.iterdir()]
-    return [int(name) for name in names if name.isascii() and name.isdigit()]
-
-
-def _run(done: str, *arguments: str) -> None:
-    """Runs the exporter in a process of its own."""
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CONFIG": "",
-    }
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "tuner_trainers.export", *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelRejectedError(
-            f"the model was not {done}: it took more than {TIMEOUT_SECONDS} s."
-        ) from error
-    if process.returncode:
-        # The last line is what went wrong; TensorFlow's own lines come before.
-        lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-        raise ModelRejectedError(f"the model was not {done}: {lines[-1]}")
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a directory, survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _published(begun: Lineage, directory: Path, uri: str, report: str) -> Published:
+    """What there is to say of a version; `begun` names its trial or source."""
+    metadata = json.loads((directory / layout.METADATA).read_text(encoding="utf-8"))
+    lineage = replace(
+        begun,
+        trainer=metadata.get("trainer", ""),
+        data_fingerprint=metadata.get("data_fingerprint", ""),
+        code=metadata.get("code", ""),
+        packages=metadata["versions"].get("trained") or metadata["versions"]["exported"],
+    )
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return Published(
+        uri=uri,
+        size_bytes=sum(path.stat().st_size for path in files),
+        sha256=hashlib.sha256((directory / layout.SUMS).read_bytes()).hexdigest(),
+        lineage=lineage,
+        metrics=metadata.get("metrics", {}),
+        card=(directory / layout.CARD).read_text(encoding="utf-8")[:_CARD_KEPT],
+        report=report,
+    )

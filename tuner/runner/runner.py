@@ -66,7 +66,7 @@ class Runner:
             ),
             stopping=threading.Event(),
         )
-        self._publisher = Publisher(self._connection, settings.artifacts_dir)
+        self._publisher = Publisher(self._connection, settings.artifacts_dir, settings.models_uri)
         self._publish_time = 0.0
         self._retention = Retention(self._connection, settings.artifacts_dir)
         self._retention_time = 0.0

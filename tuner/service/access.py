@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 _CHANGES = frozenset({
     "CreateStudy", "UpdateStudy", "DeleteStudy", "PrepareStudy", "StopStudy", "PauseStudy",
     "ResumeStudy", "StopTrial", "RetryTrials", "AddTrials", "UpdateTrial", "CreateToken",
-    "RevokeToken",
+    "RevokeToken", "CreateModel", "UpdateModel", "DeleteModel", "BeginModelVersion",
+    "FinishModelVersion", "DeleteModelVersion", "SetModelAlias", "DeleteModelAlias",
 })  # fmt: skip
 #: The server's own failures, and callers who may not.
 _TROUBLE = frozenset({

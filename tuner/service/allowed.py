@@ -1,4 +1,4 @@
-"""Which places of data and which trainers studies may name."""
+"""Which places of data and models, and which trainers, may be named."""
 
 from __future__ import annotations
 
@@ -53,6 +53,25 @@ def check_locations(spec: StudySpec, allowed: Allowed) -> None:
     if spec.data is not None and allowed.data is not None:
         for name, uri in _places(spec.data):
             _check_place(name, uri, allowed.data)
+
+
+def check_model_place(uri: str, root: str | None) -> None:
+    """Raises PermissionDeniedError unless a version lies below where models are published.
+
+    Whatever serves versions loads, and so runs, what lies there.
+
+    Args:
+        uri: where the version lies.
+        root: a folder or a URI; None: anywhere.
+    """
+    if root is None:
+        return
+    place, entry = _normalized(uri), _normalized(root)
+    if place is None or entry is None or not _is_below(place, entry):
+        raise PermissionDeniedError(
+            f"this study server accepts no versions at {uri!r}; publish below {root}, or ask an "
+            "admin to set its TUNER_MODELS to where the publishers publish."
+        )
 
 
 def _places(data: DataSource) -> Iterable[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Who may do what: the role that each method needs, and whose studies one may delete."""
+"""Who may do what: the role that each method needs, and whose things one may delete."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ METHODS: Mapping[str, Role] = {
     "AddTrials": Role.WRITER,
     "UpdateTrial": Role.WRITER,
     "WriteTrialLog": Role.WRITER,
+    # ModelService
+    "GetModel": Role.READER,
+    "ListModels": Role.READER,
+    "GetModelVersion": Role.READER,
+    "ListModelVersions": Role.READER,
+    "CreateModel": Role.WRITER,
+    "UpdateModel": Role.WRITER,
+    "DeleteModel": Role.WRITER,
+    "BeginModelVersion": Role.WRITER,
+    "FinishModelVersion": Role.WRITER,
+    "DeleteModelVersion": Role.WRITER,
+    "SetModelAlias": Role.WRITER,
+    "DeleteModelAlias": Role.WRITER,
     # StatisticsService
     "GetStatistics": Role.READER,
     "UpdateStatistics": Role.WRITER,
@@ -62,13 +75,13 @@ def check_role(method: str, caller: str, role: Role) -> None:
 
 
 def may_delete(call: Call, creator: str) -> bool:
-    """Whether a writer may delete a study: their own, nobody's, and as an admin any."""
+    """Whether a writer may delete something: their own, nobody's, and as an admin any."""
     return call.is_admin or creator in ("", call.caller)
 
 
-def check_delete(call: Call, study_id: str, creator: str) -> None:
-    """Raises PermissionDeniedError unless the caller may delete the study."""
+def check_delete(call: Call, name: str, creator: str, *, kind: str = "study") -> None:
+    """Raises PermissionDeniedError unless the caller may delete the study, or another kind."""
     if not may_delete(call, creator):
         raise PermissionDeniedError(
-            f"study {study_id!r} was created by {creator!r}; only they and admins may delete it."
+            f"{kind} {name!r} was created by {creator!r}; only they and admins may delete it."
         )

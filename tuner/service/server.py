@@ -31,19 +31,27 @@ from tuner.service.health import Health
 from tuner.service.holdings import holdings
 from tuner.service.interceptor import STREAMS, CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
+from tuner.service.models import ModelServicer
 from tuner.service.servicer import StudyServicer
 from tuner.service.statistics import StatisticsServicer
 from tuner.service.studies import Studies
 from tuner.service.telemetry import Telemetry
 from tuner.service.threads import CallThreads
 from tuner.service.ticker import Ticker
-from tuner.v1 import admin_service_pb2, statistics_service_pb2, study_service_pb2
+from tuner.v1 import (
+    admin_service_pb2,
+    model_service_pb2,
+    statistics_service_pb2,
+    study_service_pb2,
+)
 from tuner.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tuner.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from tuner.v1.statistics_service_pb2_grpc import add_StatisticsServiceServicer_to_server
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
 from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
 from tuner_storage.directory import replace_file
 from tuner_storage.embedded import POSTGRES
+from tuner_storage.models import ModelStore
 from tuner_storage.statistics import StatisticsStore
 from tuner_storage.tokens import AdminStore
 
@@ -57,6 +65,7 @@ _TEND_SECONDS = 1.0
 _STOP_SECONDS = 45.0
 _SERVICES = (
     study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"].full_name,
 )
@@ -179,6 +188,8 @@ class StudyServer:
         }
         stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
+        root = settings.models_uri if settings.has_tokens else None
+        add_ModelServiceServicer_to_server(ModelServicer(ModelStore(database), root), server)
         add_StatisticsServiceServicer_to_server(statistics, server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)

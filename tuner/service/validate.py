@@ -9,9 +9,18 @@ from datetime import timedelta
 
 from tuner.code import DIGEST
 from tuner.errors import InvalidArgumentError
+from tuner.model import PUBLICATION, Lineage, Published
 from tuner.service.exchange import NewTrial
 from tuner.space import Categorical, Discrete, Parameter, Space, Value
-from tuner.study import Checkpoint, DataSource, Failure, Limits, Measurement, StudySpec
+from tuner.study import (
+    Checkpoint,
+    DataSource,
+    Failure,
+    Limits,
+    Measurement,
+    StudySpec,
+    parse_trial_name,
+)
 from tuner.trainer_spaces import PROGRAM, is_own
 
 _PARAMETERS = 1000
@@ -31,6 +40,9 @@ _TEXT = 1024
 _STUDY_BYTES = 4 * 2**20
 _POINT_BYTES = 65_536
 _LOG = 65_536
+_CARD = 65_536
+_VERSIONS = 10_000
+_LONGEST_PUBLICATION = timedelta(days=1)
 #: How long the log of an attempt may become.
 _LOG_KEPT = 16 * 2**20
 _PAGE = 1000
@@ -304,6 +316,60 @@ def log_text(asked: str, offset: int) -> str:
             f"{len(asked)} at {offset}; write less."
         )
     return clean(asked)
+
+
+def lineage(asked: Lineage) -> Lineage:
+    """Returns where a version comes from; raises InvalidArgumentError unless from one place."""
+    if bool(asked.trial) == bool(asked.source):
+        raise InvalidArgumentError("`lineage` names a trial, or the source of an import.")
+    if asked.trial:
+        parse_trial_name(asked.trial)
+    for name in ("source", "trainer", "data_fingerprint", "code"):
+        uri(f"`lineage.{name}`", getattr(asked, name))
+    values("`lineage.packages`", asked.packages)
+    return asked
+
+
+def published(asked: Published) -> Published:
+    """Returns what was published; raises InvalidArgumentError for what cannot be."""
+    text("`published.uri`", asked.uri)
+    if not DIGEST.fullmatch(asked.sha256):
+        raise InvalidArgumentError(
+            f"`published.sha256` is 64 of 0-9 and a-f, but got {asked.sha256[:_WORD]!r}."
+        )
+    if asked.size_bytes < 0:
+        raise InvalidArgumentError(
+            f"`published.size_bytes` must not be negative, but got {asked.size_bytes}."
+        )
+    _at_most(len(asked.metrics), _METRICS, "metrics")
+    for name in asked.metrics:
+        word("a metric's name", name)
+    if len(asked.card) > _CARD:
+        raise InvalidArgumentError(
+            f"`published.card` may have {_CARD} characters, but has {len(asked.card)}."
+        )
+    return replace(
+        asked,
+        lineage=lineage(asked.lineage),
+        card=clean(asked.card),
+        report=reason(asked.report),
+    )
+
+
+def keep_versions(asked: int) -> int:
+    """Returns how many versions are kept; raises InvalidArgumentError beyond 0 to 10,000."""
+    if not 0 <= asked <= _VERSIONS:
+        raise InvalidArgumentError(
+            f"`keep_versions` must be 0 (all) to {_VERSIONS}, but got {asked}."
+        )
+    return asked
+
+
+def publication(ttl: timedelta) -> timedelta:
+    """Returns how long a publisher may be silent; zero is read as the usual time."""
+    if not timedelta(0) <= ttl <= _LONGEST_PUBLICATION:
+        raise InvalidArgumentError(f"`ttl` must be above zero and at most a day, but got {ttl}.")
+    return ttl or PUBLICATION
 
 
 def reason(asked: str) -> str:

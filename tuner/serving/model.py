@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from tuner.errors import DataError, InvalidArgumentError
 from tuner.serving.signature import DTYPES, Signature, Tensor
+from tuner_trainers.layout import IMPORTED, METADATA
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +53,9 @@ class Model:
                 raise DataError(
                     f"{directory} cannot be loaded: {str(error).strip().splitlines()[0]}"
                 ) from error
-        takes_missing = (directory / "assets.extra" / "tuner" / "metadata.json").is_file()
+        metadata = read_metadata(directory)
+        # Of what was imported nobody knows what a missing value would mean to it.
+        takes_missing = bool(metadata) and metadata.get("kind") != IMPORTED
         self.signatures: dict[str, Signature] = {
             name: _signature(name, definition, takes_missing)
             for name, definition in self.meta_graph.signature_def.items()
@@ -147,9 +150,7 @@ def zeros(signature: Signature) -> dict[str, Array] | None:
 def read_metadata(directory: Path) -> dict[str, Any]:
     """What tuner's own models say of themselves; empty for others."""
     try:
-        found: dict[str, Any] = json.loads(
-            (directory / "assets.extra" / "tuner" / "metadata.json").read_text(encoding="utf-8")
-        )
+        found: dict[str, Any] = json.loads((directory / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

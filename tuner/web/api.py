@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from tuner import convert
+from tuner import convert, convert_model
+from tuner.model import check_model_id
 from tuner.web.site import TheSite, check_id
 
 router = APIRouter(prefix="/api")
@@ -58,6 +59,26 @@ def get_trial(site: TheSite, study_id: str, number: int) -> Any:
     """One trial with everything about it."""
     check_id(study_id)
     return _plain(convert.trial_to_proto(site.source.get_trial(study_id, number)))
+
+
+@router.get("/models")
+def list_models(site: TheSite, page_token: PageToken = "") -> Any:
+    """A page of the models, by name."""
+    models, token = site.source.list_models(page_token)
+    return {
+        "models": [_plain(convert_model.model_to_proto(model)) for model in models],
+        "next_page_token": token,
+    }
+
+
+@router.get("/models/{model_id}/versions")
+def list_versions(site: TheSite, model_id: str, page_token: PageToken = "") -> Any:
+    """A page of a model's versions, newest first and without their cards."""
+    versions, token = site.source.list_versions(check_model_id(model_id), page_token)
+    return {
+        "versions": [_plain(convert_model.version_to_proto(version)) for version in versions],
+        "next_page_token": token,
+    }
 
 
 def _plain(message: Message) -> dict[str, Any]:

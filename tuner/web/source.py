@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tuner import convert
+from tuner import convert, convert_model
 from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.client.study import Importance
+from tuner.model import Model, ModelVersion
 from tuner.study import Measurement, Study, Trial, parse_trial_name
+from tuner.v1 import model_service_pb2 as models_pb
 from tuner.v1 import study_service_pb2 as pb
 
 #: A page that waits longer than this for an answer says that there is none.
@@ -92,6 +94,37 @@ class StudySource:
         return Importance(
             parameters=dict(answer.parameters), groups=dict(answer.groups), trials=answer.trials
         )
+
+    def list_models(self, page_token: str = "") -> tuple[tuple[Model, ...], str]:
+        """A page of the models by name, and the token of the next page."""
+        request = models_pb.ListModelsRequest(page_token=page_token)
+        answer = self._connection.call(lambda s: s.ListModels, request, **_ONCE)
+        models = tuple(map(convert_model.model_from_proto, answer.models))
+        return models, answer.next_page_token
+
+    def get_model(self, model_id: str) -> Model:
+        """The model as it is now."""
+        request = models_pb.GetModelRequest(name=f"models/{model_id}")
+        answer = self._connection.call(lambda s: s.GetModel, request, **_ONCE)
+        return convert_model.model_from_proto(answer)
+
+    def list_versions(
+        self, model_id: str, page_token: str = ""
+    ) -> tuple[tuple[ModelVersion, ...], str]:
+        """A page of a model's versions, newest first, and the token of the next page."""
+        request = models_pb.ListModelVersionsRequest(
+            parent=f"models/{model_id}", page_token=page_token
+        )
+        answer = self._connection.call(lambda s: s.ListModelVersions, request, **_ONCE)
+        versions = tuple(map(convert_model.version_from_proto, answer.versions))
+        return versions, answer.next_page_token
+
+    def get_version(self, model_id: str, version: str) -> ModelVersion:
+        """A version with its card, by its number or an alias."""
+        name = f"models/{model_id}/versions/{version}"
+        request = models_pb.GetModelVersionRequest(name=name)
+        answer = self._connection.call(lambda s: s.GetModelVersion, request, **_ONCE)
+        return convert_model.version_from_proto(answer)
 
     def watch(self, study_id: str, resume_token: str = "") -> Iterator[Event]:
         """What happens to the study; without a token, first everything as it is."""

@@ -832,3 +832,229 @@ WHERE (%(before)s::bigint IS NULL OR entry < %(before)s::bigint)
     )
 ORDER BY entry DESC
 LIMIT %(limit)s::integer;
+
+-- --- models ---
+
+-- create_model --
+INSERT INTO tuner.models (
+    model_id, description, labels, keep_versions, creator, create_time, update_time
+)
+VALUES (
+    %(model_id)s::text, %(description)s::text, %(labels)s::json, %(keep_versions)s::integer,
+    %(creator)s::text, %(now)s::timestamptz, %(now)s::timestamptz
+);
+
+-- ensure_model --
+-- For the first version of a model that nobody has created.
+INSERT INTO tuner.models (
+    model_id, description, labels, keep_versions, creator, create_time, update_time
+)
+VALUES (
+    %(model_id)s::text, '', '{}', 0, %(creator)s::text, %(now)s::timestamptz,
+    %(now)s::timestamptz
+)
+ON CONFLICT ON CONSTRAINT models_pkey DO NOTHING;
+
+-- lock_model --
+-- The first statement of every transaction that changes a model: the others wait. No row: there is
+-- no such model.
+SELECT model_id FROM tuner.models WHERE model_id = %(model_id)s::text FOR UPDATE;
+
+-- find_model --
+SELECT * FROM tuner.model_summaries WHERE model_id = %(model_id)s::text;
+
+-- list_models --
+SELECT * FROM tuner.model_summaries
+WHERE model_id > %(after)s::text
+ORDER BY model_id
+LIMIT %(limit)s::integer;
+
+-- update_model --
+UPDATE tuner.models
+SET description = %(description)s::text,
+    labels = %(labels)s::json,
+    keep_versions = %(keep_versions)s::integer,
+    revision = revision + 1,
+    update_time = %(now)s::timestamptz
+WHERE model_id = %(model_id)s::text;
+
+-- touch_model --
+-- Its aliases have changed.
+UPDATE tuner.models
+SET revision = revision + 1, update_time = %(now)s::timestamptz
+WHERE model_id = %(model_id)s::text;
+
+-- delete_model --
+DELETE FROM tuner.models WHERE model_id = %(model_id)s::text;
+
+-- find_trial_key --
+-- The key of the study that has the trial, and whose the study is.
+SELECT trials.study, studies.creator
+FROM tuner.trials
+JOIN tuner.studies ON studies.study = trials.study
+WHERE studies.study_id = %(study_id)s::text AND trials.number = %(trial)s::integer;
+
+-- begin_version --
+-- Takes the next number, above all that the model ever had and all that lie where it is published.
+WITH taken AS (
+    UPDATE tuner.models
+    SET last_version = greatest(last_version, %(after_version)s::integer) + 1
+    WHERE model_id = %(model_id)s::text
+    RETURNING last_version
+)
+INSERT INTO tuner.model_versions (
+    model_id, version, state, lineage, study, trial, publisher, attempt, expire_time, creator,
+    create_time
+)
+SELECT
+    %(model_id)s::text, taken.last_version, 'PUBLISHING', %(lineage)s::json, %(study)s::bigint,
+    %(trial)s::integer, %(publisher)s::text, 1, %(expire_time)s::timestamptz, %(creator)s::text,
+    %(now)s::timestamptz
+FROM taken
+RETURNING version;
+
+-- find_begun --
+-- What the model has of a trial, or what an import left behind: the newest that is not going away.
+SELECT version
+FROM tuner.model_versions
+WHERE model_id = %(model_id)s::text
+    AND state <> 'DELETING'
+    AND (
+        (study = %(study)s::bigint AND trial = %(trial)s::integer)
+        OR (
+            %(study)s::bigint IS NULL
+            AND study IS NULL
+            AND state = 'PUBLISHING'
+            AND lineage ->> 'source' = %(source)s::text
+        )
+    )
+ORDER BY version DESC
+LIMIT 1;
+
+-- take_up_version --
+UPDATE tuner.model_versions
+SET attempt = attempt + 1,
+    publisher = %(publisher)s::text,
+    expire_time = %(expire_time)s::timestamptz
+WHERE model_id = %(model_id)s::text
+    AND version = %(version)s::integer
+    AND state = 'PUBLISHING';
+
+-- finish_version --
+UPDATE tuner.model_versions
+SET state = %(state)s::text,
+    report = %(report)s::text,
+    lineage = %(lineage)s::json,
+    metric_names = %(metric_names)s::text[],
+    metric_values = %(metric_values)s::double precision[],
+    uri = %(uri)s::text,
+    size_bytes = %(size_bytes)s::bigint,
+    sha256 = %(sha256)s::text,
+    card = %(card)s::text,
+    expire_time = NULL,
+    finish_time = %(now)s::timestamptz
+WHERE model_id = %(model_id)s::text AND version = %(version)s::integer;
+
+-- find_version --
+SELECT
+    model_versions.*,
+    ARRAY(
+        SELECT model_aliases.alias
+        FROM tuner.model_aliases
+        WHERE model_aliases.model_id = model_versions.model_id
+            AND model_aliases.version = model_versions.version
+        ORDER BY model_aliases.alias
+    ) AS aliases
+FROM tuner.model_versions
+WHERE model_versions.model_id = %(model_id)s::text
+    AND model_versions.version = CASE
+        WHEN %(version)s::integer IS NOT NULL THEN %(version)s::integer
+        WHEN %(alias)s::text = 'latest' THEN (
+            SELECT max(ready.version)
+            FROM tuner.model_versions AS ready
+            WHERE ready.model_id = %(model_id)s::text AND ready.state = 'READY'
+        )
+        ELSE (
+            SELECT named.version
+            FROM tuner.model_aliases AS named
+            WHERE named.model_id = %(model_id)s::text AND named.alias = %(alias)s::text
+        )
+    END;
+
+-- list_versions --
+-- By model, newest first, without their cards.
+SELECT
+    model_versions.model_id, model_versions.version, model_versions.state,
+    model_versions.lineage, model_versions.study, model_versions.trial, model_versions.report,
+    model_versions.metric_names, model_versions.metric_values, model_versions.uri,
+    model_versions.size_bytes, model_versions.sha256, '' AS card, model_versions.publisher,
+    model_versions.attempt, model_versions.expire_time, model_versions.creator,
+    model_versions.create_time, model_versions.finish_time,
+    ARRAY(
+        SELECT model_aliases.alias
+        FROM tuner.model_aliases
+        WHERE model_aliases.model_id = model_versions.model_id
+            AND model_aliases.version = model_versions.version
+        ORDER BY model_aliases.alias
+    ) AS aliases
+FROM tuner.model_versions
+WHERE (%(model_id)s::text IS NULL OR model_versions.model_id = %(model_id)s::text)
+    AND (%(states)s::text[] IS NULL OR model_versions.state = ANY (%(states)s::text[]))
+    AND (
+        model_versions.model_id > %(after_model)s::text
+        OR (
+            model_versions.model_id = %(after_model)s::text
+            AND model_versions.version < %(before_version)s::integer
+        )
+    )
+ORDER BY model_versions.model_id, model_versions.version DESC
+LIMIT %(limit)s::integer;
+
+-- version_use --
+SELECT tuner.version_use(%(model_id)s::text, %(version)s::integer);
+
+-- retire_version --
+UPDATE tuner.model_versions
+SET state = 'DELETING'
+WHERE model_id = %(model_id)s::text AND version = %(version)s::integer;
+
+-- retire_versions --
+-- Ready versions beyond those that the model keeps, if nothing uses them.
+WITH idle AS (
+    SELECT
+        model_versions.version,
+        row_number() OVER (ORDER BY model_versions.version DESC) AS place
+    FROM tuner.model_versions
+    WHERE model_versions.model_id = %(model_id)s::text
+        AND model_versions.state = 'READY'
+        AND tuner.version_use(model_versions.model_id, model_versions.version) IS NULL
+)
+UPDATE tuner.model_versions
+SET state = 'DELETING'
+FROM idle, tuner.models
+WHERE model_versions.model_id = %(model_id)s::text
+    AND model_versions.version = idle.version
+    AND models.model_id = %(model_id)s::text
+    AND models.keep_versions > 0
+    AND idle.place > models.keep_versions;
+
+-- delete_version --
+DELETE FROM tuner.model_versions
+WHERE model_id = %(model_id)s::text AND version = %(version)s::integer;
+
+-- set_alias --
+INSERT INTO tuner.model_aliases (model_id, alias, version)
+VALUES (%(model_id)s::text, %(alias)s::text, %(version)s::integer)
+ON CONFLICT ON CONSTRAINT model_aliases_pkey DO UPDATE SET version = EXCLUDED.version;
+
+-- delete_alias --
+DELETE FROM tuner.model_aliases
+WHERE model_id = %(model_id)s::text AND alias = %(alias)s::text
+RETURNING version;
+
+-- record_model_answer --
+-- The answer to a request about models belongs to no study.
+INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
+VALUES (
+    0, %(request_id)s::text, %(method)s::text, %(answer)s::bytea, %(now)s::timestamptz
+);
