@@ -1,4 +1,9 @@
-"""The user's own code on its way to where trials run: an archive named after its content."""
+"""The user's own code on its way to where trials run: an archive named after its content.
+
+Archives, and what is unpacked of them on each machine, are kept while they are used: what nobody
+has used for RETENTION is removed, and earlier what was used longest ago, beyond LIMIT_KEPT_BYTES.
+When a file was used last is the time that it has.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,12 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from tuner.errors import InvalidArgumentError, UnavailableError
@@ -20,6 +28,11 @@ from tuner.study import StudySpec
 #: What an archive may hold, and in how many files: code, not data.
 LIMIT_BYTES = 10 * 2**20
 LIMIT_FILES = 2_000
+#: How long code is kept that nobody uses, and how much of it.
+RETENTION = timedelta(days=30)
+LIMIT_KEPT_BYTES = 2**30
+#: Code that was used so recently is kept, however much there is: a trial may still import from it.
+_FRESH = timedelta(days=1)
 #: What names an archive.
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -49,7 +62,7 @@ def ship(spec: StudySpec, artifacts: Path) -> StudySpec:
     archive = pack(Path(spec.own.code))
     digest = hashlib.sha256(archive).hexdigest()
     target = archive_path(artifacts, digest)
-    if not target.exists():
+    if not _use(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
@@ -74,6 +87,24 @@ def copy(digest: str, artifacts: Path, to: Path) -> None:
     target = archive_path(to, digest)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(archive_path(artifacts, digest), target)
+
+
+def remove_unused(artifacts: Path, named: Collection[str]) -> list[str]:
+    """Removes archives that nobody has used for long, and the oldest ones of too many.
+
+    Args:
+        artifacts: where they lie.
+        named: the archives that studies need which have not ended; they stay.
+
+    Returns:
+        The names of those that were removed.
+    """
+    removed = []
+    for path in _unused(archive_path(artifacts, "").parent):
+        if path.stem not in named and _age(path) > _FRESH:
+            path.unlink(missing_ok=True)
+            removed.append(path.stem)
+    return removed
 
 
 def pack(source: Path) -> bytes:
@@ -145,6 +176,7 @@ def unpack(artifacts: Path, digest: str) -> Path:
         if not DIGEST.fullmatch(digest):
             raise OSError(f"{digest!r} names no archive")
         content = source.read_bytes()
+        _use(source)
     except OSError as error:
         raise UnavailableError(
             f"the trainer's code is not at {source}: submit the study where TUNER_ARTIFACTS is "
@@ -156,7 +188,20 @@ def unpack(artifacts: Path, digest: str) -> Path:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if not _holds(folder, archive):
             _extract(archive, folder)
+            _tidy(folder.parent)
+    _use(folder)
     return folder
+
+
+def _tidy(home: Path) -> None:
+    """Removes what is unpacked and unused; also what a process left that was killed meanwhile."""
+    for path in _unused(home):
+        with (
+            suppress(OSError),  # another process was faster
+            tempfile.TemporaryDirectory(dir=home, prefix=".removing-") as scratch,
+        ):
+            # Whole or not at all: another process may be about to use it.
+            path.rename(Path(scratch, "old"))
 
 
 def _home() -> Path:
@@ -194,3 +239,41 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
                 return
             folder.rename(old)
             whole.rename(folder)
+
+
+def _use(path: Path) -> bool:
+    """Notes that something is used now; returns whether it is there."""
+    try:
+        os.utime(path)
+    except PermissionError:  # another user's; what studies need is kept all the same
+        return True
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _age(path: Path) -> timedelta:
+    """The time since something was used; nothing if it is gone."""
+    try:
+        return timedelta(seconds=max(0.0, time.time() - path.lstat().st_mtime))
+    except FileNotFoundError:
+        return timedelta(0)
+
+
+def _unused(folder: Path) -> Iterator[Path]:
+    """What lies in a folder and need not be kept, as far as its age and its size tell."""
+    kept_bytes = 0
+    for path in sorted(folder.glob("*"), key=_age):
+        age = _age(path)
+        kept_bytes += _size(path)
+        if age > RETENTION or (kept_bytes > LIMIT_KEPT_BYTES and age > _FRESH):
+            yield path
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, or of all files below a folder; what vanishes meanwhile has none."""
+    total = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with suppress(FileNotFoundError):
+            total += file.lstat().st_size
+    return total

@@ -31,6 +31,7 @@ from tuner.study import (
     Cause,
     Checkpoint,
     Constraint,
+    Cost,
     DataSource,
     Failure,
     Feature,
@@ -496,6 +497,8 @@ def study_to_proto(study: Study) -> study_pb2.Study:
         message.best_trial = f"{study.name}/trials/{study.best_trial}"
     message.exported_model_uri = study.exported_model_uri
     message.creator = study.creator
+    if (cost := cost_to_proto(study.cost)) is not None:
+        message.cost.CopyFrom(cost)
     message.create_time.FromDatetime(study.create_time)
     message.update_time.FromDatetime(study.update_time)
     if study.end_time is not None:
@@ -529,6 +532,7 @@ def study_from_proto(message: study_pb2.Study) -> Study:
         best_trial=parse_trial_name(message.best_trial)[1] if message.best_trial else None,
         exported_model_uri=message.exported_model_uri,
         creator=message.creator,
+        cost=cost_from_proto(message.cost),
         create_time=time_from_proto(message.create_time),
         update_time=time_from_proto(message.update_time),
         end_time=time_from_proto(message.end_time) if message.HasField("end_time") else None,
@@ -578,6 +582,26 @@ def failure_from_proto(message: trial_pb2.Failure) -> Failure:
     )
 
 
+def cost_to_proto(cost: Cost) -> trial_pb2.Cost | None:
+    """What attempts took; None is nothing, which most trials are sent with."""
+    if not cost.worker_time:
+        return None
+    return trial_pb2.Cost(
+        worker_time=duration_to_proto(cost.worker_time),
+        cpu_time=duration_to_proto(cost.cpu_time or None),
+        gpu_time=duration_to_proto(cost.gpu_time or None),
+    )
+
+
+def cost_from_proto(message: trial_pb2.Cost) -> Cost:
+    """What attempts took."""
+    return Cost(
+        worker_time=duration_from_proto(message.worker_time),
+        cpu_time=duration_from_proto(message.cpu_time),
+        gpu_time=duration_from_proto(message.gpu_time),
+    )
+
+
 def attempt_to_proto(attempt: Attempt) -> trial_pb2.Attempt:
     """One try."""
     message = trial_pb2.Attempt(
@@ -586,6 +610,7 @@ def attempt_to_proto(attempt: Attempt) -> trial_pb2.Attempt:
         host=attempt.host,
         start_time=time_to_proto(attempt.start_time),
         end_time=time_to_proto(attempt.end_time),
+        cost=cost_to_proto(attempt.cost),
     )
     if attempt.failure is not None:
         message.failure.CopyFrom(failure_to_proto(attempt.failure))
@@ -601,6 +626,7 @@ def attempt_from_proto(message: trial_pb2.Attempt) -> Attempt:
         start_time=time_from_proto(message.start_time),
         end_time=time_from_proto(message.end_time) if message.HasField("end_time") else None,
         failure=failure_from_proto(message.failure) if message.HasField("failure") else None,
+        cost=cost_from_proto(message.cost),
     )
 
 
@@ -625,6 +651,7 @@ def trial_to_proto(trial: Trial) -> trial_pb2.Trial:
         search_note=trial.search_note,
         within_constraints=trial.within_constraints,
         lease=lease_to_proto(trial.lease),
+        cost=cost_to_proto(trial.cost),
     )
     if trial.checkpoint is not None:
         message.checkpoint.uri = trial.checkpoint.uri
@@ -667,6 +694,7 @@ def trial_from_proto(message: trial_pb2.Trial) -> Trial:
         within_constraints=message.within_constraints
         if message.HasField("within_constraints")
         else None,
+        cost=cost_from_proto(message.cost),
         create_time=time_from_proto(message.create_time),
         start_time=time_from_proto(message.start_time) if message.HasField("start_time") else None,
         end_time=time_from_proto(message.end_time) if message.HasField("end_time") else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -304,6 +304,32 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What attempts took: the time from lease to end, times what each of them held."""
+
+    worker_time: timedelta = timedelta(0)
+    cpu_time: timedelta = timedelta(0)
+    gpu_time: timedelta = timedelta(0)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            worker_time=self.worker_time + other.worker_time,
+            cpu_time=self.cpu_time + other.cpu_time,
+            gpu_time=self.gpu_time + other.gpu_time,
+        )
+
+    @staticmethod
+    def sum(costs: Iterable[Cost]) -> Cost:
+        """Many costs added up, without the sums in between."""
+        listed, nothing = list(costs), timedelta(0)
+        return Cost(
+            worker_time=sum((cost.worker_time for cost in listed), nothing),
+            cpu_time=sum((cost.cpu_time for cost in listed), nothing),
+            gpu_time=sum((cost.gpu_time for cost in listed), nothing),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnTrainer:
     """What a trainer of the user's own consists of, beside its name."""
 
@@ -398,6 +424,20 @@ class StudySpec:
         """Whether a runner trains the trials."""
         return self.trainer is not None
 
+    def cost(self, time: timedelta) -> Cost:
+        """What an attempt costs that takes so long; which CPUs a script uses is not known."""
+        held = self.resources
+        worker_time = time * held.occupied
+        if not self.is_managed:
+            return Cost(worker_time=worker_time)
+        # Under that strategy what serves the workers has no GPUs.
+        on_gpus = max(1, held.workers) if held.strategy == "parameter_server" else held.occupied
+        return Cost(
+            worker_time=worker_time,
+            cpu_time=worker_time * held.cpus_per_worker,
+            gpu_time=time * on_gpus * held.gpus_per_worker,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCounts:
@@ -445,6 +485,8 @@ class Study:
     exported_model_uri: str = ""
     #: Who created it, where callers have tokens.
     creator: str = ""
+    #: Of all attempts that have ended.
+    cost: Cost = Cost()
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None
@@ -485,6 +527,7 @@ class Attempt:
     start_time: datetime
     end_time: datetime | None = None
     failure: Failure | None = None
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -529,6 +572,8 @@ class Trial:
     checkpoint: Checkpoint | None = None
     #: Whether the result keeps to the study's constraints; None without a result.
     within_constraints: bool | None = None
+    #: Of the attempts that have ended.
+    cost: Cost = Cost()
     create_time: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None

@@ -11,6 +11,7 @@ from operator import attrgetter
 from tuner.space import Value
 from tuner.study import (
     Checkpoint,
+    Cost,
     Lease,
     Measurement,
     Origin,
@@ -49,6 +50,9 @@ class TrialColumns:
     within_constraints: list[bool | None]
     #: None where there is none.
     search_note: list[str | None]
+    worker_time: list[timedelta]
+    cpu_time: list[timedelta]
+    gpu_time: list[timedelta]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,7 @@ class Block:
             final_elapsed, stop_requested, artifact_uri, state_reason, create_time, start_time,
             end_time, origin, labels, checkpoint_uri, checkpoint_step, within_constraints,
             search_note,
+            worker_time, cpu_time, gpu_time,
         ) in zip(*_all_of(self.columns), strict=True):  # fmt: skip
             lease = checkpoint = final = None
             if worker_id is not None:
@@ -144,6 +149,7 @@ class Block:
                 checkpoint=checkpoint,
                 within_constraints=within_constraints,
                 search_note=search_note or "",
+                cost=Cost(worker_time=worker_time, cpu_time=cpu_time, gpu_time=gpu_time),
                 create_time=create_time,
                 start_time=start_time,
                 end_time=end_time,

@@ -15,6 +15,7 @@ from tuner.study import (
     Attempt,
     Cause,
     Checkpoint,
+    Cost,
     Failure,
     Lease,
     Measurement,
@@ -60,6 +61,9 @@ class StudyRow:
     infeasible: int
     past: int
     best_trial: int | None
+    worker_time: timedelta
+    cpu_time: timedelta
+    gpu_time: timedelta
 
     def to_study(self) -> Study:
         """The study as its row says."""
@@ -82,6 +86,7 @@ class StudyRow:
             best_trial=self.best_trial,
             exported_model_uri=self.exported_model_uri,
             creator=self.creator,
+            cost=_cost(self),
             algorithm_in_use=self.algorithm_in_use,
             create_time=self.create_time,
             update_time=self.update_time,
@@ -119,6 +124,9 @@ class TrialRow:
     checkpoint_step: int | None
     within_constraints: bool | None
     search_note: str
+    worker_time: timedelta
+    cpu_time: timedelta
+    gpu_time: timedelta
     #: What the list is ordered by that the row is of.
     key: float | None = None
 
@@ -158,6 +166,7 @@ class TrialRow:
             checkpoint=checkpoint,
             within_constraints=self.within_constraints,
             search_note=self.search_note,
+            cost=_cost(self),
             create_time=self.create_time,
             start_time=self.start_time,
             end_time=self.end_time,
@@ -207,6 +216,9 @@ class AttemptRow:
     failure_message: str | None
     failure_stack: str | None
     failure_log_tail: str | None
+    worker_time: timedelta
+    cpu_time: timedelta
+    gpu_time: timedelta
 
     def to_attempt(self) -> Attempt:
         """The attempt."""
@@ -225,6 +237,7 @@ class AttemptRow:
             start_time=self.start_time,
             end_time=self.end_time,
             failure=failure,
+            cost=_cost(self),
         )
 
 
@@ -235,6 +248,10 @@ class LogRow:
     attempt: int
     log_offset: int
     text: str
+
+
+def _cost(row: StudyRow | TrialRow | AttemptRow) -> Cost:
+    return Cost(worker_time=row.worker_time, cpu_time=row.cpu_time, gpu_time=row.gpu_time)
 
 
 def spec_text(spec: StudySpec) -> str:

@@ -140,12 +140,10 @@ class Store:
             causes: dict[int, list[Cause]] = defaultdict(list)
             for number, cause in connection.execute(QUERIES["list_causes"], parameters):
                 causes[number].append(Cause(cause))
-            attempt_time = _one(connection, "attempt_time", parameters)
             answered = connection.execute(QUERIES["list_requests"], parameters).fetchall()
         return LoadedTrials(
             trials=tuple(trials),
             causes={number: tuple(listed) for number, listed in causes.items()},
-            attempt_time=attempt_time,
             answered=frozenset((request_id, method) for request_id, method in answered),
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -83,8 +82,6 @@ class LoadedTrials:
     trials: tuple[Trial, ...]
     #: Why earlier attempts ended of trials that may be tried again, by trial.
     causes: Mapping[int, tuple[Cause, ...]]
-    #: The time of all attempts that have ended.
-    attempt_time: timedelta
     #: The requests that were answered: id and method.
     answered: frozenset[tuple[str, str]]
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from tuner.study import Failure, Measurement, Study, StudySpec, Trial
+from tuner.study import Cost, Failure, Measurement, Study, StudySpec, Trial
 from tuner_storage import rows
 
 
@@ -206,10 +206,13 @@ def report(
     return Write(name="report", values=values, trials=(trial.number,), bulk=True)
 
 
-def end_attempt(spec: StudySpec, trial: Trial, *, failure: Failure | None, now: datetime) -> Write:
-    """A trial as it is after its current attempt: ended, or due again. LEASE_LOST."""
+def end_attempt(
+    spec: StudySpec, trial: Trial, *, failure: Failure | None, cost: Cost, now: datetime
+) -> Write:
+    """A trial after its current attempt, which cost this: ended, or due again. LEASE_LOST."""
     values = {
         **_final(spec, trial),
+        **asdict(cost),
         "number": trial.number,
         "attempt": trial.attempt,
         "state": trial.state.value,

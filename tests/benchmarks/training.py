@@ -29,6 +29,7 @@ from tests.benchmarks.report import Report
 #: The subcommands, each a module of this name with a function `measure`.
 PARTS: Mapping[str, str] = {
     "start_up": "from a trial's assignment to its first step, beside Ray Train",
+    "study": "12 short trials, beside a plain Keras loop and Ray Tune",
     "throughput": "examples per second of one worker, with the rows in memory",
     "scaling": "one trial under each strategy on one worker and on several: losses and speed",
     "streaming": "the same with ten times the rows that the allowed memory holds",

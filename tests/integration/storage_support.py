@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from tuner.space import Float, Int, Space
 from tuner.study import (
+    Cost,
     Failure,
     Goal,
     Lease,
@@ -43,6 +44,9 @@ STUDY = Study(
     update_time=NOW,
     etag="1",
 )
+
+#: Of each attempt: nine seconds of two workers with half a CPU each.
+COST = Cost(worker_time=timedelta(seconds=18), cpu_time=timedelta(seconds=9))
 
 
 def flat(changes: Iterable[Write | Sequence[Write]]) -> list[Write]:
@@ -113,7 +117,9 @@ class Held:
             final_measurement=final,
             end_time=LATER if state.is_finished else None,
         )
-        self.commit(writes.end_attempt(SPEC, ended, failure=failure, now=LATER), *further)
+        self.commit(
+            writes.end_attempt(SPEC, ended, failure=failure, cost=COST, now=LATER), *further
+        )
 
     def get(self, number: int) -> Trial:
         return self.store.get_trial(self.key, self.study_id, number, full=True)

@@ -46,10 +46,13 @@ def settings(folder: Path, **more: object) -> Settings:
     return Settings(data_dir=folder, server_port=0, **more)  # type: ignore[arg-type]
 
 
+LEASE_SECONDS = 1.5
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyServer]:
     folder = tmp_path_factory.mktemp("server")
-    with StudyServer(settings(folder, lease_seconds=1.5)) as server:
+    with StudyServer(settings(folder, lease_seconds=LEASE_SECONDS)) as server:
         yield server
 
 
@@ -97,6 +100,23 @@ def test_a_script_works_until_the_study_ends(client: Client, name: str) -> None:
     assert shares.trials == 30
     assert sum(shares.parameters.values()) == pytest.approx(1.0)
     assert max(shares.parameters, key=shares.parameters.__getitem__) == "x"
+
+
+def test_trials_are_asked_for_and_told_in_any_order(client: Client, name: str) -> None:
+    study = client.create_study(name, SPACE, minimize="loss", trials=2, early_stopping="none")
+    first, second = study.ask(worker="a"), study.ask(worker="b")
+    assert first is not None and second is not None
+    again = study.ask(worker="a")
+    assert (first.number, second.number) == (0, 1) and again is not None and again.number == 0
+    assert study.ask(worker="c") is None and not study.record.state.is_finished
+    time.sleep(1.5 * LEASE_SECONDS)  # their leases are renewed meanwhile
+    second.complete(2.0)
+    assert first.report(1.0)
+    study.take_up(first.record).complete(0.5)
+    assert first.report(0.1) is False and first.lost, "it was ended elsewhere"
+    assert [trial.value for trial in study.trials()] == [0.5, 2.0]
+    assert study.ask() is None and study.record.state.is_finished
+    assert not second.lost, "its lease ended with it"
 
 
 def test_an_objective_is_optimized_in_one_call_a_trial(client: Client, name: str) -> None:
@@ -663,6 +683,10 @@ def test_studies_lists_them(
     (found,) = (d for d in json.loads(out) if d["study"] == finished.study_id)
     assert found["trials"]["succeeded"] == 3
     assert found["best_trial"] == 4
+    assert found["cost"]["worker_seconds"] > 0 == found["cost"]["cpu_seconds"]
+    assert found["cost"]["worker_seconds"] == pytest.approx(
+        sum(trial.record.cost.worker_time.total_seconds() for trial in finished.trials())
+    )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,9 @@ def test_todays_server_goes_on_with_it(released: str, tmp_path: Path) -> None:
         assert "".join(piece.text for piece in caller.read_log(trials[0])) == (
             "epoch 1\nepoch 2: “gut”\n"
         )
+        for trial in (caller.trial(n, "going-on") for n in range(5)):
+            lasted = [a.end_time.ToDatetime() - a.start_time.ToDatetime() for a in trial.attempts]
+            assert trial.cost.worker_time.ToTimedelta() == sum(lasted, timedelta(0))
         # The worker of trial 5 has been silent ever since; it gets a lease's time to come back.
         until(lambda: caller.trial(5, "going-on").state == trial_pb2.Trial.State.QUEUED)
         due = caller.one("new", "going-on")

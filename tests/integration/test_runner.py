@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -9,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,7 @@ from tuner.runner.cluster import Cluster
 from tuner.runner.runner import Runner
 from tuner.service import StudyServer
 from tuner.study import Cause, StudyState, TrialState
+from tuner.v1 import study_service_pb2 as pb
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -79,11 +83,11 @@ class Crew:
 @pytest.fixture
 def crew(
     settings: Settings, server: StudyServer, cluster: Cluster
-) -> Iterator[Callable[[], Crew]]:
+) -> Iterator[Callable[..., Crew]]:
     crews: list[Crew] = []
 
-    def hire() -> Crew:
-        crews.append(Crew(replace(settings, server=server.address), cluster))
+    def hire(**changes: Any) -> Crew:
+        crews.append(Crew(replace(settings, server=server.address, **changes), cluster))
         return crews[-1]
 
     yield hire
@@ -227,6 +231,35 @@ def test_a_study_that_is_stopped_lets_its_gang_go(
     assert study.trial(0).state is TrialState.PRUNED
     after = submit("after", trials=1)
     assert after.wait(200) is StudyState.COMPLETED
+
+
+def test_a_slot_without_a_trial_lets_its_gang_go(
+    crew: Callable[..., Crew],
+    submit: Callable[..., Study],
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The study's last trial may take long: nobody else's work, and no memory, waits for it."""
+    caplog.set_level(logging.INFO)
+    pool = crew(idle_seconds=1.0).runner._tools.pool
+    study = submit("last", trials=2, parallel=2, epochs=10_000, workers=1)
+    until(lambda: [*map(bool, (t.record.lease for t in study.trials()))] == [True, True])
+    assert len(pool._used) == 2
+    client._connection.call(
+        lambda stub: stub.StopTrial, pb.StopTrialRequest(name=f"{study.name}/trials/0")
+    )
+    until(lambda: len(pool._used) == 1)
+    until(lambda: not pool._idle)
+    time.sleep(2)  # the runner looks at its studies meanwhile
+    assert len(pool._used) == 1 and not pool._idle
+    assert [trial.state for trial in study.trials()] == [TrialState.PRUNED, TrialState.RUNNING]
+    study.stop("enough")
+    until(lambda: not pool._used and not pool._idle)
+    until(lambda: "warm: 0 gangs in use, 0 idle, 0 spare workers" in caplog.text)
+    until(lambda: study.refresh().cost.worker_time)
+    first, second = (trial.record.cost for trial in study.trials())
+    assert study.refresh().cost == first + second
+    assert first.cpu_time == first.worker_time > timedelta(0) == first.gpu_time
 
 
 @pytest.mark.parametrize(

@@ -435,7 +435,12 @@ def test_the_workers_time_ends_the_study(caller: Caller) -> None:
     trial = caller.one()
     until(lambda: "workers' time" in caller.suggest("bob").wait.reason)
     caller.complete(trial, 0.5)
-    assert caller.study().state == StudyState.COMPLETED
+    study, ended = caller.study(), caller.trial(0)
+    assert study.state == StudyState.COMPLETED
+    seconds = (ended.end_time.ToDatetime() - ended.start_time.ToDatetime()).total_seconds()
+    assert ended.cost.worker_time.ToTimedelta().total_seconds() == pytest.approx(2 * seconds)
+    assert not ended.cost.HasField("cpu_time"), "which CPUs a script uses is not known"
+    assert study.cost == ended.cost == ended.attempts[0].cost
 
 
 # --- repeated requests ---

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.integration.storage_support import (
+    COST,
     LATER,
     LEASE,
     METRIC,
@@ -38,6 +39,7 @@ from tuner.study import (
     Cause,
     Checkpoint,
     Constraint,
+    Cost,
     Failure,
     Measurement,
     Metric,
@@ -275,7 +277,7 @@ def test_changes_of_one_commit_follow_each_other(held: Held) -> None:
     held.commit(
         writes.lease_trials(due=(), proposed=[held.trial(0)], host="a"),
         held.reported(0, loss(1.0)),
-        writes.end_attempt(SPEC, queued, failure=lost, now=LATER),
+        writes.end_attempt(SPEC, queued, failure=lost, cost=COST, now=LATER),
         writes.lease_trials(due=[held.trial(0, attempt=2)], proposed=(), host="b"),
         held.reported(0, loss(0.25), attempt=2),
     )
@@ -539,8 +541,8 @@ def test_a_result_beyond_the_constraints_is_kept_and_never_wins(held: Held) -> N
             within_constraints=within,
             end_time=LATER,
         )
-        held.commit(writes.end_attempt(spec, ended, failure=None, now=LATER))
-        assert replace(held.get(number), attempts=()) == ended
+        held.commit(writes.end_attempt(spec, ended, failure=None, cost=COST, now=LATER))
+        assert replace(held.get(number), attempts=()) == replace(ended, cost=COST)
     assert held.stored().study.best_trial == 1
 
 
@@ -594,7 +596,7 @@ def test_a_stop_is_asked_for_once_and_kept(held: Held) -> None:
     assert held.get(0).state_reason == "other"
 
 
-def test_history_is_loaded_with_causes_and_time(held: Held) -> None:
+def test_history_is_loaded_with_causes_and_costs(held: Held) -> None:
     held.lease(0, 1)
     held.end(0, TrialState.QUEUED, failure=Failure(cause=Cause.USER_ERROR, message="x"))
     held.report(1, loss(0.5))
@@ -602,9 +604,21 @@ def test_history_is_loaded_with_causes_and_time(held: Held) -> None:
     held.end(1, TrialState.SUCCEEDED, answer, final=loss(0.5))
     loaded = held.store.load_trials(held.stored())
     assert loaded.causes == {0: (Cause.USER_ERROR,)}
-    assert loaded.attempt_time == timedelta(seconds=18)
+    assert [t.cost for t in loaded.trials] == [COST, COST]
     assert [len(t.measurements) for t in loaded.trials] == [0, 1]
     assert loaded.answered == {("r", "CompleteTrial")}
+
+
+def test_costs_add_up_over_attempts_and_trials(held: Held) -> None:
+    held.lease(0, 1)
+    held.end(0, TrialState.QUEUED, failure=Failure(cause=Cause.LOST))
+    assert held.get(0).cost == held.get(0).attempts[0].cost == COST
+    held.lease(due=[held.trial(0, attempt=2)])
+    assert [a.cost for a in held.get(0).attempts] == [COST, Cost()]
+    held.end(0, attempt=2, final=loss(0.5))
+    held.end(1, final=loss(0.5))
+    assert [t.cost for t in held.list()] == [COST + COST, COST]
+    assert held.stored().study.cost == COST + COST + COST
 
 
 def test_an_earlier_study_brings_the_results_that_it_had(held: Held) -> None:
@@ -653,7 +667,7 @@ def test_a_users_own_trials_come_back_equal(held: Held) -> None:
     assert study.best_trial == 1
     loaded = held.store.load_trials(held.stored())
     assert list(loaded.trials) == added
-    assert loaded.attempt_time == timedelta(0)
+    assert study.cost == Cost()
 
 
 def test_what_was_not_a_number_elsewhere_is_none_here(held: Held) -> None:

@@ -29,6 +29,7 @@ from tuner.client import Client, Study
 from tuner.config import Settings
 from tuner.errors import UnavailableError
 from tuner.service.server import StudyServer
+from tuner.web import format
 from tuner.web.serving import AddressInUseError, listen
 from tuner.web.source import StudySource
 
@@ -83,6 +84,8 @@ def test_the_pages_show_what_the_server_knows(web: httpx.Client, study: Study) -
     page = text_of(web.get("/studies/adult-income"))
     assert f"trial {best.number}" in page and f"{ROWS:,} rows" in page
     counts = study.refresh().trial_counts
+    spent = format.cost(study.refresh().cost)
+    assert spent.endswith(" of CPUs") and spent in page
     assert f"{counts.succeeded} succeeded" in page and f"{counts.failed} failed" in page
 
 

@@ -302,6 +302,15 @@ def test_parameters_that_do_not_fit_are_counted() -> None:
     assert "and 1 more parameter;" in text
 
 
+def test_a_cost_is_shown_where_it_is_not_the_time() -> None:
+    cost = values.Cost(worker_time=timedelta(minutes=3))
+    one = replace(trial(0, value=0.5), cost=cost)
+    assert "cost" not in shown(tables.trials([Trial(one, SPEC.metric)], SPEC, width=100), 100)
+    again = replace(one, attempt=2)
+    text = shown(tables.trials([Trial(again, SPEC.metric)], SPEC, width=100), 100)
+    assert "cost" in text and "3 m 00 s" in text
+
+
 def shown(renderable: object, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
     console.print(renderable)

@@ -6,7 +6,9 @@ import hashlib
 import io
 import os
 import shutil
+import time
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,72 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, home: Pat
     theirs.chmod(0o777)
     with pytest.raises(UnavailableError, match="belongs to somebody else"):
         code.unpack(artifacts, digest)
+
+
+# --- retention ---
+
+
+def shipped(artifacts: Path, root: Path, name: str) -> str:
+    """Ships a folder with one file; returns what names it."""
+    return code.ship(spec(put(root / name, f"{name}.py")), artifacts).own.code
+
+
+def last_used(path: Path, age: timedelta) -> None:
+    then = time.time() - age.total_seconds()
+    os.utime(path, (then, then))
+
+
+def test_code_that_nobody_uses_goes_and_what_a_study_needs_stays(tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    old, needed, fresh = (shipped(artifacts, tmp_path, name) for name in "abc")
+    for digest in (old, needed):
+        last_used(code.archive_path(artifacts, digest), code.RETENTION + timedelta(hours=1))
+    last_used(code.archive_path(artifacts, fresh), code.RETENTION - timedelta(hours=1))
+    assert code.remove_unused(artifacts, {needed}) == [old]
+    assert code.remove_unused(artifacts, {needed}) == []
+    assert not code.archive_path(artifacts, old).exists()
+    assert code.archive_path(artifacts, fresh).exists()
+    code.unpack(artifacts, needed)
+    assert shipped(artifacts, tmp_path, "a") == old, "submitted again, it is there again"
+
+
+@pytest.mark.parametrize("use", ["ship", "unpack"])
+def test_use_keeps_code(tmp_path: Path, use: str) -> None:
+    artifacts = tmp_path / "artifacts"
+    digest = shipped(artifacts, tmp_path, "a")
+    last_used(code.archive_path(artifacts, digest), 2 * code.RETENTION)
+    if use == "ship":
+        shipped(artifacts, tmp_path, "a")
+    else:
+        code.unpack(artifacts, digest)
+    assert code.remove_unused(artifacts, ()) == []
+
+
+def test_of_too_much_code_the_oldest_goes_but_not_what_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    digests = [shipped(artifacts, tmp_path, name) for name in "abcd"]
+    for days, digest in enumerate(digests):
+        last_used(code.archive_path(artifacts, digest), timedelta(days=2 * days, hours=1))
+    monkeypatch.setattr(
+        code, "LIMIT_KEPT_BYTES", 2 * code.archive_path(artifacts, digests[0]).stat().st_size
+    )
+    assert code.remove_unused(artifacts, {digests[2]}) == [digests[3]]
+    monkeypatch.setattr(code, "LIMIT_KEPT_BYTES", 0)
+    assert code.remove_unused(artifacts, ()) == digests[1:3]
+    assert code.archive_path(artifacts, digests[0]).exists(), "it was used today"
+
+
+def test_what_is_unpacked_goes_when_nobody_uses_it(tmp_path: Path, home: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    old, recent, new = (shipped(artifacts, tmp_path, name) for name in "abc")
+    folder = code.unpack(artifacts, old).parent
+    code.unpack(artifacts, recent)
+    # A process was killed while it unpacked.
+    (folder / ".unpacking-1").mkdir()
+    for name in (old, ".unpacking-1"):
+        last_used(folder / name, code.RETENTION + timedelta(hours=1))
+    code.unpack(artifacts, new)
+    assert {path.name for path in folder.iterdir()} == {recent, new}
+    assert (code.unpack(artifacts, old) / "a.py").is_file()

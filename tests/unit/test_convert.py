@@ -35,6 +35,7 @@ from tuner.study import (
     Cause,
     Checkpoint,
     Constraint,
+    Cost,
     DataSource,
     Failure,
     Feature,
@@ -227,6 +228,15 @@ managed = st.builds(
 )
 scripts = managed.map(lambda spec: replace(spec, trainer=None, own=OwnTrainer()))
 specs = st.one_of(managed, scripts)
+costs = st.one_of(
+    st.just(Cost()),
+    st.builds(
+        Cost,
+        worker_time=spans.filter(bool),
+        cpu_time=spans,
+        gpu_time=spans,
+    ),
+)
 studies = st.builds(
     Study,
     study_id=study_ids,
@@ -256,6 +266,7 @@ studies = st.builds(
     best_trial=st.one_of(st.none(), st.integers(0, 999_999_999)),
     exported_model_uri=texts,
     creator=texts,
+    cost=costs,
     create_time=times,
     update_time=times,
     end_time=moments,
@@ -272,6 +283,7 @@ attempts = st.builds(
     start_time=times,
     end_time=moments,
     failure=st.one_of(st.none(), failures),
+    cost=costs,
 )
 trials = st.builds(
     Trial,
@@ -292,6 +304,7 @@ trials = st.builds(
     labels=words,
     checkpoint=st.one_of(st.none(), st.builds(Checkpoint, uri=texts, step=steps)),
     within_constraints=st.sampled_from((None, True, False)),
+    cost=costs,
     create_time=times,
     start_time=moments,
     end_time=moments,

@@ -20,6 +20,7 @@ from tuner.study import (
     Cause,
     Checkpoint,
     Constraint,
+    Cost,
     DataSource,
     Failure,
     Goal,
@@ -29,6 +30,7 @@ from tuner.study import (
     Metric,
     Origin,
     OwnTrainer,
+    Resources,
     Selection,
     StudySpec,
     Trial,
@@ -103,6 +105,26 @@ def test_limits_are_exact(set_limits: Limits, is_reached: bool, gives_up: bool) 
     assert (found is not None) == is_reached
     if found is not None:
         assert found.gives_up == gives_up
+
+
+@pytest.mark.parametrize(
+    ("trainer", "resources", "hours"),
+    [
+        (None, Resources(), (1, 0, 0)),
+        ("tabular", Resources(), (1, 1, 0)),
+        ("tabular", Resources(workers=3, cpus_per_worker=0.5, gpus_per_worker=2.0), (3, 1.5, 6)),
+        ("tabular", Resources(strategy="single", workers=3, gpus_per_worker=1.0), (1, 1, 1)),
+        ("program", Resources(workers=2, parameter_servers=1, gpus_per_worker=1.0), (3, 3, 3)),
+    ],
+)
+def test_a_cost_is_time_times_what_is_held(
+    trainer: str | None, resources: Resources, hours: tuple[float, float, float]
+) -> None:
+    spec = StudySpec(metrics=(Metric(name="auc"),), trainer=trainer, resources=resources)
+    worker, cpu, gpu = (timedelta(hours=amount) for amount in hours)
+    expected = Cost(worker_time=worker, cpu_time=cpu, gpu_time=gpu)
+    assert spec.cost(timedelta(hours=1)) == expected
+    assert Cost.sum([expected, expected]) == expected + expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.web_source import SPACE, a_study, some_trials
 from tuner.space import Group
-from tuner.study import Limits, TrialCounts, TrialState
+from tuner.study import Cost, Limits, TrialCounts, TrialState
 from tuner.web import format
 
 
@@ -54,6 +54,14 @@ def test_values_of_parameters(value: object, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format.duration(timedelta(seconds=seconds)) == text
+
+
+def test_a_cost_says_only_what_was_held() -> None:
+    hours = timedelta(hours=2)
+    assert format.cost(Cost()) == "nothing yet"
+    assert format.cost(Cost(worker_time=hours)) == "2 h of workers"
+    everything = Cost(worker_time=hours, cpu_time=4 * hours, gpu_time=hours / 2)
+    assert format.cost(everything) == "2 h of workers, 8 h of CPUs, 1 h of GPUs"
 
 
 def test_limits_say_only_what_is_set() -> None:

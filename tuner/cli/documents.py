@@ -57,6 +57,7 @@ def study(record: values.Study) -> dict[str, Any]:
         ],
         "parameters": [parameter(p) for p in spec.space.walk()],
         "settings": dict(spec.settings),
+        "cost": _cost(record.cost),
         "best_trial": record.best_trial,
         "exported_model_uri": record.exported_model_uri or None,
         "create_time": _time(record.create_time),
@@ -93,6 +94,7 @@ def trial(view: Trial) -> dict[str, Any]:
         "search_note": record.search_note,
         "labels": dict(view.labels),
         "attempt": record.attempt,
+        "cost": _cost(record.cost),
         "worker": record.lease.worker_id if record.lease else None,
         "artifact_uri": record.artifact_uri or None,
         "checkpoint": None
@@ -193,6 +195,14 @@ def server(item: admin.Server) -> dict[str, Any]:
 
 def _time(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat()
+
+
+def _cost(cost: values.Cost) -> dict[str, float]:
+    return {
+        "worker_seconds": cost.worker_time.total_seconds(),
+        "cpu_seconds": cost.cpu_time.total_seconds(),
+        "gpu_seconds": cost.gpu_time.total_seconds(),
+    }
 
 
 def _hours(time: timedelta | None) -> float | None:

@@ -46,6 +46,7 @@ def _studies_table(found: list[Study]) -> RenderableType:
     view.add_column("failed", justify="right", no_wrap=True)
     view.add_column("metric", no_wrap=True)
     view.add_column("best", justify="right", no_wrap=True)
+    view.add_column("cost", justify="right", no_wrap=True)
     view.add_column("created", justify="right", no_wrap=True)
     for study in found:
         record = study.record
@@ -57,6 +58,7 @@ def _studies_table(found: list[Study]) -> RenderableType:
             str(counts.failed) if counts.failed else "",
             tables.goals(record.spec),
             _best(study, record),
+            tables.duration(record.cost.worker_time) if record.cost.worker_time else "",
             f"{tables.age(record.create_time)} ago",
         )
     return view

@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -135,6 +135,11 @@ class Study:
     def name(self) -> str:
         """The resource name."""
         return self._record.name
+
+    @property
+    def address(self) -> str:
+        """The address of the study server in use."""
+        return self._connection.address
 
     @property
     def metric(self) -> values.Metric:
@@ -467,10 +472,36 @@ class Study:
             if count == trials:
                 return
 
-    def _suggest(self) -> pb.SuggestTrialsResponse:
+    def ask(self, *, worker: str = "") -> RunningTrial | None:
+        """Leases a trial without waiting for one.
+
+        Its owner reports and ends it, in any order with others; meanwhile its lease is renewed.
+
+        Args:
+            worker: who asks; asking again while the trial is open, it gets the same one. This
+                thread if left out.
+
+        Returns:
+            The trial; None if there is none now, or no more: `record.state` is the study's then.
+        """
+        answer = self._suggest(worker)
+        if answer.trials:
+            return self.take_up(convert.trial_from_proto(answer.trials[0]))
+        state = StudyState(study_pb2.Study.State.Name(answer.study_state))
+        self._record = replace(self._record, state=state)
+        return None
+
+    def take_up(self, record: values.Trial) -> RunningTrial:
+        """Goes on with a trial that is leased, as after `ask`; its lease may be lost by now."""
+        trial = RunningTrial(self._connection, record, self.metric)
+        if record.lease is not None:
+            self._heartbeat.add(trial, record.lease.expire_time)
+        return trial
+
+    def _suggest(self, worker: str = "") -> pb.SuggestTrialsResponse:
         request = pb.SuggestTrialsRequest(
             parent=self.name,
-            worker_id=worker_id(),
+            worker_id=worker or worker_id(),
             count=1,
             request_id=str(uuid.uuid4()),
             host=hostname(),
@@ -481,9 +512,7 @@ class Study:
         self, record: values.Trial
     ) -> Generator[RunningTrial, None, pb.SuggestTrialsResponse | None]:
         """Lends a trial; returns what was answered if its end was an exchange."""
-        trial = RunningTrial(self._connection, record, self.metric)
-        if record.lease is not None:
-            self._heartbeat.add(trial, record.lease.expire_time)
+        trial = self.take_up(record)
         try:
             yield trial
             # Whoever comes back for another trial without having ended this one.

@@ -134,10 +134,12 @@ def trials(
     """
     names = ordered((name for row in rows for name in row.parameters), spec)
     metrics = [_measured(name, rows, spec) for name in spec.metric_names[1:]]
-    others = sum(2 + max(map(len, cells)) for cells in metrics)
+    costs = _costs(rows, spec)
+    others = sum(2 + max(map(len, cells)) for cells in (*metrics, *costs))
     shown, hidden = _fitting(names, rows, width - _FIXED_WIDTH - others)
     view = table()
-    for heading in ("trial", "state", *spec.metric_names, "step", "time", *shown):
+    fixed = ("trial", "state", *spec.metric_names, "step", "time", *(c[0] for c in costs))
+    for heading in (*fixed, *shown):
         view.add_column(
             _headed(heading, shown),
             justify="left" if heading == "state" else "right",
@@ -149,6 +151,7 @@ def trials(
         style = "dim" if spec.beyond(row.record.final_measurement) else ""
         view.add_row(
             *_leading(row, spec, (latest or {}).get(row.number), [m[place + 1] for m in metrics]),
+            *(column[place + 1] for column in costs),
             *cells,
             style="bold" if row.number == best else style,
         )
@@ -168,6 +171,14 @@ def _measured(name: str, rows: Sequence[Trial], spec: StudySpec) -> list[str]:
         mark = _BEYOND if name in spec.beyond(row.record.final_measurement) else ""
         cells.append("" if value is None else mark + number(value))
     return cells
+
+
+def _costs(rows: Sequence[Trial], spec: StudySpec) -> list[list[str]]:
+    """A column of the workers' time, where it is not what the last attempt took."""
+    if spec.resources.occupied == 1 and all(row.record.attempt <= 1 for row in rows):
+        return []
+    times = [row.record.cost.worker_time for row in rows]
+    return [["cost", *(duration(time) if time else "" for time in times)]]
 
 
 def _any_beyond(rows: Sequence[Trial], spec: StudySpec) -> bool:

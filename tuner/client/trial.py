@@ -79,6 +79,11 @@ class RunningTrial:
         return f"RunningTrial({self._trial.name!r}, {dict(self.parameters)!r})"
 
     @property
+    def record(self) -> Trial:
+        """The trial as it was leased."""
+        return self._trial
+
+    @property
     def number(self) -> int:
         """The trial's number in its study, from 0."""
         return self._trial.number
@@ -259,7 +264,13 @@ class RunningTrial:
     # --- the lease -------------------------------------------------------------------------
 
     def beat(self, timeout_seconds: float) -> datetime:
-        """Renews the lease; returns when it ends. For the heartbeat thread."""
+        """Renews the lease; returns when it ends. For the heartbeat thread.
+
+        Raises:
+            LeaseLostError: it is lost, or the attempt has ended.
+        """
+        if not self._open:
+            raise LeaseLostError("the attempt has ended.")
         return self._send_report(None, timeout_seconds=timeout_seconds, patience_seconds=0.0)
 
     def lose(self) -> None:

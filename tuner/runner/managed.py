@@ -15,7 +15,7 @@ from tuner.runner.places import folder_of
 from tuner.runner.pool import Capacity
 from tuner.runner.preparation import Preparation, prepare_study, shape_of
 from tuner.runner.shape import Shape
-from tuner.runner.slot import WORKED_ON, Slot, Tools, parallel, remove_checkpoints
+from tuner.runner.slot import WORKED_ON, Slot, Tools, due, parallel, remove_checkpoints
 from tuner.study import Study, StudyState
 from tuner.v1 import study_service_pb2 as pb
 
@@ -53,10 +53,15 @@ class ManagedStudy:
         if study.state is StudyState.PREPARING and not _is_alive(self._preparing):
             self._preparing = self._start("prepare", self._prepare)
         if study.state in WORKED_ON:
-            for number in range(parallel(study)):
-                if not _is_alive(self._slots.get(number)):
-                    slot = Slot(self._tools, lambda: self._study, self._shape, number)
-                    self._slots[number] = self._start(str(number), slot.run)
+            self._fill_slots(study, self._shape)
+
+    def _fill_slots(self, study: Study, shape: Shape) -> None:
+        """Starts as many slots as there are trials to start and no slot waits for."""
+        free = [n for n in range(parallel(study)) if not _is_alive(self._slots.get(n))]
+        waiting = max(0, parallel(study) - len(free) - study.trial_counts.running)
+        for number in free[: max(0, due(study) - waiting)]:
+            slot = Slot(self._tools, lambda: self._study, shape, number)
+            self._slots[number] = self._start(str(number), slot.run)
 
     def reload(self) -> None:
         """Asks the server how the study is: it is not among those that are worked on any more."""

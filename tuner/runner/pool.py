@@ -167,10 +167,14 @@ class Pool(Generic[G]):
 
     def exchange(self, gang: G, stop: threading.Event) -> G | None:
         """Returns the gang for another trial; if others wait for its place, one in their turn."""
-        if not gang.broken and not stop.is_set() and not self._is_wanted(gang.shape):
+        if not stop.is_set() and self.is_spared(gang):
             return gang
         self.release(gang)
         return self.acquire(gang.shape, stop)
+
+    def is_spared(self, gang: G) -> bool:
+        """Whether a slot may keep its gang for another trial: nobody waits for its place."""
+        return not gang.broken and not self._is_wanted(gang.shape)
 
     def release(self, gang: G) -> None:
         """Takes a gang back: it stays warm for the next slot unless it is broken."""
@@ -182,6 +186,11 @@ class Pool(Generic[G]):
             if keep:
                 self._idle.append((gang, time.monotonic()))
             self._changed.notify_all()
+
+    def counts(self) -> tuple[int, int]:
+        """How many gangs are in use, being built included, and how many are idle."""
+        with self._changed:
+            return len(self._used), len(self._idle)
 
     def tidy(self) -> None:
         """Ends gangs that nobody has used for long; says for which there is no room at all."""

@@ -22,6 +22,7 @@ from tuner.runner.gang import Gang
 from tuner.runner.managed import ManagedStudy
 from tuner.runner.pool import Pool
 from tuner.runner.publisher import Publisher
+from tuner.runner.retention import Retention
 from tuner.runner.shape import Shape
 from tuner.runner.slot import WORKED_ON, Tools
 from tuner.runner.spares import Spares
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _PUBLISH_SECONDS = 10.0
+_RETENTION_SECONDS = 3600.0
 _STOP_SECONDS = 5.0
 _GIVE_UP_SECONDS = 10.0
 _PAGE = 1000
@@ -67,6 +69,9 @@ class Runner:
         )
         self._publisher = Publisher(self._connection, settings.artifacts_dir, settings.models_uri)
         self._publish_time = 0.0
+        self._retention = Retention(self._connection, settings.artifacts_dir)
+        self._retention_time = 0.0
+        self._warm = ""
         self._studies: dict[str, ManagedStudy] = {}
 
     def __enter__(self) -> Self:
@@ -117,6 +122,10 @@ class Runner:
         if time.monotonic() >= self._publish_time:
             self._publish_time = time.monotonic() + _PUBLISH_SECONDS
             self._publisher.look()
+        if time.monotonic() >= self._retention_time:
+            self._retention_time = time.monotonic() + _RETENTION_SECONDS
+            self._retention.look()
+        self._tell_what_is_warm()
 
     def close(self, patience_seconds: float = _STOP_SECONDS) -> None:
         """Gives the trials in flight back, and ends the gangs.
@@ -132,6 +141,14 @@ class Runner:
             study.join(deadline)
         self._tools.heartbeat.close()
         self._connection.close()
+
+    def _tell_what_is_warm(self) -> None:
+        """Says what holds memory on the nodes when that has changed: only what trains costs."""
+        training, idle = self._tools.pool.counts()
+        warm = f"{training} gangs in use, {idle} idle, {self._spares.count} spare workers"
+        if warm != self._warm:
+            self._warm = warm
+            logger.info("warm: %s", warm)
 
     def _list(self) -> dict[str, Study]:
         request = pb.ListStudiesRequest(

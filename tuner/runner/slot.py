@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tuner import convert
 from tuner.client.access import Access
@@ -27,8 +27,9 @@ from tuner.runner.places import folder_of, inside
 from tuner.runner.pool import Pool
 from tuner.runner.shape import Shape
 from tuner.runner.worker import Assignment, Context, Outcome
-from tuner.study import Failure, Measurement, Study, StudyState, Trial
+from tuner.study import Measurement, Study, StudyState, Trial, TrialState
 from tuner.v1 import study_service_pb2 as pb
+from tuner.v1 import trial_pb2
 from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
 from tuner_trainers.storage import Storage
 
@@ -113,7 +114,7 @@ class Slot:
         self._worker_id = f"{self._host[:64]}-{uuid.uuid4().hex[:12]}-{number}"
 
     def run(self) -> None:
-        """Runs trials until the study has no more, or the runner stops."""
+        """Runs trials until none is left that could start, or the runner stops."""
         stopping = self._tools.stopping
         gang = self._tools.pool.acquire(self._shape, stopping)
         try:
@@ -131,21 +132,24 @@ class Slot:
         return study.state in WORKED_ON and self._number < parallel(study)
 
     def _step(self, gang: Gang) -> bool:
-        """Runs one trial, or waits for one; returns whether there may be more."""
+        """Runs one trial after the other, or waits for one; returns whether there may be more."""
+        stopping = self._tools.stopping
         if self._study().state is StudyState.PREPARING:
-            return not self._tools.stopping.wait(_PREPARING_SECONDS)
+            return not stopping.wait(_PREPARING_SECONDS)
         if not gang.answers():
             return True
         answer = self._persist(self._suggest)
         if answer is None:
             return False
-        if answer.trials:
-            self._run_trial(gang, convert.trial_from_proto(answer.trials[0]))
-        elif answer.HasField("wait"):
-            self._tools.stopping.wait(answer.wait.retry_after.ToTimedelta().total_seconds())
-        else:
+        while answer.trials:
+            following = self._run_trial(gang, convert.trial_from_proto(answer.trials[0]))
+            if following is None:
+                return not stopping.is_set()
+            answer = following
+        # What is left may run elsewhere: others can have the gang.
+        if not answer.HasField("wait") or not due(self._study()):
             return False
-        return not self._tools.stopping.is_set()
+        return not stopping.wait(answer.wait.retry_after.ToTimedelta().total_seconds())
 
     def _suggest(self) -> pb.SuggestTrialsResponse:
         request = pb.SuggestTrialsRequest(
@@ -159,16 +163,22 @@ class Slot:
             lambda stub: stub.SuggestTrials, request, patience_seconds=_CALL_PATIENCE_SECONDS
         )
 
-    def _run_trial(self, gang: Gang, trial: Trial) -> None:
+    def _run_trial(self, gang: Gang, trial: Trial) -> pb.SuggestTrialsResponse | None:
+        """Runs a trial; returns what came for it in exchange, None if it was not exchanged."""
         flight = Flight(self._tools, trial)
         end = datetime.now(UTC) if trial.lease is None else trial.lease.expire_time
         self._tools.heartbeat.add(flight, end)
         try:
             assignment = self._assign(trial)
             outcome = gang.train(assignment, flight.cancelled)
-            self._land(trial, assignment, outcome)
+            return self._land(trial, assignment, outcome, exchanges=self._goes_on(gang))
         finally:
             self._tools.heartbeat.remove(flight)
+
+    def _goes_on(self, gang: Gang) -> bool:
+        """Whether the gang takes the study's next trial: then it need not be asked for."""
+        stopping = self._tools.stopping.is_set()
+        return not stopping and self._is_wanted() and self._tools.pool.is_spared(gang)
 
     def _assign(self, trial: Trial) -> Assignment:
         study = self._study()
@@ -185,45 +195,65 @@ class Slot:
             checkpoint=_checkpoint_of(trial, folder),
         )
 
-    def _land(self, trial: Trial, assignment: Assignment, outcome: Outcome | None) -> None:
+    def _land(
+        self, trial: Trial, assignment: Assignment, outcome: Outcome | None, *, exchanges: bool
+    ) -> pb.SuggestTrialsResponse | None:
         if outcome is None:
             self._release(trial)
-        elif outcome.failure is not None and not outcome.lease_lost:
-            self._complete(trial, failure=outcome.failure)
-        elif outcome.result is not None and not outcome.lease_lost:
-            self._complete(trial, result=outcome.result, artifact_uri=assignment.artifact_dir)
-        else:
+        elif outcome.lease_lost or not (outcome.failure or outcome.result):
             logger.info(
                 "%s: its lease was lost, and with it attempt %d", trial.name, trial.attempt
             )
+        else:
+            artifacts = "" if outcome.failure else assignment.artifact_dir
+            ended = self._ended(trial, outcome, artifacts)
+            if exchanges:
+                return self._exchange(trial, ended)
+            self._complete(trial, ended)
+        return None
 
-    def _complete(
-        self,
-        trial: Trial,
-        *,
-        result: Result | None = None,
-        failure: Failure | None = None,
-        artifact_uri: str = "",
-    ) -> None:
-        request = pb.CompleteTrialRequest(
-            name=trial.name,
-            lease_token=token_of(trial),
-            artifact_uri=artifact_uri,
-            request_id=str(uuid.uuid4()),
-        )
-        # Without metrics: the server chooses the result among what was reported.
-        if result is not None and result.metrics:
-            final = Measurement(step=result.step, metrics=result.metrics)
-            request.final_measurement.CopyFrom(convert.measurement_to_proto(final))
+    def _ended(self, trial: Trial, outcome: Outcome, artifact_uri: str) -> dict[str, Any]:
+        """What the server is told of an attempt's end."""
+        told: dict[str, Any] = {
+            "name": trial.name,
+            "lease_token": token_of(trial),
+            "artifact_uri": artifact_uri,
+            "request_id": str(uuid.uuid4()),
+        }
+        result, failure = outcome.result, outcome.failure
         if failure is not None:
             logger.warning("%s: attempt %d: %s", trial.name, trial.attempt, failure.message)
-            request.failure.CopyFrom(convert.failure_to_proto(failure))
-        ended = self._persist(
+            told["failure"] = convert.failure_to_proto(failure)
+        # Without metrics: the server chooses the result among what was reported.
+        elif result is not None and result.metrics:
+            final = Measurement(step=result.step, metrics=result.metrics)
+            told["final_measurement"] = convert.measurement_to_proto(final)
+        return told
+
+    def _complete(self, trial: Trial, ended: dict[str, Any]) -> None:
+        request = pb.CompleteTrialRequest(**ended)
+        answer = self._persist(
             lambda: self._tools.connection.call(
                 lambda stub: stub.CompleteTrial, request, patience_seconds=_CALL_PATIENCE_SECONDS
             )
         )
-        if ended is not None and convert.trial_from_proto(ended).state.is_finished:
+        if answer is not None:
+            self._clear(trial, answer.state)
+
+    def _exchange(self, trial: Trial, ended: dict[str, Any]) -> pb.SuggestTrialsResponse | None:
+        request = pb.ExchangeTrialRequest(**ended, worker_id=self._worker_id, host=self._host)
+        answer = self._persist(
+            lambda: self._tools.connection.call(
+                lambda stub: stub.ExchangeTrial, request, patience_seconds=_CALL_PATIENCE_SECONDS
+            )
+        )
+        if answer is None:
+            return None
+        self._clear(trial, answer.ended_state)
+        return answer.next
+
+    def _clear(self, trial: Trial, state: trial_pb2.Trial.State.ValueType) -> None:
+        if TrialState(trial_pb2.Trial.State.Name(state)).is_finished:
             remove_checkpoints(folder_of(self._tools.artifacts, trial.study_id, trial.number))
 
     def _release(self, trial: Trial) -> None:
@@ -293,6 +323,13 @@ def token_of(trial: Trial) -> str:
 def parallel(study: Study) -> int:
     """How many of a managed study's trials may run at once."""
     return study.spec.limits.parallel or 1
+
+
+def due(study: Study) -> int:
+    """How many trials could start now: they wait for a worker, or for being proposed."""
+    counts = study.trial_counts
+    new = max(0, study.spec.limits.trials - (counts.total - counts.past))
+    return max(0, min(parallel(study) - counts.running, counts.queued + new))
 
 
 def task_of(study: Study, trial: Trial, artifacts: Path) -> TrialTask:

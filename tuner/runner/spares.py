@@ -103,6 +103,12 @@ class Spares:
         with self._lock:
             self._gangs.pop(gang, None)
 
+    @property
+    def count(self) -> int:
+        """How many stand."""
+        with self._lock:
+            return len(self._ready)
+
     def tend(self) -> None:
         """Starts a spare that is missing, ends those of no use; call it now and then."""
         self._receive()

@@ -475,8 +475,14 @@ class LiveStudy:
     def _end(self, trial: Trial, result: Result, now: datetime, *, final: bool = False) -> Trial:
         record, number = self.record, trial.number
         ended = self._after(trial, result, now, final)
-        record.write(writes.end_attempt(record.study.spec, ended, failure=result.failure, now=now))
-        record.attempt_time += now - (trial.start_time or now)
+        cost = record.study.spec.cost(now - (trial.start_time or now))
+        ended = replace(ended, cost=ended.cost + cost)
+        record.write(
+            writes.end_attempt(
+                record.study.spec, ended, failure=result.failure, cost=cost, now=now
+            )
+        )
+        record.cost += cost
         if result.failure is not None:
             self._causes.setdefault(number, []).append(result.failure.cause)
         record.board.put(ended)

@@ -22,7 +22,7 @@ from tuner.service.journal import Change, Journal
 from tuner.service.limits import Progress, Reached
 from tuner.service.meter import Meter, Unmetered
 from tuner.service.reply import Reply
-from tuner.study import Study, StudySpec, StudyState, Trial, TrialState
+from tuner.study import Cost, Study, StudySpec, StudyState, Trial, TrialState
 from tuner_storage import LoadedTrials, Ownership, StaleError, Store, StoredStudy, Write, writes
 
 M = TypeVar("M", bound=Message)
@@ -89,8 +89,8 @@ class Record:
         self.key = stored.key
         self.events = EventLog()
         self.board = Board(stored.study.spec, map(_light, loaded.trials))
-        #: The time of the attempts that have ended.
-        self.attempt_time = loaded.attempt_time
+        #: Of the attempts that have ended.
+        self.cost = Cost.sum(trial.cost for trial in loaded.trials)
         self.exhausted = False
         self.submitted = stored.submitted
         self._study = stored.study
@@ -263,6 +263,7 @@ class Record:
             study or self._study,
             trial_counts=self.board.counts,
             best_trial=self.board.best,
+            cost=self.cost,
             algorithm_in_use=self.algorithm_in_use,
         )
 
@@ -282,7 +283,7 @@ class Record:
     def _worker_time(self, now: datetime) -> timedelta:
         running = self.board.of(TrialState.RUNNING)
         current = sum((now - (t.start_time or now) for t in running), timedelta(0))
-        return (self.attempt_time + current) * self._study.spec.resources.occupied
+        return self.cost.worker_time + self._study.spec.cost(current).worker_time
 
     # --- changing: all of it within a verb ---
 

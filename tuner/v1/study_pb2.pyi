@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tuner.v1 import space_pb2 as _space_pb2
+from tuner.v1 import trial_pb2 as _trial_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -154,6 +155,7 @@ class Study(_message.Message):
     WARM_START_FIELD_NUMBER: _builtins.int
     MEASUREMENT_SELECTION_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: `studies/{study}`; the id is 1 to 63 of a-z, 0-9 and -, and starts with a letter."""
     state: Global___Study.State.ValueType
@@ -249,6 +251,10 @@ class Study(_message.Message):
         matched by name, and what had ended when this study was created counts.
         """
 
+    @_builtins.property
+    def cost(self) -> _trial_pb2.Cost:
+        """What all attempts at its trials took that have ended."""
+
     def __init__(
         self,
         *,
@@ -279,10 +285,11 @@ class Study(_message.Message):
         warm_start: _abc.Iterable[_builtins.str] | None = ...,
         measurement_selection: Global___Study.MeasurementSelection.ValueType = ...,
         creator: _builtins.str = ...,
+        cost: _trial_pb2.Cost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data", b"data", "end_time", b"end_time", "export", b"export", "limits", b"limits", "resources", b"resources", "search", b"search", "space", b"space", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "data", b"data", "end_time", b"end_time", "export", b"export", "limits", b"limits", "resources", b"resources", "search", b"search", "space", b"space", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_trial", b"best_trial", "constraints", b"constraints", "create_time", b"create_time", "creator", b"creator", "data", b"data", "end_time", b"end_time", "etag", b"etag", "export", b"export", "exported_model_uri", b"exported_model_uri", "features", b"features", "labels", b"labels", "limits", b"limits", "measurement_selection", b"measurement_selection", "metrics", b"metrics", "name", b"name", "resources", b"resources", "search", b"search", "settings", b"settings", "space", b"space", "space_version", b"space_version", "state", b"state", "state_reason", b"state_reason", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time", "warm_start", b"warm_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_trial", b"best_trial", "constraints", b"constraints", "cost", b"cost", "create_time", b"create_time", "creator", b"creator", "data", b"data", "end_time", b"end_time", "etag", b"etag", "export", b"export", "exported_model_uri", b"exported_model_uri", "features", b"features", "labels", b"labels", "limits", b"limits", "measurement_selection", b"measurement_selection", "metrics", b"metrics", "name", b"name", "resources", b"resources", "search", b"search", "settings", b"settings", "space", b"space", "space_version", b"space_version", "state", b"state", "state_reason", b"state_reason", "statistics", b"statistics", "trainer", b"trainer", "trial_counts", b"trial_counts", "update_time", b"update_time", "warm_start", b"warm_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,7 +558,7 @@ class Limits(_message.Message):
 
     @_builtins.property
     def worker_time(self) -> _duration_pb2.Duration:
-        """The workers' time, summed over workers and attempts."""
+        """The workers' time, summed over workers and attempts: `cost.worker_time`, and that of running attempts so far."""
 
     def __init__(
         self,

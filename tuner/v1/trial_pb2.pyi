@@ -155,6 +155,7 @@ class Trial(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     WITHIN_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     SEARCH_NOTE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: `studies/{study}/trials/{trial}`; the id is the trial's number, from 0 without gaps."""
     state: Global___Trial.State.ValueType
@@ -215,6 +216,10 @@ class Trial(_message.Message):
     def checkpoint(self) -> Global___Checkpoint:
         """The last checkpoint that an attempt reported: where the next one goes on."""
 
+    @_builtins.property
+    def cost(self) -> Global___Cost:
+        """What its attempts took that have ended."""
+
     def __init__(
         self,
         *,
@@ -238,16 +243,55 @@ class Trial(_message.Message):
         origin: Global___Trial.Origin.ValueType = ...,
         within_constraints: _builtins.bool | None = ...,
         search_note: _builtins.str = ...,
+        cost: Global___Cost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "lease", b"lease", "start_time", b"start_time", "within_constraints", b"within_constraints"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "checkpoint", b"checkpoint", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "lease", b"lease", "start_time", b"start_time", "within_constraints", b"within_constraints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "artifact_uri", b"artifact_uri", "attempt", b"attempt", "attempts", b"attempts", "checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "labels", b"labels", "lease", b"lease", "measurements", b"measurements", "name", b"name", "origin", b"origin", "parameters", b"parameters", "search_note", b"search_note", "space_version", b"space_version", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "stop_requested", b"stop_requested", "within_constraints", b"within_constraints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints", "artifact_uri", b"artifact_uri", "attempt", b"attempt", "attempts", b"attempts", "checkpoint", b"checkpoint", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "final_measurement", b"final_measurement", "labels", b"labels", "lease", b"lease", "measurements", b"measurements", "name", b"name", "origin", b"origin", "parameters", b"parameters", "search_note", b"search_note", "space_version", b"space_version", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "stop_requested", b"stop_requested", "within_constraints", b"within_constraints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__within_constraints: _TypeAlias = _typing.Literal["within_constraints"]  # noqa: Y015
     _WhichOneofArgType__within_constraints: _TypeAlias = _typing.Literal["_within_constraints", b"_within_constraints"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__within_constraints) -> _WhichOneofReturnType__within_constraints | None: ...
 
 Global___Trial: _TypeAlias = Trial  # noqa: Y015
+
+@_typing.final
+class Cost(_message.Message):
+    """What attempts took: the time from lease to end, times what each attempt held. Warm processes that train nothing
+    cost nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_TIME_FIELD_NUMBER: _builtins.int
+    CPU_TIME_FIELD_NUMBER: _builtins.int
+    GPU_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def worker_time(self) -> _duration_pb2.Duration:
+        """The time of all workers and parameter servers; of a script, its own."""
+
+    @_builtins.property
+    def cpu_time(self) -> _duration_pb2.Duration:
+        """The time of their CPUs; none of scripts, whose CPUs are not known."""
+
+    @_builtins.property
+    def gpu_time(self) -> _duration_pb2.Duration:
+        """The time of their GPUs."""
+
+    def __init__(
+        self,
+        *,
+        worker_time: _duration_pb2.Duration | None = ...,
+        cpu_time: _duration_pb2.Duration | None = ...,
+        gpu_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "gpu_time", b"gpu_time", "worker_time", b"worker_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "gpu_time", b"gpu_time", "worker_time", b"worker_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cost: _TypeAlias = Cost  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
@@ -448,6 +492,7 @@ class Attempt(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number, from 1."""
     worker_id: _builtins.str
@@ -466,6 +511,10 @@ class Attempt(_message.Message):
     def failure(self) -> Global___Failure:
         """Why it ended without a result; unset if it runs or succeeded."""
 
+    @_builtins.property
+    def cost(self) -> Global___Cost:
+        """What it took; nothing while it runs."""
+
     def __init__(
         self,
         *,
@@ -475,10 +524,11 @@ class Attempt(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         failure: Global___Failure | None = ...,
+        cost: Global___Cost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "failure", b"failure", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "host", b"host", "number", b"number", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "failure", b"failure", "host", b"host", "number", b"number", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

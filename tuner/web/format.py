@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from tuner.space import Group, Value
 from tuner.study import (
+    Cost,
     Limits,
     Measurement,
     Metric,
@@ -76,6 +77,14 @@ def duration(span: timedelta | None) -> str:
             rest = seconds % size // smaller_size
             return f"{seconds // size} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{seconds} s"
+
+
+def cost(spent: Cost) -> str:
+    """`2 h 5 min of workers, 8 h of CPUs`: what attempts took that have ended."""
+    named = (("workers", spent.worker_time), ("CPUs", spent.cpu_time), ("GPUs", spent.gpu_time))
+    return (
+        ", ".join(f"{duration(time)} of {what}" for what, time in named if time) or "nothing yet"
+    )
 
 
 def moment(time: datetime) -> str:

@@ -232,7 +232,8 @@ WITH told AS MATERIALIZED (
         end_time timestamptz, now timestamptz,
         final_step bigint, final_names text[], final_values double precision[],
         final_elapsed interval, score double precision, within_constraints boolean,
-        failure_cause text, failure_message text, failure_stack text, failure_log_tail text
+        failure_cause text, failure_message text, failure_stack text, failure_log_tail text,
+        worker_time interval, cpu_time interval, gpu_time interval
     )
 ), ended AS (
     UPDATE tuner.trials
@@ -247,7 +248,10 @@ WITH told AS MATERIALIZED (
         within_constraints = told.within_constraints,
         artifact_uri = told.artifact_uri,
         state_reason = told.state_reason,
-        end_time = told.end_time
+        end_time = told.end_time,
+        worker_time = trials.worker_time + told.worker_time,
+        cpu_time = trials.cpu_time + told.cpu_time,
+        gpu_time = trials.gpu_time + told.gpu_time
     FROM told
     WHERE trials.study = %(study)s::bigint
         AND trials.number = told.number
@@ -260,7 +264,10 @@ WITH told AS MATERIALIZED (
         failure_cause = told.failure_cause,
         failure_message = told.failure_message,
         failure_stack = told.failure_stack,
-        failure_log_tail = told.failure_log_tail
+        failure_log_tail = told.failure_log_tail,
+        worker_time = told.worker_time,
+        cpu_time = told.cpu_time,
+        gpu_time = told.gpu_time
     FROM told
     JOIN ended ON ended.number = told.number
     WHERE attempts.study = %(study)s::bigint
@@ -389,7 +396,10 @@ SELECT
     array_agg(checkpoint_uri) AS checkpoint_uri,
     array_agg(checkpoint_step) AS checkpoint_step,
     array_agg(within_constraints) AS within_constraints,
-    array_agg(nullif(search_note, '')) AS search_note
+    array_agg(nullif(search_note, '')) AS search_note,
+    array_agg(worker_time) AS worker_time,
+    array_agg(cpu_time) AS cpu_time,
+    array_agg(gpu_time) AS gpu_time
 FROM (
     SELECT * FROM tuner.trials
     WHERE trials.study = %(study)s::bigint
@@ -540,12 +550,6 @@ WHERE attempts.study = %(study)s::bigint
     AND attempts.failure_cause IS NOT NULL
     AND trials.state IN ('QUEUED', 'RUNNING', 'FAILED')
 ORDER BY attempts.trial, attempts.attempt;
-
--- attempt_time --
--- The time of every attempt that has ended.
-SELECT coalesce(sum(end_time - start_time), interval '0')
-FROM tuner.attempts
-WHERE study = %(study)s::bigint AND end_time IS NOT NULL;
 
 -- write_log --
 -- Keeps the end of a piece that no piece before it holds: a log only grows.

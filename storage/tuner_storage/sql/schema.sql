@@ -189,6 +189,10 @@ CREATE TABLE tuner.trials (
     within_constraints boolean,
     -- What proposed the trial in place of the study's search, and why; mostly empty.
     search_note text NOT NULL DEFAULT '',
+    -- Of the attempts that have ended, added up.
+    worker_time interval NOT NULL DEFAULT '0',
+    cpu_time interval NOT NULL DEFAULT '0',
+    gpu_time interval NOT NULL DEFAULT '0',
     CONSTRAINT trials_pkey PRIMARY KEY (study, number),
     CONSTRAINT trials_space_fkey
         FOREIGN KEY (study, space_version) REFERENCES tuner.spaces (study, version)
@@ -271,6 +275,10 @@ CREATE TABLE tuner.attempts (
     failure_message text,
     failure_stack text,
     failure_log_tail text,
+    -- The time from start to end, times what the attempt held: that may change from one to the next.
+    worker_time interval NOT NULL DEFAULT '0',
+    cpu_time interval NOT NULL DEFAULT '0',
+    gpu_time interval NOT NULL DEFAULT '0',
     CONSTRAINT attempts_pkey PRIMARY KEY (study, trial, attempt),
     CONSTRAINT attempts_trial_fkey
         FOREIGN KEY (study, trial) REFERENCES tuner.trials (study, number) ON DELETE CASCADE,
@@ -475,7 +483,8 @@ CREATE VIEW tuner.study_summaries AS
         studies.create_time, studies.update_time, studies.end_time,
         studies.owner, studies.epoch, studies.creator, studies.algorithm_in_use,
         counts.queued, counts.running, counts.succeeded, counts.pruned, counts.failed,
-        counts.infeasible, counts.past, best.number AS best_trial
+        counts.infeasible, counts.past, best.number AS best_trial,
+        counts.worker_time, counts.cpu_time, counts.gpu_time
     FROM tuner.studies
     CROSS JOIN LATERAL (
         SELECT
@@ -485,7 +494,10 @@ CREATE VIEW tuner.study_summaries AS
             count(*) FILTER (WHERE trials.state = 'PRUNED') AS pruned,
             count(*) FILTER (WHERE trials.state = 'FAILED') AS failed,
             count(*) FILTER (WHERE trials.state = 'INFEASIBLE') AS infeasible,
-            count(*) FILTER (WHERE trials.origin = 'PAST') AS past
+            count(*) FILTER (WHERE trials.origin = 'PAST') AS past,
+            coalesce(sum(trials.worker_time), '0') AS worker_time,
+            coalesce(sum(trials.cpu_time), '0') AS cpu_time,
+            coalesce(sum(trials.gpu_time), '0') AS gpu_time
         FROM tuner.trials
         WHERE trials.study = studies.study
     ) AS counts

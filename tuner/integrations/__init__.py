@@ -1,0 +1,1 @@
+"""Studies in other libraries' scripts; each module needs the library that it is named after."""
