@@ -112,6 +112,19 @@ class Cause(StrEnum):
     TIMED_OUT = "TIMED_OUT"
 
 
+class Strategy(StrEnum):
+    """How the workers of a trial train together."""
+
+    #: There is one.
+    SINGLE = "single"
+    #: In step, on the devices of one process.
+    MIRRORED = "mirrored"
+    #: In step, each in a process of its own.
+    MULTI_WORKER = "multi_worker"
+    #: Each by itself, on variables that parameter servers hold.
+    PARAMETER_SERVER = "parameter_server"
+
+
 class Selection(StrEnum):
     """Which of a trial's measurements is its result."""
 
@@ -234,7 +247,10 @@ class Feature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What each trial gets to run on."""
+    """What each trial gets to run on.
+
+    A strategy is one of Strategy, or empty: by the number of workers.
+    """
 
     strategy: str = ""
     workers: int = 1
@@ -243,9 +259,48 @@ class Resources:
     gpus_per_worker: float = 0.0
 
     @property
+    def servers(self) -> int:
+        """Parameter servers: one at least under the strategy of that name."""
+        least = 1 if self.strategy == Strategy.PARAMETER_SERVER else 0
+        return max(least, self.parameter_servers)
+
+    @property
     def occupied(self) -> int:
         """How many workers' time a trial takes; what serves them counts as they do."""
-        return 1 if self.strategy == "single" else max(1, self.workers) + self.parameter_servers
+        if self.strategy == Strategy.SINGLE:
+            return 1
+        coordinators = 1 if self.strategy == Strategy.PARAMETER_SERVER else 0
+        return max(1, self.workers) + self.servers + coordinators
+
+    def problems(self, *, program: bool) -> Mapping[str, str]:
+        """What does not go together, by the field to change.
+
+        Args:
+            program: whether what trains is a program, whose processes find each other.
+        """
+        found: dict[str, str] = {}
+        served = self.strategy == Strategy.PARAMETER_SERVER
+        gpus = self.gpus_per_worker
+        if served and program:
+            found["strategy"] = (
+                "a program needs no strategy; leave it out, and say how many parameter_servers"
+            )
+        if self.parameter_servers and not served and not program:
+            found["parameter_servers"] = (
+                "parameter servers need `strategy: parameter_server`; add it, or write 0"
+            )
+        if gpus > 1 and gpus != int(gpus):
+            found["gpus_per_worker"] = (
+                f"GPUs are a part of one or a whole number, but got {gpus:g}"
+            )
+        elif self.strategy == Strategy.MIRRORED and gpus != int(gpus):
+            found["gpus_per_worker"] = f"mirrored workers have whole GPUs, but got {gpus:g}"
+        elif served and gpus > 1:
+            found["gpus_per_worker"] = (
+                f"workers of parameter servers have 1 GPU at most, but got {gpus:g}; take more "
+                "workers"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

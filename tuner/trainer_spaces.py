@@ -154,6 +154,61 @@ def _training(
             low=0.0,
             high=1.0,
         ),
+        _choice(
+            "schedule",
+            Group.TRAINING,
+            "how the learning rate falls from one step to the next.",
+            "constant",
+            "cosine",
+            "exponential",
+        ),
+        _number(
+            "warmup",
+            Group.TRAINING,
+            "the part of all steps in which the learning rate rises to its value from 0.",
+            default=0.0,
+            low=0.0,
+            high=0.9,
+        ),
+        _number(
+            "final_rate",
+            Group.TRAINING,
+            "the part of the learning rate that cosine and exponential end with.",
+            default=0.01,
+            low=1e-6,
+            high=1.0,
+        ),
+        _number(
+            "clip_norm",
+            Group.TRAINING,
+            "the largest norm of all gradients together; 0 for any.",
+            default=0.0,
+            low=0.0,
+            high=1e6,
+        ),
+        _number(
+            "clip_value",
+            Group.TRAINING,
+            "the largest absolute value in a gradient; 0 for any.",
+            default=0.0,
+            low=0.0,
+            high=1e6,
+        ),
+        _choice(
+            "precision",
+            Group.TRAINING,
+            "of the numbers in a training step; variables are float32.",
+            "float32",
+            "mixed_bfloat16",
+            "mixed_float16",
+        ),
+        _choice(
+            "class_weights",
+            Group.TRAINING,
+            "how much the rows of a class count; balanced: all classes the same together.",
+            "none",
+            "balanced",
+        ),
     )
 
 
@@ -291,6 +346,8 @@ _TEXT = (
     _dropout(0.2),
     *_training(0.002, 64),
 )
+#: Before a class, the name of the parameter that is its weight: `class_weights.yes`.
+CLASS_WEIGHT = "class_weights."
 
 #: The parameters of each trainer of the box, by trainer and name.
 TRAINERS: Mapping[str, Mapping[str, TrainerParameter]] = {
@@ -352,14 +409,28 @@ def table_of(trainer: str) -> Mapping[str, TrainerParameter]:
     return TRAINERS.get(trainer, _BUILT)
 
 
+def find_parameter(trainer: str, name: str) -> TrainerParameter | None:
+    """The parameter `name` of a trainer of the box, those of single classes among them."""
+    if name.startswith(CLASS_WEIGHT):
+        return _number(
+            name,
+            Group.TRAINING,
+            "how much a row of the class counts.",
+            default=1.0,
+            low=0.0,
+            high=1e6,
+        )
+    return table_of(trainer).get(name)
+
+
 def parameter_of(trainer: str, name: str) -> TrainerParameter:
     """Returns the parameter `name` of a trainer of the box; raises InvalidArgumentError."""
-    parameters = table_of(trainer)
-    if name not in parameters:
+    parameters, found = table_of(trainer), find_parameter(trainer, name)
+    if found is None:
         raise InvalidArgumentError(
             f"the {trainer} trainer has no parameter {name!r}; it has {', '.join(parameters)}."
         )
-    return parameters[name]
+    return found
 
 
 def default_space(
@@ -412,6 +483,9 @@ def effective_parameters(
         value = given.get(name, parameter.setting.default)
         if value is not None:
             values[name] = parameter.setting.check(value)
+    for name, value in given.items():
+        if name.startswith(CLASS_WEIGHT) and not isinstance(value, str):
+            values[name] = float(value)
     return values
 
 

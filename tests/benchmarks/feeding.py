@@ -219,7 +219,7 @@ def _epochs(contender: str, folder: Path, allowed_bytes: int) -> Iterator[Mappin
     loop = Loop(
         tf.distribute.get_strategy(),
         built.network,
-        build_optimizer(built.parameters, built.network),
+        build_optimizer(built.parameters, built.network, 1),
         loss_of(target.task),
         feed,
         batch_size=BATCH_ROWS,

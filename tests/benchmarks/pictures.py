@@ -127,7 +127,7 @@ def _ours(folder: Path) -> Epoch:
     loop = Loop(
         tf.distribute.get_strategy(),
         built.network,
-        build_optimizer(built.parameters, built.network),
+        build_optimizer(built.parameters, built.network, 1),
         loss_of(target.task),
         Feed(rows.encode(raw, built.encoder, target).hold(), _SEED),
         batch_size=BATCH_ROWS,

@@ -21,9 +21,10 @@ from tuner.client.access import Access
 from tuner.config import Settings
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import Gang
-from tuner.runner.pool import Shape
+from tuner.runner.shape import Shape
 from tuner.runner.spares import Spares
 from tuner.runner.worker import Assignment
+from tuner.study import Strategy
 from tuner_trainers.context import ENVIRONMENT, Result, TrialContext, TrialTask
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def measure(folder: Path, quick: bool) -> Report:
     bench, rows = Bench(folder), dict[str, dict[str, float]]()
     with Cluster(Settings(data_dir=folder / "data", cpus=max(WORKERS))):
         for workers in WORKERS:
-            shape = Shape(workers=workers, mirrored=workers > 1)
+            shape = Shape(workers=workers, strategy=Strategy.MULTI_WORKER)
             spares = Spares(Access.to(_NO_SERVER), after_seconds=0.0, free_share=0.0)
             with closing(spares):
                 found = _ours(bench, shape, spares, rounds=2 if quick else 5)

@@ -31,6 +31,7 @@ PARTS: Mapping[str, str] = {
     "start_up": "from a trial's assignment to its first step, beside Ray Train",
     "study": "12 short trials, beside a plain Keras loop and Ray Tune",
     "throughput": "examples per second of one worker, with the rows in memory",
+    "scaling": "one trial under each strategy on one worker and on several: losses and speed",
     "streaming": "the same with ten times the rows that the allowed memory holds",
     "statistics": "one pass over all columns, beside DuckDB's SUMMARIZE",
     "pictures": "examples per second of the image trainer, with the images decoded once",

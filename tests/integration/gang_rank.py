@@ -3,7 +3,8 @@
 python -m tests.integration.gang_rank FOLDER RANK HOST:PORT,HOST:PORT
 
 The fourth trial is the first one again, with rows that are streamed; then come one of the image
-trainer and one of the text trainer. Without an address, one process trains with two replicas.
+trainer and one of the text trainer, and two that change gradients and rate on their way. Without
+an address, one process trains with two replicas.
 """
 
 from __future__ import annotations
@@ -12,9 +13,21 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tests.integration import trials
+from tuner.space import Value
+
+CHANGED: Mapping[str, Value] = {
+    "dropout": 0.0,
+    "clip_value": 0.05,
+    "clip_norm": 0.1,
+    "schedule": "cosine",
+    "warmup": 0.2,
+    "class_weights": "balanced",
+    "weight_decay": 0.01,
+}
 
 
 def main(folder: Path, rank: int, workers: list[str]) -> None:
@@ -42,6 +55,9 @@ def main(folder: Path, rank: int, workers: list[str]) -> None:
     ]
     tasks.append(pictures.image_task(folder, epochs=2, rotation=0.0))
     tasks.append(pictures.text_task(folder, epochs=2, convolutions=1))
+    for parameters in (CHANGED, {**CHANGED, "precision": "mixed_float16"}):
+        task = trials.make_task(folder, trial=3, batch_size=50)
+        tasks.append(replace(task, parameters={**task.parameters, **parameters}))
     results = []
     for number, task in enumerate(tasks):
         memory_bytes = 1 if number == 3 else 0

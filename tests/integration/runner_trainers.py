@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tuner.errors import InfeasibleError
 from tuner.runner.worker import Context
-from tuner_trainers.context import Result
+from tuner_trainers.context import Result, TrialTask
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -181,3 +181,32 @@ def where(context: Context, strategy: tf.distribute.Strategy | None) -> Result:
 def losses_of(result: Result) -> Sequence[float]:
     """The losses in the order of epochs."""
     return [result.metrics[f"loss{epoch}"] for epoch in range(result.step)]
+
+
+def tabular(
+    task: TrialTask,
+    folder: str,
+    pauses: Sequence[int],
+    checkpoint: str,
+    context: Context,
+    strategy: tf.distribute.Strategy | None,
+) -> Result:
+    """Trains a trial of the box; tells of each epoch by a file, and waits for one after some."""
+    from tests.integration import trials
+    from tuner_trainers import training
+
+    def decide(step: int, metrics: Mapping[str, float]) -> bool:
+        Path(folder, f"epoch{step}").write_text(repr(metrics["loss"]))
+        deadline = time.monotonic() + 120
+        while step in pauses and not Path(folder, f"go{step}").exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nobody said go after epoch {step}")
+            time.sleep(0.02)
+        return True
+
+    mine = trials.Context(context.artifact_dir, workers=context.workers)
+    mine.decide = decide
+    mine.checkpoint = Path(checkpoint) if checkpoint else None
+    training.train(task, mine, strategy, trials.storage(Path(task.statistics_path).parent))
+    losses = {f"loss{n}": report["loss"] for n, report in enumerate(mine.reports)}
+    return Result(metrics=losses, step=len(losses), stopped=False)

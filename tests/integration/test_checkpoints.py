@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.integration import trials
+from tuner.space import Value
 from tuner_trainers import artifacts, checkpoints, feed, loop, training
 from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
 
@@ -67,11 +69,19 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "sgd"},
+        {"precision": "mixed_float16", "schedule": "cosine", "warmup": 0.5},
+    ],
+)
 def test_a_resumed_trial_is_the_undisturbed_one(
-    folder: Path, tmp_path: Path, optimizer: str
+    folder: Path, tmp_path: Path, parameters: Mapping[str, Value]
 ) -> None:
-    task = trials.make_task(folder, epochs=6, dropout=0.3, optimizer=optimizer, test=True)
+    task = trials.make_task(folder, epochs=6, dropout=0.3, test=True)
+    task = replace(task, parameters={**task.parameters, **parameters})
     whole, undisturbed = attempt(task, tmp_path / "whole")
     left = lost(task, tmp_path / "first", 4)
     result, context = attempt(task, tmp_path / "second", left)

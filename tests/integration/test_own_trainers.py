@@ -414,6 +414,11 @@ def build(trial, inputs):
     for layer in range(trial.int("layers", 1, 2)):
         x = keras.layers.Dense(trial.int(f"units_{layer}", 4, 8))(x)
         x = Bend(trial.choice("shape", ["relu", "tanh"]))(x)
+
+    @trial.after_epoch
+    def note(epoch, network):
+        return {"noted": epoch * network.count_params()}
+
     return x
 
 class Bend(keras.layers.Layer):
@@ -464,6 +469,8 @@ def test_a_function_builds_the_network_and_all_the_rest_is_ours(
         failures = [attempt.failure for attempt in trial.record.attempts]
         assert trial.state is TrialState.SUCCEEDED, failures
         assert len(trial.measurements) == 3
+        noted = [measurement.metrics["noted"] for measurement in trial.measurements]
+        assert noted == [noted[0], 2 * noted[0], 3 * noted[0]] and noted[0] > 0
     until(lambda: study.refresh().exported_model_uri, 100)
     assert Path(study.record.exported_model_uri, "saved_model.pb").is_file()
     code.archive_path(settings.artifacts_dir, study.record.spec.own.code).unlink()

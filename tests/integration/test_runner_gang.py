@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +18,18 @@ import pytest
 import ray
 
 from tests.integration import runner_trainers as trainers
+from tests.integration import trials
 from tuner.client.access import Access
 from tuner.config import Settings
-from tuner.errors import InvalidArgumentError
+from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import GROWTH_BYTES, Gang
-from tuner.runner.pool import Shape
+from tuner.runner.shape import Shape
 from tuner.runner.spares import Spares
+from tuner.runner.strategies import Member
 from tuner.runner.worker import Assignment, Outcome, Train
-from tuner.study import Cause
-from tuner_trainers.context import Result
+from tuner.study import Cause, Strategy
+from tuner_trainers.context import CHECKPOINTS, Result, TrialTask
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -32,14 +37,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning"),
 ]
 
-TWO = Shape(workers=2, mirrored=True)
+#: They fit on two CPUs.
+SERVED = Shape(
+    workers=2, cpus_per_worker=0.5, strategy=Strategy.PARAMETER_SERVER, parameter_servers=1
+)
+TWO = Shape(workers=2, strategy=Strategy.MULTI_WORKER)
 #: Nobody listens there; what a gang's log cannot reach does not stop it.
 NO_SERVER = "127.0.0.1:1"
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), cpus=3)
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), cpus=4)
     with Cluster(settings) as cluster:
         yield cluster
 
@@ -115,9 +124,9 @@ def result_of(outcome: Outcome) -> Result:
 
 def test_the_capacity_is_what_was_asked_for(cluster: Cluster) -> None:
     capacity = cluster.capacity()
-    assert capacity.cpus == 3
-    with pytest.raises(InvalidArgumentError, match="needs 4 CPUs, but this machine offers 3"):
-        capacity.check(Shape(workers=4, mirrored=True))
+    assert capacity.cpus == 4
+    with pytest.raises(InvalidArgumentError, match="needs 5 CPUs, but this machine offers 4"):
+        capacity.check(Shape(workers=5, strategy=Strategy.MULTI_WORKER))
 
 
 def test_two_workers_give_the_losses_of_one_trial_after_trial(
@@ -138,6 +147,103 @@ def test_two_workers_give_the_losses_of_one_trial_after_trial(
     finally:
         single.close()
     assert not gang.broken and gang.pids == pids and gang.answers()
+
+
+def test_the_devices_of_one_process_train_in_step(bench: Bench, tmp_path: Path) -> None:
+    alone = losses_alone(trials.make_task(tmp_path, dropout=0.0, batch_size=50), tmp_path)
+    shape = replace(TWO, strategy=Strategy.MIRRORED, cpus_per_worker=0.5)
+    gang = Gang(shape, bench.spares)
+    try:
+        assert len(gang.pids) == 1
+        task = trials.make_task(tmp_path, dropout=0.0, batch_size=50)
+        train = partial(trainers.tabular, task, str(tmp_path), (), "")
+        losses = trainers.losses_of(result_of(run(gang, train, tmp_path)))
+    finally:
+        gang.close()
+    assert losses == pytest.approx(alone, abs=1e-5)
+
+
+def test_gpus_that_tensorflow_does_not_see_are_missed() -> None:
+    with pytest.raises(UnavailableError, match=r"worker 0 was given 99 GPUs, but TensorFlow sees"):
+        Member(Shape(gpus_per_worker=99), 0, [NO_SERVER])
+
+
+@pytest.mark.timeout(600)
+def test_parameter_servers_train_and_outlive_a_worker(bench: Bench, tmp_path: Path) -> None:
+    # So small a rate leaves the network as it is: the loss is that of the rows that were visited.
+    still = trials.make_task(tmp_path, optimizer="sgd", learning_rate=1e-7, dropout=0.0)
+    task = trials.make_task(tmp_path, dropout=0.0, epochs=6, batch_size=50)
+    story = Story(tmp_path)
+    with closing(Gang(SERVED, bench.spares)) as gang:
+        losses = trainers.losses_of(result_of(run(gang, story.train(still), tmp_path)))
+        assert losses == pytest.approx(losses_alone(still, tmp_path), abs=1e-5)
+        outcome = story.run(gang, task, {1: gang.pids[1], 4: gang.pids[3]})
+        assert outcome.failure is not None and outcome.failure.cause is Cause.LOST
+        assert outcome.failure.message.startswith("parameter server 0 of the gang died")
+        interrupted = story.folder
+        assert (interrupted / "epoch4").exists(), "one worker went on without the other"
+        assert gang.broken
+    (checkpoint,) = (tmp_path / "1" / CHECKPOINTS).glob("*.npz")
+    with closing(Gang(replace(SERVED, workers=1), bench.spares)) as gang:
+        # The attempt that goes on has a folder of its own.
+        resumed = run(gang, story.train(task, checkpoint), tmp_path / "second")
+        losses = trainers.losses_of(result_of(resumed))
+        assert len(losses) == 6 and losses[-1] < losses[0] / 2
+        assert losses[0] == float((interrupted / "epoch1").read_text()), "it went on"
+        # With one worker, nothing is left to chance.
+        alone = losses_alone(task, tmp_path)
+        losses = trainers.losses_of(result_of(run(gang, story.train(task), tmp_path / "third")))
+        assert losses == pytest.approx(alone, abs=1e-5)
+        outcome = story.run(gang, task, {2: gang.pids[0]})
+        assert outcome.failure is not None and outcome.failure.cause is Cause.LOST
+        assert outcome.failure.message.startswith("the coordinator of the gang died")
+
+
+class Story:
+    """Trials that are told when to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tmp_path, self._count = folder, 0
+        self.folder = folder
+
+    def train(
+        self, task: TrialTask, checkpoint: Path | str = "", pauses: Sequence[int] = ()
+    ) -> Train:
+        self._count += 1
+        self.folder = self._tmp_path / f"story{self._count}"
+        self.folder.mkdir()
+        return partial(trainers.tabular, task, str(self.folder), pauses, str(checkpoint))
+
+    def run(self, gang: Gang, task: TrialTask, deaths: Mapping[int, int]) -> Outcome:
+        """Trains; kills a process after each of some epochs."""
+        train, folder = self.train(task, pauses=tuple(deaths)), self.folder
+
+        def kill() -> None:
+            for epoch, pid in deaths.items():
+                until((folder / f"epoch{epoch}").exists)
+                os.kill(pid, 9)
+                until(partial(_is_gone, pid))
+                (folder / f"go{epoch}").touch()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        outcome = run(gang, train, self._tmp_path)
+        killer.join(10)
+        return outcome
+
+
+def _is_gone(pid: int) -> bool:
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def losses_alone(task: TrialTask, folder: Path) -> Sequence[float]:
+    """What one process without Ray comes to."""
+    from tuner_trainers import training
+
+    with tempfile.TemporaryDirectory(dir=folder) as alone:
+        context = trials.Context(Path(alone))
+        training.train(task, context, None, trials.storage(folder))
+    return [metrics["loss"] for metrics in context.reports]
 
 
 @pytest.mark.parametrize(

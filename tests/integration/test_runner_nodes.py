@@ -23,7 +23,7 @@ from tuner.errors import InvalidArgumentError, UnavailableError
 from tuner.runner import placement
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import Gang
-from tuner.runner.pool import Shape
+from tuner.runner.shape import Shape
 from tuner.service import StudyServer
 from tuner.study import Cause, StudyState
 

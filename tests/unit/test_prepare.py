@@ -59,6 +59,22 @@ def space(**domains: Domain) -> Space:
     return Space.of({name.replace("__", "."): domain for name, domain in domains.items()})
 
 
+class TestClassWeights:
+    def test_only_classes_of_the_label_are_weighted(self, write: Write) -> None:
+        found = prepared(write(), settings={"class_weights.yes": 2})
+        assert found.settings["class_weights.yes"] == 2
+        assert "layers" in {parameter.name for parameter in found.space.walk()}
+        with pytest.raises(InvalidArgumentError, match=r"names 'maybe', but .* are 'no', 'yes'"):
+            prepared(write(), settings={"class_weights.maybe": 2})
+
+    def test_numbers_have_no_classes(self, write: Write) -> None:
+        tuned = Space.of({"class_weights": Categorical(("none", "balanced"))})
+        uri = write(y=lambda i: i / 7)
+        prepared(uri, RMSE, settings={"class_weights": "none"})
+        with pytest.raises(InvalidArgumentError, match="but the label is a number"):
+            prepared(uri, RMSE, space=tuned)
+
+
 class TestSharedTables:
     def test_columns_of_two_kinds_share_none(self, write: Write) -> None:
         features = tuple(

@@ -11,8 +11,8 @@ import pytest
 
 from tuner.errors import InfeasibleError, InvalidArgumentError, UnavailableError
 from tuner.runner import environment
-from tuner.runner.pool import Shape
 from tuner.runner.preparation import shape_of
+from tuner.runner.shape import Shape
 from tuner.runner.slot import task_of
 from tuner.runner.worker import MESSAGE_CHARACTERS, STACK_CHARACTERS, failure_of
 from tuner.study import (
@@ -23,12 +23,14 @@ from tuner.study import (
     Resources,
     Search,
     StatisticsRef,
+    Strategy,
     Study,
     StudySpec,
     StudyState,
     Trial,
     TrialState,
 )
+from tuner.trainer_spaces import PROGRAM
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -84,11 +86,17 @@ def test_a_failure_keeps_the_end_of_a_long_stack() -> None:
     [
         (Resources(), Shape(workers=1)),
         (Resources(strategy="multi_worker", workers=1), Shape(workers=1)),
-        (Resources(workers=2), Shape(workers=2, mirrored=True)),
+        (Resources(workers=2), Shape(workers=2, strategy=Strategy.MULTI_WORKER)),
         (Resources(strategy="single", workers=2), Shape(workers=1)),
         (
+            Resources(gpus_per_worker=2),
+            Shape(workers=1, gpus_per_worker=2, strategy=Strategy.MIRRORED),
+        ),
+        (
             Resources(workers=2, cpus_per_worker=2, gpus_per_worker=0.5),
-            Shape(workers=2, cpus_per_worker=2, gpus_per_worker=0.5, mirrored=True),
+            Shape(
+                workers=2, cpus_per_worker=2, gpus_per_worker=0.5, strategy=Strategy.MULTI_WORKER
+            ),
         ),
     ],
 )
@@ -96,9 +104,44 @@ def test_resources_become_a_shape(resources: Resources, shape: Shape) -> None:
     assert shape_of(resources) == shape
 
 
-def test_a_strategy_without_a_trainer_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="'parameter_server' is not supported"):
-        shape_of(Resources(strategy="parameter_server"))
+def test_parameter_servers_are_seats_of_a_gang() -> None:
+    asked = Resources(strategy="parameter_server", workers=2, gpus_per_worker=0.5)
+    assert (asked.servers, asked.occupied) == (1, 4)
+    shape = shape_of(replace(asked, parameter_servers=2))
+    assert [(seat.name, seat.cpus, seat.gpus) for seat in shape.seats] == [
+        ("the coordinator", 1, 0),
+        ("worker 0", 1, 0.5),
+        ("worker 1", 1, 0.5),
+        ("parameter server 0", 1, 0),
+        ("parameter server 1", 1, 0),
+    ]
+    assert (shape.cpus, shape.gpus, shape.trainers) == (5, 1, 1)
+    program = shape_of(Resources(workers=2, parameter_servers=1), PROGRAM)
+    assert (len(program.seats), program.trainers, program.replicas) == (3, 3, 1)
+
+
+def test_mirrored_workers_are_one_process() -> None:
+    shape = shape_of(Resources(strategy="mirrored", workers=3, gpus_per_worker=1))
+    assert [(seat.cpus, seat.gpus) for seat in shape.seats] == [(3, 3)]
+    assert (shape.trainers, shape.replicas) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("resources", "trainer", "why"),
+    [
+        (Resources(strategy="best"), "tabular", "'best' is not supported: use one of single, "),
+        (Resources(parameter_servers=1), "tabular", "need `strategy: parameter_server`"),
+        (Resources(strategy="parameter_server"), PROGRAM, "a program needs no strategy"),
+        (Resources(gpus_per_worker=1.5), "tabular", "a part of one or a whole number"),
+        (Resources(strategy="mirrored", gpus_per_worker=0.5), "tabular", "have whole GPUs"),
+        (Resources(strategy="parameter_server", gpus_per_worker=2), "tabular", "have 1 GPU at"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    resources: Resources, trainer: str, why: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=why):
+        shape_of(resources, trainer)
 
 
 STUDY = Study(

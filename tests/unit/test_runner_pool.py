@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 import pytest
 
 from tuner.errors import InvalidArgumentError, UnavailableError
-from tuner.runner.pool import Capacity, Node, Pool, Shape
+from tuner.runner.pool import Capacity, Node, Pool
+from tuner.runner.shape import Shape
+from tuner.study import Strategy
 
 pytestmark = pytest.mark.timeout(30)
 
 ONE = Shape(workers=1)
-TWO = Shape(workers=2, mirrored=True)
+TWO = Shape(workers=2, strategy=Strategy.MULTI_WORKER)
 
 
 class SmallGang:
@@ -224,6 +226,11 @@ def test_a_worker_does_not_span_two_nodes() -> None:
         "and 0 GPUs; b has 3 CPUs and 1 GPUs; c has 0 CPUs and 0 GPUs. Lower what each worker "
         "needs, or add nodes."
     )
+    served = Shape(
+        workers=2, gpus_per_worker=0.5, strategy=Strategy.PARAMETER_SERVER, parameter_servers=1
+    )
+    assert places(served, "PACK") == places(served, "SPREAD") == "fits"
+    assert "room for 2 on nodes of their own: " in places(served, "STRICT_SPREAD")
     assert "has room for 3 on one node: " in places(Shape(workers=4), "STRICT_PACK")
     assert "room for 2 on nodes of their own: " in places(Shape(workers=3), "STRICT_SPREAD")
     assert "1 CPUs and 0.6 GPUs, but the Ray cluster has room for 1: " in places(
@@ -255,4 +262,14 @@ def test_what_never_fits_is_refused_with_what_to_change() -> None:
         Capacity(nodes=(Node(cpus=2),)).check(Shape(workers=4, cpus_per_worker=2))
     with pytest.raises(InvalidArgumentError, match="needs 1 GPUs, but this machine offers 0"):
         Capacity(nodes=(Node(cpus=2),)).check(Shape(gpus_per_worker=1))
+    served = Shape(
+        workers=2, cpus_per_worker=0.5, strategy=Strategy.PARAMETER_SERVER, parameter_servers=1
+    )
+    Capacity(nodes=(Node(cpus=2),)).check(served)
+    with pytest.raises(
+        InvalidArgumentError,
+        match=r"needs 2 CPUs \(2 workers of 0\.5 CPUs, 1 parameter servers and a coordinator of "
+        r"0\.5 CPUs each\), but this machine offers 1: lower",
+    ):
+        Capacity(nodes=(Node(cpus=1),)).check(served)
     Capacity(nodes=(Node(cpus=2),)).check(TWO)

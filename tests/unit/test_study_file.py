@@ -114,6 +114,21 @@ def test_the_rest_of_the_file(spec: StudySpec) -> None:
     assert spec.labels == {"team": "research"}
 
 
+def test_classes_are_weighted_one_by_one_or_together() -> None:
+    def read(written: str) -> StudySpec:
+        spec = study_file.parse(MANAGED + f"training: {{class_weights: {written}}}\n").spec
+        assert spec is not None
+        return spec
+
+    each = read('{"<=50K": 1.5, ">50K": {float: [1, 9], log: true}}')
+    assert each.settings == {"class_weights.<=50K": 1.5}
+    assert each.space.parameters[0].name == "class_weights.>50K"
+    assert each.space.parameters[0].group is Group.TRAINING
+    together = read("{categorical: [none, balanced]}")
+    assert together.space.parameters[0].domain == Categorical(("none", "balanced"))
+    assert read("balanced").settings == {"class_weights": "balanced"}
+
+
 def test_a_specification_survives_the_wire(spec: StudySpec) -> None:
     assert convert.spec_from_proto(convert.spec_to_proto(spec)) == spec
 
@@ -415,9 +430,14 @@ MISTAKES = [
     ("limits: {trial: 3}", 5, 10, "unknown key 'trial' in limits; did you mean 'trials'?"),
     ("limits: 30", 5, 9, "limits must be a mapping such as {trials: 30}, but got 30"),
     ("resources: {workers: 0}", 5, 22, "resources.workers must be a whole number from 1"),
-    ("resources: {strategy: parameter_server}", 5, 23, "unknown strategy 'parameter_server'"),
+    ("resources: {strategy: parameters}", 5, 23, "unknown strategy 'parameters'"),
     ("resources: {strategy: single, workers: 2}", 5, 40, "strategy single has 1 worker"),
-    ("resources: {parameter_servers: 1}", 5, 32, "parameter servers are for programs"),
+    ("resources: {parameter_servers: 1}", 5, 32, "need `strategy: parameter_server`; add it"),
+    ("resources: {gpus_per_worker: 1.5}", 5, 30, "a part of one or a whole number"),
+    ("resources: {strategy: mirrored, gpus_per_worker: 0.5}", 5, 50, "have whole GPUs"),
+    ("training: {precision: half}", 5, 23, "takes one of float32, mixed_bfloat16, mixed_float16"),
+    ("training: {class_weights: {yes: -1}}", 5, 33, "takes a number from 0 to 1e+06, but got -1"),
+    ("training: {class_weights: balance}", 5, 27, "takes one of none, balanced"),
     ("export: {model: ../up}", 5, 17, "export.model must be"),
     ("export: {}", 5, 1, "missing key 'export.model'"),
     ("labels: {a: [1]}", 5, 13, "labels.a must be text, but got a list"),

@@ -98,9 +98,10 @@ def test_a_module_may_leave_its_space_to_the_trainer(folder: Path) -> None:
         ),
         ("trainer: {program: a}\nfeatures: {x: {kind: numeric}}", "features need `data`"),
         ("trainer: {program: a}\nexport: {model: m}", "export knows models of the box"),
+        ("trainer: {program: a}\nresources: {strategy: parameter_server}", "needs no strategy"),
         (
             "trainer: module:T\nresources: {parameter_servers: 1}",
-            "parameter servers are for programs",
+            "parameter servers need `strategy: parameter_server`",
         ),
     ],
 )

@@ -56,7 +56,7 @@ class Vectors(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_spec(self, ids: keras.KerasTensor, **_: Any) -> keras.KerasTensor:
         """The shape and dtype of the output."""
-        return keras.KerasTensor((*ids.shape, self.units), dtype="float32")
+        return keras.KerasTensor((*ids.shape, self.units), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The layer's state, from which it can be built again."""
@@ -82,7 +82,8 @@ class Pooling(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, pooling: str, weights: Sequence[float] = (), **base: Any) -> None:
-        super().__init__(**base)
+        # Scores of what is no token, and sums over many, go beyond what 16 bits hold.
+        super().__init__(**{"dtype": "float32", **base})
         self.pooling, self.by_id = pooling, list(weights)
 
     def build(self, shapes: Sequence[Sequence[int]]) -> None:

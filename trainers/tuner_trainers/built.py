@@ -14,7 +14,7 @@ data, preprocessing, training and export.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tuner.space import Space, Value
 from tuner.study import StudySpec
 from tuner.trainer_spaces import TRAINERS, table_of
 from tuner_trainers import declared, own
-from tuner_trainers.declared import Declaration
+from tuner_trainers.declared import Callback, Declaration
 from tuner_trainers.preprocessing import Encoder
 from tuner_trainers.tabular import encoded, together
 
@@ -35,7 +35,7 @@ Build = Callable[[Declaration, keras.KerasTensor], Any]
 
 def build_network(
     build: Build, encoder: Encoder, parameters: Mapping[str, Value], units: int
-) -> keras.Model:
+) -> tuple[keras.Model, Sequence[Callback]]:
     """Builds the network of a trial.
 
     Args:
@@ -45,13 +45,15 @@ def build_network(
         units: how many outputs it has.
 
     Returns:
-        A model from the encoder's outputs to float32 [batch, units], without an activation.
+        A model from the encoder's outputs to float32 [batch, units], without an activation, and
+        what the function wants to be called after each epoch.
 
     Raises:
         InvalidArgumentError: the function returned something else than a tensor or a model.
         Exception: what the function raised.
     """
-    return _network(build, Declaration(parameters), encoder, units)
+    trial = Declaration(parameters)
+    return _network(build, trial, encoder, units), tuple(trial.callbacks)
 
 
 def _network(build: Build, trial: Declaration, encoder: Encoder, units: int) -> keras.Model:

@@ -19,7 +19,7 @@ from tuner.features import (
 )
 from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
-from tuner.trainer_spaces import TRAINERS, parameter_of, table_of
+from tuner.trainer_spaces import CLASS_WEIGHT, TRAINERS, find_parameter, parameter_of
 from tuner_trainers import data
 from tuner_trainers.column_statistics import ColumnStatistics
 from tuner_trainers.data import Layout
@@ -33,18 +33,19 @@ def check_request(spec: StudySpec) -> None:
     tuned: dict[str, dict[str, Domain]] = {feature.name: {} for feature in spec.features}
     if len(tuned) != len(spec.features):
         raise InvalidArgumentError("two features have the same name; give one another name.")
-    table, boxed = table_of(spec.trainer or ""), spec.trainer in TRAINERS
+    trainer, boxed = spec.trainer or "", spec.trainer in TRAINERS
     for parameter in spec.space.walk():
         found = find_setting(parameter.name, spec.features)
+        own = find_parameter(trainer, parameter.name)
         if found is not None:
             tuned[found[0].name][found[1]] = parameter.domain
-        elif parameter.name in table:
-            table[parameter.name].setting.check_domain(parameter.domain)
+        elif own is not None:
+            own.setting.check_domain(parameter.domain)
         elif boxed and spec.features:
             raise InvalidArgumentError(_unknown(spec, parameter.name))
     for name, value in spec.settings.items():
-        if boxed or name in table:
-            parameter_of(spec.trainer or "", name).setting.check(value)
+        if boxed or find_parameter(trainer, name) is not None:
+            parameter_of(trainer, name).setting.check(value)
     for feature, _, why in share_problems(spec.features, tuned):
         raise InvalidArgumentError(f"feature {feature.name!r}: {why}.")
     for feature in spec.features:
@@ -114,6 +115,25 @@ def check_rows(source: DataSource, label: ColumnStatistics) -> None:
             f"{fraction:g} leaves {training} to train on and {validation} to validate with; "
             "each needs 2 at least, so add rows."
         )
+
+
+def check_class_weights(spec: StudySpec, classes: Sequence[str]) -> None:
+    """Checks that what is weighted is a class of the label; raises InvalidArgumentError."""
+    names = [name for name, value in spec.settings.items() if value != "none"]
+    names += [parameter.name for parameter in spec.space.walk()]
+    weighted = [name for name in names if name.startswith(CLASS_WEIGHT)]
+    if not classes and (weighted or "class_weights" in names):
+        raise InvalidArgumentError(
+            "class_weights are for classes, but the label is a number: remove them, or write "
+            "`task: classification` under `data`."
+        )
+    for name in weighted:
+        asked = name.removeprefix(CLASS_WEIGHT)
+        if asked not in classes:
+            raise InvalidArgumentError(
+                f"class_weights names {asked!r}, but the classes of the label are "
+                f"{', '.join(map(repr, classes[:16]))}."
+            )
 
 
 def check_features(features: Sequence[Feature], statistics: Statistics, uri: str) -> None:

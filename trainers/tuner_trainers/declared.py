@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tuner.errors import InvalidArgumentError
 from tuner.space import (
@@ -30,6 +30,9 @@ from tuner.space import (
 _MOST_VALUES = 32
 #: How often code is run to find its space.
 MOST_RUNS = 500
+
+#: Called with the number of an epoch and the Keras network.
+Callback = Callable[[int, Any], "Mapping[str, float] | None"]
 
 #: In a class with methods of these names, they name the methods.
 _Int: TypeAlias = int
@@ -54,6 +57,8 @@ class Declaration:
         self._domains = domains or {}
         #: What was asked for, in this order.
         self.asked: dict[str, Parameter] = {}
+        #: What is called after each epoch.
+        self.callbacks: list[Callback] = []
 
     def int(
         self,
@@ -97,6 +102,17 @@ class Declaration:
     def boolean(self, name: str, *, default: _Bool = False, group: str = "model") -> _Bool:
         """True or false."""
         return bool(self._ask(name, Categorical((False, True)), default, group))
+
+    def after_epoch(self, callback: Callback) -> Callback:
+        """Has a function called after each epoch; it may be used as a decorator.
+
+        Args:
+            callback: called with the epoch, from 1, and the network that is trained, in every
+                process of the trial and before the epoch is measured. Numbers that it returns by
+                name are reported beside the trainer's metrics.
+        """
+        self.callbacks.append(callback)
+        return callback
 
     def _ask(self, name: str, domain: Domain, default: Value | None, group: str) -> Value:
         parameter = Parameter(

@@ -60,11 +60,13 @@ class Shape:
         batch_size: rows of a step over all replicas.
         replicas: how many share a step: the n-th takes the places n, n + replicas, ...
         local: which of them are in this process.
+        steps: how many make a call of the graph; 0: as many as are worth one.
     """
 
     batch_size: int
     replicas: int = 1
     local: Sequence[int] = (0,)
+    steps: int = 0
 
     @property
     def share(self) -> int:
@@ -99,7 +101,7 @@ class Feed:
 
     def _steps(self, epoch: int, shape: Shape, start: int) -> Iterator[Steps]:
         # An operation on few rows costs as much as one on many; images are large.
-        steps = max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
+        steps = shape.steps or max(STEPS_PER_CALL, CALL_ROWS // shape.local_rows)
         row_bytes = max(self._rows.encoder.row_bytes, 1)
         steps = max(1, min(steps, CHUNK_BYTES // row_bytes // shape.local_rows))
         mapped = 0

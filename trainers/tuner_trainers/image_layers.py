@@ -83,7 +83,8 @@ class Augment(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, flip: str, shift: float, rotation: float, **base: Any) -> None:
-        super().__init__(**base)
+        # TensorFlow resamples no images of bfloat16.
+        super().__init__(**{"dtype": "float32", **base})
         self.flip, self.shift, self.rotation = flip, shift, rotation
         self.generator = keras.random.SeedGenerator()
 

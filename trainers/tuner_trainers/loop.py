@@ -2,12 +2,13 @@
 
 Keras's own `fit` fails under MultiWorkerMirroredStrategy, so the loop is ours. Every process draws
 the same order of all rows; each replica takes every n-th row of each global batch, and gradients
-are summed over the replicas, so that a step is that of one process.
+are summed over the replicas, so that a step is that of one process. Under parameter servers the
+same steps are given to whichever worker is free: see tuner_trainers.coordinated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -33,6 +34,7 @@ class Loop:
         loss: labels and outputs of a batch to the loss of each row.
         feed: the rows, the same in every process.
         batch_size: rows of a step over all replicas.
+        class_weights: how much a row counts in the gradients, by its class; empty: as any other.
     """
 
     def __init__(
@@ -44,14 +46,11 @@ class Loop:
         feed: Feed,
         *,
         batch_size: int,
+        class_weights: Sequence[float] = (),
     ) -> None:
         self._strategy, self._network, self._optimizer = strategy, network, optimizer
-        self._loss, self._feed = loss, feed
-        self._shape = Shape(
-            batch_size=batch_size,
-            replicas=int(strategy.num_replicas_in_sync),
-            local=_local_replicas(strategy),
-        )
+        self._loss, self._feed, self._class_weights = loss, feed, class_weights
+        self._shape = self._shape_of(batch_size)
         self._run_steps = tf.function(
             self._steps,
             input_signature=[
@@ -65,6 +64,13 @@ class Loop:
         )
         self._run_sum = tf.function(
             self._sum, input_signature=[tf.TensorSpec((), tf.float32)], autograph=False
+        )
+
+    def _shape_of(self, batch_size: int) -> Shape:
+        return Shape(
+            batch_size=batch_size,
+            replicas=int(self._strategy.num_replicas_in_sync),
+            local=_local_replicas(self._strategy),
         )
 
     def epoch(
@@ -115,18 +121,44 @@ class Loop:
         variables = [variable.value for variable in self._network.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses = weights * self._loss(labels, self._network(inputs, training=True))
-            summed = tf.reduce_sum(losses)
-            loss = summed / tf.cast(count, tf.float32)
+            outputs = tf.cast(self._network(inputs, training=True), tf.float32)
+            losses = weights * self._loss(labels, outputs)
+            loss = tf.reduce_sum(self._weighted(losses, labels)) / tf.cast(count, tf.float32)
+            loss = self._optimizer.scale_loss(loss)
         gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
-        # The optimizer sums the gradients over the replicas.
-        self._optimizer.apply(gradients, self._network.trainable_variables)
-        return summed
+        self._optimizer.apply(_summed(gradients), self._network.trainable_variables)
+        return tf.reduce_sum(losses)
+
+    def _weighted(self, losses: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        if not len(self._class_weights):
+            return losses
+        weights = tf.constant(self._class_weights, tf.float32)
+        return losses * tf.gather(weights, tf.cast(labels, tf.int32))
 
     def _sum(self, value: tf.Tensor) -> tf.Tensor:
         values = self._strategy.run(tf.identity, args=(value,))
         copies = len(self._strategy.experimental_local_results(values))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) / copies
+
+
+def _summed(gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    """Sums gradients over the replicas without a trace in TensorFlow's registry of gradients.
+
+    Keras sums by `ReplicaContext.all_reduce`, which registers a gradient of its own for each
+    graph: no graph would ever be freed, some megabytes for each trial.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    flat = tf.concat([tf.reshape(gradient, (-1,)) for gradient in gradients], axis=0)
+    summed = tf.split(
+        context.merge_call(_sum, args=(flat,)), [tf.size(gradient) for gradient in gradients]
+    )
+    return list(map(tf.reshape, summed, [gradient.shape for gradient in gradients]))
+
+
+def _sum(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, value, value)
 
 
 def _replica() -> tf.Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -12,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tuner.errors import InvalidArgumentError
 from tuner.space import Value
 from tuner.trainer_spaces import effective_parameters
 from tuner_trainers import built, image, own, tabular, text
 from tuner_trainers.context import TrialTask
+from tuner_trainers.declared import Callback
 from tuner_trainers.heads import head_of
 from tuner_trainers.preprocessing import Encoder, build_encoder
 from tuner_trainers.statistics import Statistics
@@ -41,6 +44,21 @@ class Model:
     network: keras.Model
     target: Target
     parameters: Mapping[str, Value]
+    #: The user's own, called after each epoch.
+    callbacks: Sequence[Callback] = ()
+
+    def after_epoch(self, epoch: int) -> Mapping[str, float]:
+        """Calls the user's callbacks; returns what they give."""
+        given: dict[str, float] = {}
+        for callback in self.callbacks:
+            numbers = callback(epoch, self.network)
+            if numbers is not None and not isinstance(numbers, Mapping):
+                raise InvalidArgumentError(
+                    "what is called after an epoch returns None or a mapping from names to "
+                    f"numbers, but got {numbers!r:.200}."
+                )
+            given |= {str(name): float(number) for name, number in (numbers or {}).items()}
+        return given
 
     @property
     def rows_at_once(self) -> int:
@@ -86,11 +104,45 @@ def build_model(
     """Builds the model of a trial; the network's variables lie in the strategy's scope."""
     parameters = effective_parameters(task.trainer, task.settings, task.parameters)
     encoder = build_encoder(task.features, task.parameters, statistics, task.data.missing_values)
-    scope = (strategy or tf.distribute.get_strategy()).scope()
+    with (strategy or tf.distribute.get_strategy()).scope():
+        network, callbacks = _network(task, encoder, parameters, target)
+    return Model(
+        encoder=encoder,
+        network=network,
+        target=target,
+        parameters=parameters,
+        callbacks=callbacks,
+    )
+
+
+def trained_model(task: TrialTask, model: Model, strategy: tf.distribute.Strategy) -> Model:
+    """Another model with the values of `model`, for training.
+
+    It computes in the trial's precision, and its variables lie in the strategy's scope, which may
+    be on other machines.
+    """
+    with _precision(str(model.parameters["precision"])), strategy.scope():
+        network, callbacks = _network(task, model.encoder, model.parameters, model.target)
+    for variable, value in zip(network.variables, model.network.variables, strict=True):
+        variable.assign(value.numpy())
+    return replace(model, network=network, callbacks=callbacks)
+
+
+def _network(
+    task: TrialTask, encoder: Encoder, parameters: Mapping[str, Value], target: Target
+) -> tuple[keras.Model, Sequence[Callback]]:
     if task.trainer in _NETWORKS:
-        with scope:
-            network = _NETWORKS[task.trainer](encoder, parameters, target.units)
-    else:
-        with own.found(task.trainer, task.code, Path(task.artifacts)) as build, scope:
-            network = built.build_network(build, encoder, parameters, target.units)
-    return Model(encoder=encoder, network=network, target=target, parameters=parameters)
+        return _NETWORKS[task.trainer](encoder, parameters, target.units), ()
+    with own.found(task.trainer, task.code, Path(task.artifacts)) as build:
+        return built.build_network(build, encoder, parameters, target.units)
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Layers that are made meanwhile compute in it."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

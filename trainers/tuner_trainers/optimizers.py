@@ -1,4 +1,4 @@
-"""The optimizers of the box, by name."""
+"""The optimizers of the box, by name, with what becomes of rate and gradients on the way."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ import keras
 import tensorflow as tf
 
 from tuner.space import Value
+from tuner_trainers.schedules import Schedule
 
 Gradients = Sequence[tuple[tf.Tensor, tf.Variable]]
 
 
-class _Summing:
-    """Sums gradients over replicas without a trace in TensorFlow's registry of gradients.
+class _Summed:
+    """Takes gradients that are summed over the replicas; clips each value, then all together."""
 
-    Keras sums by `ReplicaContext.all_reduce`, which registers a gradient of its own for each
-    graph: no graph would ever be freed, some megabytes for each trial.
-    """
+    #: 0 for no bound.
+    clip_value = 0.0
+    clip_norm = 0.0
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Gradients) -> Gradients:
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return grads_and_vars
-        gradients, variables = zip(*grads_and_vars, strict=True)
-        flat = tf.concat([tf.reshape(gradient, (-1,)) for gradient in gradients], axis=0)
-        summed = tf.split(
-            context.merge_call(_sum, args=(flat,)), [tf.size(gradient) for gradient in gradients]
-        )
-        shaped = map(tf.reshape, summed, [gradient.shape for gradient in gradients])
-        return list(zip(shaped, variables, strict=True))
+        return grads_and_vars
 
-
-def _sum(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
-    return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, value, value)
+    def _clip_gradients(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        if self.clip_value:
+            bound = self.clip_value
+            gradients = [tf.clip_by_value(gradient, -bound, bound) for gradient in gradients]
+        if self.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
+        return gradients
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Adam(_Summing, keras.optimizers.Adam):  # type: ignore[misc]
+class Adam(_Summed, keras.optimizers.Adam):  # type: ignore[misc]
     """Keras's Adam with one operation for each variable, where Keras takes a dozen.
 
     On small networks it is operations that cost time, in the graph's making and in each step.
@@ -73,17 +69,17 @@ class Adam(_Summing, keras.optimizers.Adam):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class SGD(_Summing, keras.optimizers.SGD):  # type: ignore[misc]
+class SGD(_Summed, keras.optimizers.SGD):  # type: ignore[misc]
     """Keras's."""
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class RMSprop(_Summing, keras.optimizers.RMSprop):  # type: ignore[misc]
+class RMSprop(_Summed, keras.optimizers.RMSprop):  # type: ignore[misc]
     """Keras's."""
 
 
 @keras.saving.register_keras_serializable(package="tuner")
-class Adagrad(_Summing, keras.optimizers.Adagrad):  # type: ignore[misc]
+class Adagrad(_Summed, keras.optimizers.Adagrad):  # type: ignore[misc]
     """Keras's."""
 
 
@@ -96,13 +92,36 @@ _OPTIMIZERS: Mapping[str, Callable[..., keras.optimizers.Optimizer]] = {
 
 
 def build_optimizer(
-    parameters: Mapping[str, Value], network: keras.Model
+    parameters: Mapping[str, Value], network: keras.Model, steps: int
 ) -> keras.optimizers.Optimizer:
-    """Builds the optimizer that a trial's parameters name, for the network's variables."""
+    """Builds the optimizer that a trial's parameters name, for the network's variables.
+
+    With float16, which has no gradients below 6e-8, the loss is scaled: by 2**15 at first, by
+    half of that after each step whose gradients are not finite, which is left out, and by twice
+    that after 2,000 steps without one (Micikevicius et al., Mixed Precision Training, 2018).
+
+    Args:
+        parameters: the trainer's effective ones.
+        network: whose variables are trained.
+        steps: how many the trial has in all.
+    """
     optimizer = _OPTIMIZERS[str(parameters["optimizer"])](
-        learning_rate=float(parameters["learning_rate"]),
+        learning_rate=_rate(parameters, steps),
         weight_decay=float(parameters["weight_decay"]) or None,
     )
+    optimizer.clip_value = float(parameters["clip_value"])
+    optimizer.clip_norm = float(parameters["clip_norm"])
     optimizer.exclude_from_weight_decay(var_names=["bias"])
+    if parameters["precision"] == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)
     return optimizer
+
+
+def _rate(parameters: Mapping[str, Value], steps: int) -> float | Schedule:
+    """The learning rate, or how it changes."""
+    rate, kind = float(parameters["learning_rate"]), str(parameters["schedule"])
+    warmup = float(parameters["warmup"])
+    if kind == "constant" and not warmup:
+        return rate
+    return Schedule(rate, kind, steps, warmup, float(parameters["final_rate"]))

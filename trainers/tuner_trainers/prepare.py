@@ -16,6 +16,7 @@ from tuner.trainer_spaces import (
     Task,
     check_metric,
     default_space,
+    find_parameter,
     table_of,
 )
 from tuner_trainers import checks, data
@@ -26,7 +27,19 @@ from tuner_trainers.learning import Learner
 from tuner_trainers.statistics import Statistics
 
 #: Parameters that a study file has under `training`; tuning them says nothing of the model's own.
-_TRAINING_SECTION = frozenset({"epochs", "batch_size"})
+_TRAINING_SECTION = frozenset(
+    {
+        "epochs",
+        "batch_size",
+        "schedule",
+        "warmup",
+        "final_rate",
+        "clip_norm",
+        "clip_value",
+        "precision",
+        "class_weights",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +89,7 @@ def prepare(
     )
     label = statistics.columns[source.label]
     task, classes = task_of(label, source)
+    checks.check_class_weights(spec, classes)
     checks.check_rows(source, label)
     checks.check_features(spec.features, statistics, source.train_uri)
     for metric in spec.metrics:
@@ -161,12 +175,13 @@ def _space(spec: StudySpec, proposal: Proposal) -> Space:
     trainer = spec.trainer or ""
     named = {parameter.name for parameter in spec.space.walk()}
     of_features = checks.feature_parameters(spec.space, proposal.features)
-    unknown = named - set(of_features) - set(table_of(trainer))
+    own = {name for name in named if find_parameter(trainer, name) is not None}
+    unknown = named - set(of_features) - own
     if unknown and trainer in TRAINERS:  # a function of the user's own may ask for any
         raise InvalidArgumentError(f"no parameter is called {min(unknown)!r}.")
     parameters = list(spec.space.parameters)
     parameters += [p for p in proposal.parameters if p.name not in named]
-    if (named & set(table_of(trainer))) - set(of_features) <= _TRAINING_SECTION:
+    if {name.partition(".")[0] for name in own - set(of_features)} <= _TRAINING_SECTION:
         parameters += default_space(trainer, named, spec.settings).parameters
     if not parameters:
         raise InvalidArgumentError(

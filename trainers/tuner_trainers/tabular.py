@@ -251,14 +251,15 @@ class Lookup(keras.layers.Layer):  # type: ignore[misc]
         if size > MATMUL_LIMIT:
             return tf.reduce_sum(tf.gather(self.table, places), axis=1)
         hot = tf.raw_ops.DenseBincount(
-            input=places, size=size, weights=tf.zeros((0,), self.table.dtype), binary_output=True
+            input=places, size=size, weights=tf.zeros((0,)), binary_output=True
         )
-        return tf.matmul(tf.ensure_shape(hot, (None, size)), self.table)
+        hot = tf.cast(tf.ensure_shape(hot, (None, size)), self.compute_dtype)
+        return tf.matmul(hot, self.table)
 
     def compute_output_spec(self, ids: keras.KerasTensor, **_: Any) -> keras.KerasTensor:
         """The shape and dtype of the output."""
         columns = len(self.positions) if self.combine == "concatenate" else 1
-        return keras.KerasTensor((ids.shape[0], columns * self.units), dtype="float32")
+        return keras.KerasTensor((ids.shape[0], columns * self.units), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The layer's state, from which it can be built again."""

@@ -20,22 +20,24 @@ import tensorflow as tf
 
 from tuner import code
 from tuner.errors import DataError, InfeasibleError
-from tuner.trainer_spaces import Task, check_metric
+from tuner.trainer_spaces import Task, check_metric, effective_parameters
 from tuner_trainers import artifacts, checkpoints, data, golden, metrics, own, rows
 from tuner_trainers.artifacts import TrialRecord
 from tuner_trainers.checkpoints import Best, Snapshot, State, Writer
+from tuner_trainers.class_weights import class_weights
 from tuner_trainers.context import Result, TrialContext, TrialTask
+from tuner_trainers.coordinated import is_coordinated, loop_of
 from tuner_trainers.feed import Feed
 from tuner_trainers.golden import Golden
 from tuner_trainers.heads import loss_of
 from tuner_trainers.loop import Loop
-from tuner_trainers.model import Model, build_model
+from tuner_trainers.model import Model, build_model, trained_model
 from tuner_trainers.optimizers import build_optimizer
 from tuner_trainers.preprocessing import input_kinds
 from tuner_trainers.rows import Rows
 from tuner_trainers.statistics import Statistics
 from tuner_trainers.storage import Storage
-from tuner_trainers.target import target_of
+from tuner_trainers.target import Target, target_of
 
 Outputs = npt.NDArray[np.floating[Any]]
 
@@ -89,22 +91,48 @@ def _train(
     statistics = Statistics.load(Path(task.statistics_path))
     target = target_of(task.data, statistics)
     check_metric(task.metric, target.task)
-    model = build_model(task, statistics, target, strategy)
+    model, trained = _models(task, statistics, target, strategy)
     training, validation = _rows(task, statistics, model, storage)
+    epochs, batch_size = (int(model.parameters[name]) for name in ("epochs", "batch_size"))
     with strategy.scope():
-        optimizer = build_optimizer(model.parameters, model.network)
-    loop = _loop(task, model, optimizer, training, strategy)
-    state = State(model.network, optimizer)
+        steps = epochs * -(-training.count // batch_size)
+        optimizer = build_optimizer(model.parameters, trained.network, steps)
+    loop = loop_of(strategy)(
+        strategy,
+        trained.network,
+        optimizer,
+        loss_of(target.task),
+        Feed(training, trial_seed(task)),
+        batch_size=batch_size,
+        class_weights=class_weights(model.parameters, target, training),
+    )
+    state = State(trained.network, optimizer)
     key = checkpoints.task_key(task, statistics.fingerprint)
     start = _resume(loop, context, checkpoints.load(context, key, state), state)
-    epochs = int(model.parameters["epochs"])
     if context.rank:
-        stopped = _run(loop, epochs, start, _Follower())
+        stopped = _run(loop, trained, start, _Follower())
         return Result(metrics={}, step=0, stopped=stopped)
     with closing(Writer(context, key)) as writer:
-        leader = _Leader(task, context, statistics, model, validation, storage, state, writer)
-        stopped = _run(loop, epochs, start, leader)
+        leader = _Leader(
+            task, context, statistics, model, trained, validation, storage, state, writer
+        )
+        stopped = _run(loop, trained, start, leader)
         return leader.finish(stopped)
+
+
+def _models(
+    task: TrialTask, statistics: Statistics, target: Target, strategy: tf.distribute.Strategy
+) -> tuple[Model, Model]:
+    """The model that is measured and exported, and the one that is trained: mostly the same.
+
+    What is measured computes in float32 and in this process, as the exported model will.
+    """
+    parameters = effective_parameters(task.trainer, task.settings, task.parameters)
+    if parameters["precision"] == "float32" and not is_coordinated(strategy):
+        model = build_model(task, statistics, target, strategy)
+        return model, model
+    model = build_model(task, statistics, target)
+    return model, trained_model(task, model, strategy)
 
 
 def _resume(
@@ -126,7 +154,7 @@ class _Follower:
         """Knows nothing."""
         return _Decision.CONTINUE
 
-    def after(self, epoch: int, loss: float) -> _Decision:
+    def after(self, epoch: int, found: Mapping[str, float]) -> _Decision:
         """Knows nothing."""
         return _Decision.CONTINUE
 
@@ -134,9 +162,9 @@ class _Follower:
         """Has nothing to do."""
 
 
-def _run(loop: Loop, epochs: int, start: Snapshot | None, part: _Leader | _Follower) -> bool:
+def _run(loop: Loop, trained: Model, start: Snapshot | None, part: _Leader | _Follower) -> bool:
     """Trains epoch after epoch until rank 0 says stop; returns whether it did before the end."""
-    done = steps = 0
+    epochs, done, steps = int(trained.parameters["epochs"]), 0, 0
     loss_sum = 0.0
     if start is not None:
         done, steps, loss_sum = start.epoch, start.steps, start.loss_sum
@@ -145,7 +173,8 @@ def _run(loop: Loop, epochs: int, start: Snapshot | None, part: _Leader | _Follo
     for epoch in range(done + 1, epochs + 1):
         loss = loop.epoch(epoch, part.between, steps=steps, loss_sum=loss_sum)
         steps, loss_sum = 0, 0.0
-        if _agree(loop, partial(part.after, epoch, loss)) is not _Decision.CONTINUE:
+        found = {**trained.after_epoch(epoch), "loss": loss}
+        if _agree(loop, partial(part.after, epoch, found)) is not _Decision.CONTINUE:
             return epoch < epochs
     return False
 
@@ -200,23 +229,6 @@ def _load(
     return rows.encode(raw, model.encoder, model.target)
 
 
-def _loop(
-    task: TrialTask,
-    model: Model,
-    optimizer: keras.optimizers.Optimizer,
-    training: Rows,
-    strategy: tf.distribute.Strategy,
-) -> Loop:
-    return Loop(
-        strategy,
-        model.network,
-        optimizer,
-        loss_of(model.target.task),
-        Feed(training, trial_seed(task)),
-        batch_size=int(model.parameters["batch_size"]),
-    )
-
-
 class _Leader:
     """Rank 0's part: it evaluates, reports, remembers the best epoch and writes what is kept."""
 
@@ -226,13 +238,15 @@ class _Leader:
         context: TrialContext,
         statistics: Statistics,
         model: Model,
+        trained: Model,
         validation: Rows,
         storage: Storage,
         state: State,
         writer: Writer,
     ) -> None:
         self._task, self._context, self._statistics = task, context, statistics
-        self._model, self._validation, self._storage = model, validation, storage
+        self._model, self._trained = model, trained
+        self._validation, self._storage = validation, storage
         self._state, self._writer = state, writer
         self._epochs = int(model.parameters["epochs"])
         self._forward = model.forward()
@@ -254,15 +268,17 @@ class _Leader:
             go_on = self._context.report(int(measured["step"]), metrics)
         return _Decision.CONTINUE if go_on else _Decision.STOP
 
-    def after(self, epoch: int, loss: float) -> _Decision:
+    def after(self, epoch: int, found: Mapping[str, float]) -> _Decision:
         """Evaluates and reports an epoch."""
+        weights = self._trained.network.get_weights()
+        if self._trained is not self._model:
+            self._model.network.set_weights(weights)
         outputs = self._predicted(self._validation)
-        measured = {"loss": loss, **self._measure("val", self._validation, outputs)}
+        measured = {**found, **self._measure("val", self._validation, outputs)}
         self._check(epoch, measured)
         measured = _finite(measured)
         metric, best = self._task.metric, self._best
         if best is None or metric.goal.better(measured[metric.name], best.metrics[metric.name]):
-            weights = self._model.network.get_weights()
             self._best = Best(step=epoch, metrics=measured, weights=weights, outputs=outputs)
         self._history.append({"step": epoch, **measured})
         go_on = self._context.report(epoch, measured)

@@ -16,7 +16,8 @@ from tuner.errors import UnavailableError
 from tuner.runner import memory, placement
 from tuner.runner.memory import UNKNOWN, Memory, gib
 from tuner.runner.placement import Reservation
-from tuner.runner.pool import Shape
+from tuner.runner.servers import Servers
+from tuner.runner.shape import Shape
 from tuner.runner.spares import Spares
 from tuner.runner.worker import Assignment, Home, Outcome
 from tuner.study import Cause, Failure
@@ -83,7 +84,7 @@ class Gang:
             spares.serve(self, self._reservation.nodes)
         logger.info(
             "a gang of %d stands after %.1f s, %d of them warm before",
-            shape.workers,
+            len(self._actors),
             time.monotonic() - start,
             warm,
         )
@@ -105,9 +106,15 @@ class Gang:
         of its workers have got over: the others may wait in a collective for ever. It is broken,
         too, when a worker holds too much memory, or something that its trial left behind.
         """
-        refs = [actor.train.remote(assignment) for actor in self._actors]
+        trainers = self.shape.trainers
+        refs = [actor.train.remote(assignment) for actor in self._actors[:trainers]]
+        servers = Servers(self.shape, dict(enumerate(self._actors[trainers:], trainers)))
         try:
-            outcome = self._collect(refs, cancelled)
+            outcome = self._collect(refs, servers, cancelled)
+            if outcome is not None and _is_lost(outcome):
+                # The coordinator has seen that something is gone, but not what.
+                death = servers.look(_ANSWER_SECONDS)
+                outcome = outcome if death is None else Outcome(failure=self._death(death))
         except RayActorError as error:
             self.broken = True
             return Outcome(failure=self._death(error))
@@ -116,6 +123,7 @@ class Gang:
             return Outcome(failure=Failure(cause=Cause.LOST, message=_gist(error)))
         if outcome is None or outcome.failure is not None:
             self.broken = outcome is None or not self._survives(outcome, refs)
+        self.broken = self.broken or bool(servers.lost)
         if not self.broken:
             self._inspect(ray.get(refs))
         return outcome
@@ -144,9 +152,9 @@ class Gang:
 
     def _count(self, timeout_seconds: float) -> None:
         """Makes the workers do something together."""
-        counts = self._ask("count", timeout_seconds=timeout_seconds)
-        if set(counts) != {self.shape.workers if self.shape.mirrored else 1}:
-            raise UnavailableError(f"{self.shape.workers} workers count {counts}.")
+        counts = self._ask("count", timeout_seconds=timeout_seconds)[: self.shape.trainers]
+        if set(counts) != {self.shape.replicas}:
+            raise UnavailableError(f"{self.shape} count {counts}.")
 
     def close(self) -> None:
         """Kills the workers."""
@@ -159,9 +167,10 @@ class Gang:
     def _gather(self) -> int:
         """Takes spares, and starts what is missing; returns how many were warm."""
         warm = 0
-        for rank, node_id in enumerate(self._reservation.nodes):
+        places = zip(self.shape.seats, self._reservation.nodes, strict=True)
+        for rank, (seat, node_id) in enumerate(places):
             # A spare sees no GPU: Ray decides that when a process starts.
-            fits = self.shape.tensorflow and not self.shape.gpus_per_worker
+            fits = self.shape.tensorflow and not seat.gpus
             actor = self._spares.take(node_id) if fits else None
             warm += actor is not None
             options = self._reservation.options(rank)
@@ -185,17 +194,18 @@ class Gang:
         hosts = {endpoint.rpartition(":")[0] for endpoint in endpoints}
         if len(hosts) == 1:  # one machine: its own address works whatever its network looks like
             endpoints = ["127.0.0.1:" + endpoint.rpartition(":")[2] for endpoint in endpoints]
-        threads = max(1, int(self.shape.cpus_per_worker))
         self._get(
             "join",
             [
-                actor.join.remote(rank, endpoints, threads, mirrored=self.shape.mirrored)
+                actor.join.remote(rank, endpoints, self.shape)
                 for rank, actor in enumerate(self._actors)
             ],
             BUILD_SECONDS,
         )
 
-    def _collect(self, refs: Sequence[Any], cancelled: Callable[[], bool]) -> Outcome | None:
+    def _collect(
+        self, refs: Sequence[Any], servers: Servers, cancelled: Callable[[], bool]
+    ) -> Outcome | None:
         """Returns the first failure, or rank 0's outcome once all have ended."""
         pending, outcomes = list(refs), dict[Any, Outcome]()
         deadline = float("inf")
@@ -207,6 +217,8 @@ class Gang:
                     return outcomes[ref]
                 deadline = min(deadline, time.monotonic() + _STRAGGLER_SECONDS)
             self._look()
+            if (death := servers.look()) is not None:
+                return Outcome(failure=self._death(death))
             if cancelled():
                 return None
             if time.monotonic() > deadline:
@@ -224,17 +236,25 @@ class Gang:
 
     def _inspect(self, outcomes: Sequence[Outcome]) -> None:
         """Looks at how a trial left the workers: whether they are fit for another."""
-        self._memory = [outcome.memory for outcome in outcomes]
+        servers = [actor.memory.remote() for actor in self._actors[len(outcomes) :]]
+        try:
+            asked = self._get("memory", servers, _ANSWER_SECONDS)
+        except (RayError, UnavailableError) as error:
+            self.broken = True
+            logger.warning("a gang is replaced: %s", _gist(error))
+            return
+        self._memory = [*(outcome.memory for outcome in outcomes), *asked]
         held = [found.process_bytes for found in self._memory]
         self._first_bytes = self._first_bytes or held
-        for rank, outcome in enumerate(outcomes):
+        leftovers = [outcome.leftovers for outcome in outcomes]
+        for rank, seat in enumerate(self.shape.seats):
             grown = held[rank] - self._first_bytes[rank]
-            why = outcome.leftovers
+            why = leftovers[rank] if rank < len(leftovers) else ""
             if not why and grown > self._growth_bytes:
                 why = f"it holds {gib(held[rank])}, {gib(grown)} more than after its first trial"
             if why:
                 self.broken = True
-                logger.warning("a gang is replaced for what worker %d has: %s", rank, why)
+                logger.warning("a gang is replaced for what %s has: %s", seat.name, why)
 
     def _death(self, error: RayActorError) -> Failure:
         """Says why a worker died. A kill by the kernel looks like any other, but is counted."""
@@ -250,13 +270,17 @@ class Gang:
                 "batch_size, limits.parallel or resources.workers."
             )
             return Failure(cause=Cause.OUT_OF_MEMORY, message=message, stack=text[-20_000:])
-        message = f"worker {rank} of the gang died (process {home.pid})."
+        message = f"{self.shape.seats[rank].name} of the gang died (process {home.pid})."
         return Failure(cause=Cause.LOST, message=message, stack=text[-20_000:])
 
     def _rank_of(self, error: RayActorError) -> int:
         """The rank of the worker that died; 0 if Ray does not say."""
         ids = [actor._actor_id.hex() for actor in self._actors]
         return ids.index(error.actor_id) if error.actor_id in ids else 0
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.cause is Cause.LOST
 
 
 def _memory_of(node_id: str) -> Memory:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from tuner import convert
 from tuner.errors import InvalidArgumentError, NotFoundError, TunerError, UnavailableError
 from tuner.runner.places import folder_of
-from tuner.runner.pool import Capacity, Shape
+from tuner.runner.pool import Capacity
 from tuner.runner.preparation import Preparation, prepare_study, shape_of
+from tuner.runner.shape import Shape
 from tuner.runner.slot import WORKED_ON, Slot, Tools, due, parallel, remove_checkpoints
 from tuner.study import Study, StudyState
 from tuner.v1 import study_service_pb2 as pb

@@ -72,7 +72,7 @@ def _program_task(
         flags=parameters,
         metrics=study.spec.metric_names,
         workers=1 if resources.strategy == "single" else resources.workers,
-        parameter_servers=resources.parameter_servers,
+        parameter_servers=resources.servers,
         artifacts=artifacts,
         meeting=meeting,
     )

@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import (
 from tuner.errors import UnavailableError
 from tuner.runner import memory
 from tuner.runner.memory import Memory
-from tuner.runner.pool import Node, Shape
+from tuner.runner.pool import Node
+from tuner.runner.shape import Shape
 
 #: How long a gang waits for room on the nodes before others are asked to make some.
 PLACE_SECONDS = 10.0
@@ -73,10 +74,11 @@ class Reservation:
 
     def __init__(self, shape: Shape, placement: str) -> None:
         self._shape = shape
-        bundle = {"CPU": shape.cpus_per_worker}
-        if shape.gpus_per_worker:
-            bundle["GPU"] = shape.gpus_per_worker
-        self._group = placement_group([bundle] * shape.workers, strategy=placement)
+        bundles = [
+            {"CPU": seat.cpus, "GPU": seat.gpus} if seat.gpus else {"CPU": seat.cpus}
+            for seat in shape.seats
+        ]
+        self._group = placement_group(bundles, strategy=placement)
         if not self._group.wait(PLACE_SECONDS):
             self.close()
             raise UnavailableError(
@@ -84,13 +86,14 @@ class Reservation:
             )
         table = placement_group_table(self._group)["bundles_to_node_id"]
         #: The node of each worker, by its rank.
-        self.nodes: tuple[str, ...] = tuple(table[rank] for rank in range(shape.workers))
+        self.nodes: tuple[str, ...] = tuple(table[rank] for rank in range(len(bundles)))
 
     def options(self, rank: int) -> dict[str, Any]:
         """The options of the actor that takes a worker's place."""
+        seat = self._shape.seats[rank]
         return {
-            "num_cpus": self._shape.cpus_per_worker,
-            "num_gpus": self._shape.gpus_per_worker,
+            "num_cpus": seat.cpus,
+            "num_gpus": seat.gpus,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=rank
             ),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from tuner.errors import InvalidArgumentError, TunerError
+from tuner.runner.shape import Seat, Shape
 
 logger = logging.getLogger(__name__)
 
@@ -26,33 +26,6 @@ _TICK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What the gangs of a study are made of; gangs of one shape can stand in for each other."""
-
-    workers: int = 1
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
-    #: Whether the workers train in step, under a distribution strategy.
-    mirrored: bool = False
-    #: Whether the workers have TensorFlow imported; a program brings its own.
-    tensorflow: bool = True
-
-    @property
-    def cpus(self) -> float:
-        """The CPUs of a whole gang."""
-        return self.workers * self.cpus_per_worker
-
-    @property
-    def gpus(self) -> float:
-        """The GPUs of a whole gang."""
-        return self.workers * self.gpus_per_worker
-
-    def __str__(self) -> str:
-        gpus = f" and {self.gpus_per_worker:g} GPUs" if self.gpus_per_worker else ""
-        return f"{self.workers} workers of {self.cpus_per_worker:g} CPUs{gpus}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A machine of the cluster; a worker is on one, and does not span two."""
 
@@ -60,16 +33,15 @@ class Node:
     cpus: float
     gpus: float = 0.0
 
-    def places(self, shape: Shape) -> int:
-        """How many workers it has room for."""
-        places = math.inf
-        for needed, offered in (
-            (shape.cpus_per_worker, self.cpus),
-            (shape.gpus_per_worker, self.gpus),
-        ):
-            if needed:
-                places = min(places, (offered + _ROUNDING) // needed)
-        return int(min(places, shape.workers))
+    def place(self, seats: Sequence[Seat]) -> Sequence[Seat]:
+        """Takes as many of some processes as it has room for; returns the others."""
+        left, cpus, gpus = [], self.cpus + _ROUNDING, self.gpus + _ROUNDING
+        for seat in seats:
+            if seat.cpus <= cpus and seat.gpus <= gpus:
+                cpus, gpus = cpus - seat.cpus, gpus - seat.gpus
+            else:
+                left.append(seat)
+        return left
 
     def __str__(self) -> str:
         return f"{self.name} has {self.cpus:g} CPUs and {self.gpus:g} GPUs"
@@ -103,28 +75,33 @@ class Capacity:
         ):
             if needed > offered + _ROUNDING and len(self.nodes) == 1:
                 one = kind.lower() + "_per_worker"
+                of = f" ({shape})" if len(shape.seats) > shape.workers else ""
                 raise InvalidArgumentError(
-                    f"each trial needs {needed:g} {kind}, but {self.where} offers {offered:g}: "
-                    f"lower resources.workers or resources.{one}"
+                    f"each trial needs {needed:g} {kind}{of}, but {self.where} offers "
+                    f"{offered:g}: lower resources.workers or resources.{one}"
                     + (", or give the runner more with --cpus." if kind == "CPUs" else ".")
                 )
-        places = self._places(shape)
-        if places < shape.workers:
+        places = self._places(shape.seats)
+        if places < len(shape.seats):
             raise InvalidArgumentError(
                 f"each trial needs {shape}, but {self.where} has room for {places}"
                 f"{_LAYOUTS.get(self.placement, '')}: {'; '.join(map(str, self.nodes))}. Lower "
                 "what each worker needs, or add nodes."
             )
 
-    def _places(self, shape: Shape) -> int:
-        """How many workers of a gang find room in the layout."""
-        each = [node.places(shape) for node in self.nodes]
-        match self.placement:
-            case "STRICT_PACK":
-                return max(each, default=0)
-            case "STRICT_SPREAD":
-                return sum(map(bool, each))
-        return sum(each)
+    def _places(self, seats: Sequence[Seat]) -> int:
+        """How many processes of a gang find room in the layout, the largest first."""
+        left: Sequence[Seat] = sorted(seats, key=lambda seat: (seat.gpus, seat.cpus), reverse=True)
+        if self.placement == "STRICT_PACK":
+            return max((len(left) - len(node.place(left)) for node in self.nodes), default=0)
+        # Machines without what only some processes need are for the others.
+        for node in sorted(self.nodes, key=lambda node: (node.gpus, node.cpus)):
+            rest = node.place(left)
+            if self.placement == "STRICT_SPREAD" and len(rest) < len(left):
+                taken = next(seat for seat in left if seat not in rest)
+                rest = [seat for seat in left if seat is not taken]
+            left = rest
+        return len(seats) - len(left)
 
 
 class PooledGang(Protocol):

@@ -18,10 +18,10 @@ from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.client.statistics import ServerShelf
 from tuner.errors import DataError, InvalidArgumentError, TunerError, UnavailableError
-from tuner.runner.pool import Shape
 from tuner.runner.portions import RayWorkers
+from tuner.runner.shape import Shape
 from tuner.space import Space, Value
-from tuner.study import Feature, Resources, StatisticsRef, Study, StudySpec
+from tuner.study import Feature, Resources, StatisticsRef, Strategy, Study, StudySpec
 from tuner.trainer_spaces import PROGRAM, is_own
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.learning import Learner
@@ -173,24 +173,27 @@ def shape_of(resources: Resources, trainer: str | None = None) -> Shape:
     The tasks of a program find each other by themselves; parameter servers are tasks as well.
 
     Raises:
-        InvalidArgumentError: the strategy is not one that a gang trains under.
+        InvalidArgumentError: what is asked for does not go together.
     """
-    if resources.strategy not in ("", "single", "multi_worker"):
+    asked, is_program = resources.strategy, trainer == PROGRAM
+    if asked and asked not in list(Strategy):
         raise InvalidArgumentError(
-            f"resources.strategy {resources.strategy!r} is not supported: use single or "
-            "multi_worker."
+            f"resources.strategy {asked!r} is not supported: use one of {', '.join(Strategy)}."
         )
-    workers = 1 if resources.strategy == "single" else resources.workers
-    if trainer == PROGRAM:
-        return Shape(
-            workers=workers + resources.parameter_servers,
-            cpus_per_worker=resources.cpus_per_worker,
-            gpus_per_worker=resources.gpus_per_worker,
-            tensorflow=False,
-        )
+    for key, problem in resources.problems(program=is_program).items():
+        raise InvalidArgumentError(f"resources.{key}: {problem}.")
+    workers = 1 if asked == Strategy.SINGLE else resources.workers
+    strategy = Strategy(asked or Strategy.MULTI_WORKER)
+    if is_program:
+        strategy = Strategy.SINGLE
+    elif workers == 1 and strategy is Strategy.MULTI_WORKER:
+        # A worker by itself has nobody to agree with but its own GPUs.
+        strategy = Strategy.MIRRORED if resources.gpus_per_worker > 1 else Strategy.SINGLE
     return Shape(
-        workers=workers,
+        workers=workers + (resources.servers if is_program else 0),
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        mirrored=workers > 1,
+        strategy=strategy,
+        parameter_servers=0 if is_program else resources.servers,
+        tensorflow=not is_program,
     )

@@ -20,9 +20,10 @@ from tuner.errors import UnavailableError
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import Gang
 from tuner.runner.managed import ManagedStudy
-from tuner.runner.pool import Pool, Shape
+from tuner.runner.pool import Pool
 from tuner.runner.publisher import Publisher
 from tuner.runner.retention import Retention
+from tuner.runner.shape import Shape
 from tuner.runner.slot import WORKED_ON, Tools
 from tuner.runner.spares import Spares
 from tuner.study import Study

@@ -24,7 +24,8 @@ from tuner.errors import LeaseLostError, NotFoundError, TunerError, UnavailableE
 from tuner.runner import own
 from tuner.runner.gang import Gang
 from tuner.runner.places import folder_of, inside
-from tuner.runner.pool import Pool, Shape
+from tuner.runner.pool import Pool
+from tuner.runner.shape import Shape
 from tuner.runner.worker import Assignment, Context, Outcome
 from tuner.study import Measurement, Study, StudyState, Trial, TrialState
 from tuner.v1 import study_service_pb2 as pb
@@ -185,7 +186,7 @@ class Slot:
             return own.assignment(study, trial, self._tools.artifacts)
         folder = folder_of(self._tools.artifacts, trial.study_id, trial.number)
         # Each worker may be on the machine of all the others.
-        storage = replace(self._tools.storage, workers=parallel(study) * self._shape.workers)
+        storage = replace(self._tools.storage, workers=parallel(study) * self._shape.trainers)
         return Assignment(
             trial=trial.name,
             lease_token=token_of(trial),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -32,6 +31,8 @@ from tuner.runner import memory
 from tuner.runner.capture import Capture
 from tuner.runner.isolation import Isolation
 from tuner.runner.memory import UNKNOWN, Memory
+from tuner.runner.shape import Shape
+from tuner.runner.strategies import Member
 from tuner.study import Cause, Failure, Measurement
 from tuner.v1 import study_service_pb2
 from tuner_trainers.context import ENVIRONMENT, Result
@@ -178,7 +179,7 @@ class Worker:
     def __init__(self, access: Access, *, tensorflow: bool = True) -> None:
         self._rank, self._workers = 0, 1
         self._connection = Connection(access)
-        self._strategy: tf.distribute.Strategy | None = None
+        self._member: Member | None = None
         #: Without it, programs are run, which bring their own.
         self._tensorflow = tensorflow
         if tensorflow:
@@ -199,39 +200,21 @@ class Worker:
             host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
             return f"{host}:{free.getsockname()[1]}"
 
-    def join(self, rank: int, endpoints: Sequence[str], threads: int, *, mirrored: bool) -> None:
+    def join(self, rank: int, endpoints: Sequence[str], shape: Shape) -> None:
         """Takes a place in a gang; all of its members must be called at the same time.
 
         Args:
             rank: the place.
             endpoints: of all members, by rank.
-            threads: on how many an operation may run.
-            mirrored: whether they train in step.
+            shape: of the gang.
         """
-        self._rank, self._workers = rank, len(endpoints)
-        if not self._tensorflow:
-            return
-        import tensorflow as tf  # heavy, and only workers have it
-
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # Collectives wait inside an op: with one thread between ops, two of them wait for ever.
-        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
-        for device in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(device, True)
-        if mirrored:
-            task = {"type": "worker", "index": rank}
-            cluster = {"worker": list(endpoints)}
-            os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-            self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        self._rank, self._workers = rank, shape.trainers
+        if self._tensorflow:
+            self._member = Member(shape, rank, endpoints)
 
     def count(self) -> int:
-        """Returns how many workers there are, added up over all of them by the strategy."""
-        if self._strategy is None:
-            return 1
-        import tensorflow as tf  # heavy, and only workers have it
-
-        ones = self._strategy.run(lambda: tf.constant(1.0))
-        return int(self._strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
+        """Returns how many replicas there are, added up over all of them by the strategy."""
+        return 1 if self._member is None else self._member.count()
 
     def train(self, assignment: Assignment) -> Outcome:
         """Trains one attempt of a trial; every error of the trainer is part of the outcome."""
@@ -250,7 +233,8 @@ class Worker:
             try:
                 if self._rank == 0:
                     context.prepare_artifacts()
-                return Outcome(result=assignment.train(context, self._strategy))
+                strategy = None if self._member is None else self._member.strategy
+                return Outcome(result=assignment.train(context, strategy))
             except BaseException as error:  # a trainer may raise anything, SystemExit included
                 return Outcome(failure=failure_of(error, capture.tail()))
 

@@ -18,6 +18,7 @@ from tuner.study import (
     Failure,
     Limits,
     Measurement,
+    Strategy,
     StudySpec,
     parse_trial_name,
 )
@@ -149,9 +150,9 @@ def _check_resources(asked: StudySpec) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= 10_000:
             raise InvalidArgumentError(f"`resources.{name}` must be 0 to 10000, but got {number}.")
-    if needs.strategy not in ("", "single", "multi_worker", "parameter_server"):
+    if needs.strategy and needs.strategy not in list(Strategy):
         raise InvalidArgumentError(
-            "`resources.strategy` must be single, multi_worker or parameter_server, but got "
+            f"`resources.strategy` must be one of {', '.join(Strategy)}, but got "
             f"{needs.strategy!r}."
         )
 

@@ -22,6 +22,7 @@ from tuner.study_file import (
 )
 from tuner.study_file.nodes import Problem, Problems, Section, compose, listed, show
 from tuner.study_file.parameters import Found, Lookup
+from tuner.trainer_spaces import CLASS_WEIGHT
 
 __all__ = ["KEYS", "Problem", "StudyFile", "check", "load", "parse", "read"]
 
@@ -182,7 +183,27 @@ def _read_parameters(top: Section, trainer: str | None, found: Found) -> None:
             continue
         if not section.entries and top.has("trainer"):
             top.reject(key, f"{key} is empty; leave it out for the trainer's own space")
+        weights = _class_weights(section)
+        if weights is not None:
+            section = section.without("class_weights")
+            parameters.read_entries(weights, _class_weight, found, CLASS_WEIGHT)
         parameters.read_entries(section, _lookup(trainer, group), found)
+
+
+def _class_weights(section: Section) -> Section | None:
+    """The weight of each class, where they are given one by one."""
+    node = section.entries.get("class_weights", (None, None))[1]
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    if {str(key.value) for key, _ in node.value} & set(parameters.DOMAINS):
+        return None
+    return section.section("class_weights", None, "{yes: 2.0}")
+
+
+def _class_weight(name: str) -> tuple[Group, Setting]:
+    """What may stand for a class."""
+    item = trainer_spaces.parameter_of("", CLASS_WEIGHT + name)
+    return item.group, item.setting
 
 
 def _lookup(trainer: str | None, group: Group) -> Lookup:

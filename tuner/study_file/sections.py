@@ -14,7 +14,7 @@ from typing import Any
 from tuner import early_stopping
 from tuner.early_stopping import RULES, Progress, Stopping
 from tuner.errors import InvalidArgumentError
-from tuner.study import DataSource, Limits, Resources, Search, check_study_id
+from tuner.study import DataSource, Limits, Resources, Search, Strategy, check_study_id
 from tuner.study_file.nodes import Section
 from tuner.trainer_spaces import PROGRAM, Task, is_own
 
@@ -22,8 +22,6 @@ from tuner.trainer_spaces import PROGRAM, Task, is_own
 ALGORITHMS = ("auto", "random", "grid", "qmc", "tpe", "gp", "cma-es", "nsga-ii")
 #: How many studies one may start from; a test compares with the engine.
 MAX_EARLIER = 5
-#: What a gang can train with.
-STRATEGIES = ("single", "multi_worker")
 #: What can be asked for, and what that may turn out to be.
 TASKS: Mapping[str, tuple[Task, ...]] = {
     "classification": (Task.BINARY, Task.MULTICLASS),
@@ -227,24 +225,23 @@ def resources(top: Section, trainer: str | None) -> Resources:
     section = top.section("resources", keys, "{strategy: multi_worker, workers: 2}")
     if section is None:
         return Resources()
-    strategy = section.choice("strategy", STRATEGIES, "strategy")
+    strategy = section.choice("strategy", list(Strategy), "strategy")
     workers = section.integer("workers", 1, 1024)
     servers = section.integer("parameter_servers", 0, 1024)
-    if servers and trainer != PROGRAM:
-        section.reject(
-            "parameter_servers", "parameter servers are for programs; write 0, or leave it out"
-        )
-    if strategy == "single" and workers is not None and workers > 1:
+    if strategy == Strategy.SINGLE and workers is not None and workers > 1:
         section.reject("workers", f"strategy single has 1 worker, but got {workers}")
     cpus = section.number("cpus_per_worker", "a number above 0, up to 1024", 0.01, 1024)
     gpus = section.number("gpus_per_worker", "a number from 0 to 64", 0, 64)
-    return Resources(
+    found = Resources(
         strategy=strategy or "",
         workers=workers or 1,
         parameter_servers=servers or 0,
         cpus_per_worker=1.0 if cpus is None else float(cpus),
         gpus_per_worker=0.0 if gpus is None else float(gpus),
     )
+    for key, problem in found.problems(program=trainer == PROGRAM).items():
+        section.reject(key, problem)
+    return found
 
 
 def export_model(top: Section) -> str | None:

@@ -795,11 +795,11 @@ class Resources(_message.Message):
     CPUS_PER_WORKER_FIELD_NUMBER: _builtins.int
     GPUS_PER_WORKER_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
-    """`single`, `multi_worker` or `parameter_server`; empty: by the number of workers."""
+    """`single`, `mirrored`, `multi_worker` or `parameter_server`; empty: by the number of workers."""
     workers: _builtins.int
     """Workers of one trial; 0 means 1."""
     parameter_servers: _builtins.int
-    """Parameter servers of one trial."""
+    """Parameter servers of one trial; 0 means 1 under `parameter_server`, else none."""
     cpus_per_worker: _builtins.float
     """CPUs of each worker; 0 means 1."""
     gpus_per_worker: _builtins.float
