@@ -147,6 +147,34 @@ def test_strangers_hold_no_threads_and_health_is_open(tmp_path: Path, database_u
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_one_caller_cannot_hold_up_the_others(tmp_path: Path, database_url: str) -> None:
+    """Calls whose messages never come hold threads; one token's leave some for the others."""
+    with serving(tmp_path, database_url) as settings:
+        mute_secret, other = (
+            secret_of(settings, Role.READER, "mute"),
+            secret_of(settings, Role.READER),
+        )
+        channel = grpc.insecure_channel(settings.server)
+        never = threading.Event()
+
+        def no_message() -> Iterator[bytes]:
+            never.wait(60)
+            yield b""
+
+        metadata = (("authorization", f"Bearer {mute_secret}"),)
+        hanging: Any = channel.stream_unary("/tuner.v1.StudyService/GetStudy")
+        calls = [hanging.future(no_message(), timeout=60, metadata=metadata) for _ in range(1100)]
+        with client(settings, other) as ann:
+            for _ in range(20):
+                assert list(ann.studies()) == []
+        for call in calls:
+            call.cancel()
+        never.set()
+        channel.close()
+        with client(settings, mute_secret) as mute:
+            assert list(mute.studies()) == []
+
+
 def test_watchers_of_health_are_told_of_the_end(tmp_path: Path, database_url: str) -> None:
     with serving(tmp_path, database_url) as settings:
         channel = grpc.insecure_channel(settings.server)

@@ -74,7 +74,15 @@ class Everybody:
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Wraps the methods of tuner's services. The only place that catches all exceptions."""
+    """Wraps the methods of tuner's services. The only place that catches all exceptions.
+
+    Args:
+        guard: Decides who may call what.
+        forwarder: Passes calls on to the owners of their studies.
+        observers: Are told of every call that has ended.
+        tracer: Is also told of every call that begins.
+        announce: Is told whose call comes next, before it is given to a thread.
+    """
 
     def __init__(
         self,
@@ -82,8 +90,11 @@ class CallInterceptor(grpc.ServerInterceptor):
         forwarder: Forwarder,
         observers: Sequence[Observer] = (),
         tracer: Tracer | None = None,
+        *,
+        announce: Callable[[str], None],
     ) -> None:
         self._guard = guard
+        self._announce = announce
         self._forwarder = forwarder
         self._observers = tuple(observers) if tracer is None else (*observers, tracer)
         self._tracer = tracer
@@ -98,6 +109,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     ) -> Handler | None:
         """Wraps a method; health checks and reflection are left as they are."""
         path = handler_call_details.method
+        self._announce(_credentials(handler_call_details.invocation_metadata))
         if not path.startswith(_SERVICES):
             return continuation(handler_call_details)
         if self._guard.is_stranger(handler_call_details.invocation_metadata):
@@ -211,6 +223,14 @@ class CallInterceptor(grpc.ServerInterceptor):
             for observer in self._observers:
                 observer.observe(call)
             calls.end()
+
+
+def _credentials(metadata: Metadata) -> str:
+    """What came with a call to prove whose it is; not looked into."""
+    for key, value in metadata or ():
+        if key == "authorization":
+            return str(value)
+    return ""
 
 
 def _as_it_can_be_read(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -149,11 +149,15 @@ class StudyServer:
         telemetry = self._telemetry = stack.enter_context(Telemetry(settings, os.environ))
         forwarder = Forwarder(listen.peers(settings, _CHANNEL))
         stack.callback(forwarder.close)
-        pool = stack.enter_context(CallThreads(_CALLS + STREAMS))
+        pool = stack.enter_context(CallThreads(_CALLS + STREAMS, _CALLS // 2 + STREAMS))
         # The port is taken before anything is opened or written, and no call is answered before.
         guard = TokenGuard(lambda now: tokens.active_tokens(now)) if settings.has_tokens else None
         interceptor = CallInterceptor(
-            guard or Everybody(), forwarder, telemetry.observers, telemetry.tracer
+            guard or Everybody(),
+            forwarder,
+            telemetry.observers,
+            telemetry.tracer,
+            announce=partial(setattr, pool, "caller"),
         )
         server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
         address = listen.listen(server, settings)
