@@ -19,8 +19,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: install
 	@$(BIN)/tuner demo
 
+# Two files at a time: most tests wait for processes to start.
 test: install chromium
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills workers, servers and PostgreSQL 500 times, and looks for all that was acknowledged; takes a quarter of an hour.
 soak: install
