@@ -21,7 +21,7 @@ demo: install
 
 # Two files at a time: most tests wait for processes to start.
 test: install chromium
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Kills workers, servers and PostgreSQL 500 times, and looks for all that was acknowledged; takes a quarter of an hour.
 soak: install

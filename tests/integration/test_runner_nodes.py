@@ -40,12 +40,26 @@ MEMORY = 80 * 2**20
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A head, which trains nothing, and two nodes with one CPU each."""
-    options: dict[str, Any] = {"object_store_memory": MEMORY, "include_dashboard": False}
-    cluster = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, **options})
+    cluster = started()
     for _ in range(2):
         add_node(cluster)
     yield cluster
     cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def started() -> Nodes:
+    """A cluster's head; Ray gives it half a minute, which a busy machine may not have."""
+    options: dict[str, Any] = {"object_store_memory": MEMORY, "include_dashboard": False}
+    for left in (2, 1, 0):
+        cluster = Nodes()
+        try:
+            cluster.add_node(num_cpus=0, **options)
+            return cluster
+        except Exception as error:  # Ray raises no other
+            cluster.shutdown()  # type: ignore[no-untyped-call]
+            if not left or "timed out during startup" not in str(error):
+                raise
+    raise AssertionError
 
 
 def add_node(cluster: Nodes) -> Any:

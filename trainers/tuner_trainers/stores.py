@@ -176,6 +176,8 @@ class ObjectStore:
             parts = path.split("/")
             fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
             within = self._listed("/".join(parts[:fixed]), recursive=True)
+            if not within:
+                self._check_bucket()
             return [f for f in within if _matches(f.path.split("/"), parts)], False
 
     def open(self, path: str) -> Any:

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., object])
 #: A server that was just started may need a moment.
 _CONNECT_SECONDS = 2.0
 #: Where nobody looks at a terminal, tables may be wide.
-_FILE_WIDTH = 160
+_FILE_WIDTH = 200
 
 
 class Session:
