@@ -431,7 +431,9 @@ class StudySpec:
         if not self.is_managed:
             return Cost(worker_time=worker_time)
         # Under that strategy what serves the workers has no GPUs.
-        on_gpus = max(1, held.workers) if held.strategy == "parameter_server" else held.occupied
+        on_gpus = (
+            max(1, held.workers) if held.strategy == Strategy.PARAMETER_SERVER else held.occupied
+        )
         return Cost(
             worker_time=worker_time,
             cpu_time=worker_time * held.cpus_per_worker,

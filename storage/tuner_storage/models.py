@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from psycopg.rows import class_row
-
 from tuner.admin import LOCAL_PREFIX, AuditEntry
 from tuner.errors import (
     FailedPreconditionError,
@@ -21,10 +19,10 @@ from tuner.model import Lineage, Model, ModelVersion, Published, VersionState
 from tuner.study import parse_trial_name
 from tuner_storage.database import Database
 from tuner_storage.pipeline import Connection
-from tuner_storage.queries import QUERIES
+from tuner_storage.queries import QUERIES, fetch_rows, fetch_value
+from tuner_storage.tokens import write_audit
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 #: Repeated requests are answered from the row of no study.
 _NO_STUDY = 0
@@ -194,7 +192,9 @@ class ModelStore:
     def list_models(self, *, after: str = "", limit: int = 100) -> list[Model]:
         """Models by name; `after` is the name of the last one seen."""
         with self._database.reading() as connection:
-            rows = _rows(connection, _ModelRow, "list_models", {"after": after, "limit": limit})
+            rows = fetch_rows(
+                connection, _ModelRow, "list_models", {"after": after, "limit": limit}
+            )
         return [row.to_model() for row in rows]
 
     def update_model(self, model_id: str, changes: Changes, asked: Asked[Model]) -> bytes:
@@ -273,7 +273,7 @@ class ModelStore:
                     "after_version": begun.after_version,
                     **_holder(begun),
                 }
-                number, held = int(_one(connection, "begin_version", parameters)), True
+                number, held = int(fetch_value(connection, "begin_version", parameters)), True
             else:
                 held = _take_up(connection, begun, number, asked.now)
             row = _version(connection, begun.model_id, number)
@@ -350,7 +350,7 @@ class ModelStore:
         with self._database.reading() as connection:
             if model_id is not None:
                 _model(connection, model_id)
-            rows = _rows(connection, _VersionRow, "list_versions", parameters)
+            rows = fetch_rows(connection, _VersionRow, "list_versions", parameters)
         return [row.to_version() for row in rows]
 
     def delete_version(
@@ -368,7 +368,7 @@ class ModelStore:
             row = _version(connection, model_id, version)
             asked.check_delete(row.creator)
             place = {"model_id": model_id, "version": version}
-            use = _one(connection, "version_use", place)
+            use = fetch_value(connection, "version_use", place)
             if use:
                 raise FailedPreconditionError(
                     f"version {version} of {model_id!r} is in use: {use}; end that first."
@@ -416,7 +416,7 @@ class ModelStore:
         def delete(connection: Connection) -> Model:
             _lock(connection, model_id)
             parameters = {"model_id": model_id, "alias": alias}
-            if _one(connection, "delete_alias", parameters) is None:
+            if fetch_value(connection, "delete_alias", parameters) is None:
                 raise NotFoundError(f"model {model_id!r} has no alias {alias!r}.")
             return _renamed(connection, model_id, asked.now)
 
@@ -445,23 +445,16 @@ def _answered(connection: Connection, asked: Asked[Any]) -> bytes | None:
         "request_id": _request_key(asked),
         "method": asked.audit.method,
     }
-    body = _one(connection, "find_answer", parameters)
+    body = fetch_value(connection, "find_answer", parameters)
     return None if body is None else bytes(body)
 
 
 def _do(connection: Connection, asked: Asked[R], work: Callable[[Connection], R]) -> bytes:
     body = asked.answer(work(connection))
-    audit = asked.audit
-    parameters = {
-        "time": audit.time,
-        "caller": audit.caller,
-        "method": audit.method,
-        "resource": audit.resource,
-        "request": audit.request,
-    }
-    connection.execute(QUERIES["write_audit"], parameters)
+    write_audit(connection, asked.audit)
     if asked.request_id:
-        kept = {"request_id": _request_key(asked), "method": audit.method, "answer": body}
+        method = asked.audit.method
+        kept = {"request_id": _request_key(asked), "method": method, "answer": body}
         connection.execute(QUERIES["record_model_answer"], {**kept, "now": asked.now})
     return body
 
@@ -472,12 +465,12 @@ def _request_key(asked: Asked[Any]) -> str:
 
 
 def _lock(connection: Connection, model_id: str) -> None:
-    if _one(connection, "lock_model", {"model_id": model_id}) is None:
+    if fetch_value(connection, "lock_model", {"model_id": model_id}) is None:
         raise _no_model(model_id)
 
 
 def _model(connection: Connection, model_id: str) -> Model:
-    found = _rows(connection, _ModelRow, "find_model", {"model_id": model_id})
+    found = fetch_rows(connection, _ModelRow, "find_model", {"model_id": model_id})
     if not found:
         raise _no_model(model_id)
     return found[0].to_model()
@@ -491,7 +484,7 @@ def _version(connection: Connection, model_id: str, version: int | str) -> _Vers
     number = version if isinstance(version, int) else None
     alias = None if isinstance(version, int) else version
     parameters = {"model_id": model_id, "version": number, "alias": alias}
-    found = _rows(connection, _VersionRow, "find_version", parameters)
+    found = fetch_rows(connection, _VersionRow, "find_version", parameters)
     if not found:
         what = f"version {version}" if number else f"ready version that is called {version!r}"
         raise NotFoundError(
@@ -531,7 +524,7 @@ def _existing(connection: Connection, begun: Beginning, origin: _Origin) -> int 
         "trial": origin.trial,
         "source": begun.lineage.source,
     }
-    number = _one(connection, "find_begun", parameters)
+    number = fetch_value(connection, "find_begun", parameters)
     if number is None:
         return None
     rejected = _version(connection, begun.model_id, int(number)).state == VersionState.REJECTED
@@ -593,15 +586,3 @@ def _columns(model: Model) -> Mapping[str, Any]:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _rows(
-    connection: Connection, kind: type[T], name: str, parameters: Mapping[str, Any]
-) -> list[T]:
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(QUERIES[name], parameters).fetchall()
-
-
-def _one(connection: Connection, name: str, parameters: Mapping[str, Any]) -> Any:
-    row = connection.execute(QUERIES[name], parameters).fetchone()
-    return None if row is None else row[0]

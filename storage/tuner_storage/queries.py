@@ -6,6 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from psycopg.rows import class_row
+
+if TYPE_CHECKING:
+    from tuner_storage.pipeline import Connection
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"^-- ([a-z_]+) --$", re.MULTILINE)
 _MIGRATION = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -48,3 +56,17 @@ def migrations() -> tuple[Migration, ...]:
 QUERIES: Mapping[str, bytes] = parse(
     (resources.files("tuner_storage.sql") / "queries.sql").read_text(encoding="utf-8")
 )
+
+
+def fetch_rows(
+    connection: Connection, kind: type[T], name: str, parameters: Mapping[str, Any]
+) -> list[T]:
+    """What a query finds, each row as a value of a kind."""
+    with connection.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(QUERIES[name], parameters).fetchall()
+
+
+def fetch_value(connection: Connection, name: str, parameters: Mapping[str, Any]) -> Any:
+    """The first column of the first row that a query finds; None if it finds none."""
+    row = connection.execute(QUERIES[name], parameters).fetchone()
+    return None if row is None else row[0]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import dict_row
 
 from tuner import convert
 from tuner.errors import NotFoundError
@@ -18,7 +18,7 @@ from tuner_storage import rows, writes
 from tuner_storage.columns import Block, MeasurementColumns, MetricColumns, TrialColumns
 from tuner_storage.database import Database
 from tuner_storage.pipeline import Connection
-from tuner_storage.queries import QUERIES
+from tuner_storage.queries import QUERIES, fetch_rows, fetch_value
 from tuner_storage.values import (
     NO_REQUEST,
     LoadedTrials,
@@ -90,7 +90,7 @@ class Store:
         with self._database.transaction() as connection:
             if replaces is not None:
                 connection.execute(QUERIES["delete_failed_study"], {"study": replaces})
-            return int(_one(connection, "create_study", parameters))
+            return int(fetch_value(connection, "create_study", parameters))
 
     def find_study(self, study_id: str) -> StoredStudy | None:
         """The study of that id, if there is one."""
@@ -100,7 +100,7 @@ class Store:
     def find_key(self, study_id: str) -> int | None:
         """The key of the study of that id, if there is one."""
         with self._database.connection() as connection:
-            key = _one(connection, "find_key", {"study_id": study_id})
+            key = fetch_value(connection, "find_key", {"study_id": study_id})
         return None if key is None else int(key)
 
     def list_studies(
@@ -119,7 +119,7 @@ class Store:
             "limit": limit,
         }
         with self._database.reading() as connection:
-            found = _fetch(connection, rows.StudyRow, "list_studies", parameters)
+            found = fetch_rows(connection, rows.StudyRow, "list_studies", parameters)
         return [_stored(row) for row in found]
 
     # --- trials ---
@@ -157,7 +157,7 @@ class Store:
         """Returns a trial; raises NotFoundError."""
         with self._database.reading() as connection:
             parameters = {"study": key, "number": number}
-            found = _fetch(connection, rows.TrialRow, "find_trial", parameters)
+            found = fetch_rows(connection, rows.TrialRow, "find_trial", parameters)
             if not found:
                 raise NotFoundError(f"study {study_id!r} has no trial {number}.")
             return _completed(connection, key, study_id, found, full=full)[0]
@@ -185,7 +185,7 @@ class Store:
             kind, _, of = word.partition(".")
             parameters |= {"kind": kind, "name": of, "sign": 1 if word == page.order else -1}
         with self._database.reading() as connection:
-            found = _fetch(connection, rows.TrialRow, name, parameters)
+            found = fetch_rows(connection, rows.TrialRow, name, parameters)
             trials = _completed(connection, key, study_id, found, full=page.full)
         keys = [row.score if page.order == "best" else row.key for row in found]
         return list(zip(trials, keys, strict=True))
@@ -204,7 +204,7 @@ class Store:
             "limit": limit,
         }
         with self._database.reading() as connection:
-            found = _fetch(connection, rows.LogRow, "read_log", parameters)
+            found = fetch_rows(connection, rows.LogRow, "read_log", parameters)
         return [
             LogPiece(attempt=row.attempt, offset=row.log_offset, text=row.text) for row in found
         ]
@@ -246,7 +246,9 @@ class Store:
         None: there is no such study, or another living server owns it.
         """
         with self._database.connection() as connection:
-            epoch = _one(connection, "claim_study", {"server": server, "study_id": study_id})
+            epoch = fetch_value(
+                connection, "claim_study", {"server": server, "study_id": study_id}
+            )
         return None if epoch is None else int(epoch)
 
     def find_owner(self, study_id: str) -> str | None:
@@ -275,14 +277,7 @@ class Store:
 
     def _rows(self, kind: type[R], name: str, parameters: Mapping[str, Any]) -> list[R]:
         with self._database.connection() as connection:
-            return _fetch(connection, kind, name, parameters)
-
-
-def _fetch(
-    connection: Connection, kind: type[R], name: str, parameters: Mapping[str, Any]
-) -> list[R]:
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(QUERIES[name], parameters).fetchall()
+            return fetch_rows(connection, kind, name, parameters)
 
 
 def _blocks(connection: Connection, key: int) -> Iterator[Block]:
@@ -313,11 +308,6 @@ def _columns(connection: Connection, kind: type[R], name: str, parameters: Mappi
     return kind(**{column: values or [] for column, values in row.items()})
 
 
-def _one(connection: Connection, name: str, parameters: Mapping[str, Any]) -> Any:
-    row = connection.execute(QUERIES[name], parameters).fetchone()
-    return None if row is None else row[0]
-
-
 def _stored(row: rows.StudyRow) -> StoredStudy:
     submitted = convert.spec_from_json(row.submitted)
     return StoredStudy(key=row.study, study=row.to_study(), submitted=submitted)
@@ -327,7 +317,7 @@ def _measured(
     connection: Connection, parameters: Mapping[str, Any]
 ) -> Mapping[int, list[Measurement]]:
     measured: dict[int, list[Measurement]] = defaultdict(list)
-    for row in _fetch(connection, rows.MeasurementRow, "list_measurements", parameters):
+    for row in fetch_rows(connection, rows.MeasurementRow, "list_measurements", parameters):
         measured[row.trial].append(row.to_measurement())
     return measured
 
@@ -353,7 +343,7 @@ def _completed(
     parameters = {"study": key, "numbers": [row.number for row in found]}
     measured = _measured(connection, parameters)
     tried: dict[int, list[Attempt]] = defaultdict(list)
-    for row in _fetch(connection, rows.AttemptRow, "list_attempts", parameters):
+    for row in fetch_rows(connection, rows.AttemptRow, "list_attempts", parameters):
         tried[row.trial].append(row.to_attempt())
     return [
         row.to_trial(study_id, measured.get(row.number, ()), tried[row.number]) for row in found

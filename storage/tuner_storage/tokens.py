@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg.rows import class_row
-
 from tuner.admin import AuditEntry, Role, Token
 from tuner.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from tuner_storage.database import Database
 from tuner_storage.pipeline import Connection
-from tuner_storage.queries import QUERIES
+from tuner_storage.queries import QUERIES, fetch_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +98,7 @@ class AdminStore:
         with self._database.transaction() as connection:
             # In one order and until the commit: two admins cannot revoke each other's last token.
             admins = connection.execute(QUERIES["lock_admin_tokens"], parameters).fetchall()
-            found = _rows(connection, "find_token", parameters)
+            found = fetch_rows(connection, _TokenRow, "find_token", parameters)
             if not found:
                 raise NotFoundError(
                     f"no token is called {token_id!r}; `tuner token list` shows them."
@@ -114,7 +112,7 @@ class AdminStore:
                     f"{token_id!r} is the last admin token; make another one first: "
                     "tuner token create NAME --role admin."
                 )
-            revoked = _rows(connection, "revoke_token", parameters)
+            revoked = fetch_rows(connection, _TokenRow, "revoke_token", parameters)
             write_audit(connection, audit)
         return revoked[0].to_token()
 
@@ -145,11 +143,8 @@ class AdminStore:
     ) -> list[tuple[int, AuditEntry]]:
         """Entries with their keys, newest first; `before` is the key of the last one seen."""
         parameters = {"resource": resource, "before": before, "limit": limit}
-        with (
-            self._database.connection() as connection,
-            connection.cursor(row_factory=class_row(_AuditRow)) as cursor,
-        ):
-            rows = cursor.execute(QUERIES["list_audit"], parameters).fetchall()
+        with self._database.connection() as connection:
+            rows = fetch_rows(connection, _AuditRow, "list_audit", parameters)
         return [
             (
                 row.entry,
@@ -171,12 +166,7 @@ class AdminStore:
 
     def _token_rows(self, name: str, parameters: dict[str, object]) -> list[_TokenRow]:
         with self._database.connection() as connection:
-            return _rows(connection, name, parameters)
-
-
-def _rows(connection: Connection, name: str, parameters: dict[str, object]) -> list[_TokenRow]:
-    with connection.cursor(row_factory=class_row(_TokenRow)) as cursor:
-        return cursor.execute(QUERIES[name], parameters).fetchall()
+            return fetch_rows(connection, _TokenRow, name, parameters)
 
 
 def _create(connection: Connection, hashed: HashedToken) -> None:

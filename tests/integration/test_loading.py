@@ -54,7 +54,7 @@ def served(database: Store, folder: Path) -> Studies:
     folder.mkdir(exist_ok=True)
     fleet = Fleet(database, folder)
     database.enter_server(fleet.server, f"{folder.name}:1", timedelta(hours=1))
-    return Studies(database, fleet, LEASE, Fits())
+    return Studies(database, fleet, LEASE, Fits(), 10.0)
 
 
 def die(database: Store, folder: Path) -> None:

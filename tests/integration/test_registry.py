@@ -281,7 +281,7 @@ def test_a_runner_publishes_winners_and_what_is_asked_for_and_removes_what_is_de
         # The loser, which has left nothing, is asked for; nobody waits.
         asked = study.trial(0).publish("losers", wait=False)
         assert asked.state is VersionState.PUBLISHING and not asked.publisher
-        publisher._work()
+        publisher.work()
         winner = client.models.version("winners")
         assert winner.version == 1 and winner.lineage.trial == f"{study.name}/trials/1"
         assert study.refresh().exported_model_uri == winner.uri == str(root / "winners" / "1")
@@ -289,7 +289,7 @@ def test_a_runner_publishes_winners_and_what_is_asked_for_and_removes_what_is_de
             client.models.wait(asked)
         assert study.best().publish("winners").name == winner.name
         client.models.delete_version(winner)
-        publisher._work()
+        publisher.work()
         assert list(client.models.versions("winners")) == []
         assert [path.name for path in (root / "winners").iterdir()] == []
         connection.close()

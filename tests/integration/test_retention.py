@@ -13,6 +13,7 @@ from tuner.client import Client
 from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.config import Settings
+from tuner.runner.chore import Chore
 from tuner.runner.retention import Retention
 from tuner.service import StudyServer
 
@@ -44,10 +45,10 @@ def test_only_the_code_of_ended_studies_goes(
             then = time.time() - 2 * code.RETENTION.total_seconds()
             os.utime(code.archive_path(artifacts, digest), (then, then))
         connection = Connection(Access.to(server.address))
-        retention = Retention(connection, artifacts)
-        retention.look()
-        assert retention._thread is not None
-        retention._thread.join(30)
+        chore = Chore("retention", Retention(connection, artifacts).work, 3600)
+        chore.tend()
+        assert chore._thread is not None
+        chore._thread.join(30)
         connection.close()
     left = {path.stem for path in (artifacts / "code").iterdir()}
     assert left == {digests["needed"]}

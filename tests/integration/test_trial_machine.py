@@ -112,7 +112,7 @@ class TrialMachine(RuleBasedStateMachine):
         self.fleet = Fleet(self.store, self.folder)
         self.store.enter_server(self.fleet.server, "here:1", timedelta(hours=1))
         self.fits = Fits()
-        self.studies = self.old = Studies(self.store, self.fleet, LEASE, self.fits)
+        self.studies = self.old = Studies(self.store, self.fleet, LEASE, self.fits, 10.0)
         metric = study_pb2.Metric(
             name="auc", goal=study_pb2.Metric.Goal.Value("MINIMIZE" if minimize else "MAXIMIZE")
         )
@@ -428,7 +428,7 @@ class TrialMachine(RuleBasedStateMachine):
         """What was only in memory is gone: with its server, or as after a commit that failed."""
         if all_of_it:
             self.old = self.studies
-            self.studies = Studies(self.store, self.fleet, LEASE, self.fits)
+            self.studies = Studies(self.store, self.fleet, LEASE, self.fits, 10.0)
         else:
             self.live().record.close()
         self.live()

@@ -52,7 +52,7 @@ def studies(store: Counted, tmp_path: Path) -> Studies:
     store.enter_server(fleet.server, "here:1", timedelta(hours=1))
     spec = replace(STUDY.spec, space=Space.of({"x": Float(0.0, 1.0)}), limits=Limits(trials=1))
     store.create_study(replace(STUDY, spec=spec, create_time=NOW))
-    return Studies(store, fleet, timedelta(minutes=5), Fits())
+    return Studies(store, fleet, timedelta(minutes=5), Fits(), 10.0)
 
 
 def leased(studies: Studies) -> tuple[Trial, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -44,15 +43,9 @@ class Publisher:
         self._registry = Registry(self._models, ModelRoot(models))
         #: How often something failed, by name.
         self._failures: dict[str, int] = {}
-        self._thread: threading.Thread | None = None
 
-    def look(self) -> None:
-        """Does what is due, in a thread; at once if none is at work."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
-            self._thread.start()
-
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Does what is due."""
         try:
             for study in self._completed():
                 if self._has_winner(study):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 
 from tuner import code
@@ -24,15 +23,9 @@ class Retention:
     def __init__(self, connection: Connection, artifacts: Path) -> None:
         self._connection = connection
         self._artifacts = artifacts
-        self._thread: threading.Thread | None = None
 
-    def look(self) -> None:
-        """Removes what is due, in a thread; at once if none is at work."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._remove, name="retention", daemon=True)
-            self._thread.start()
-
-    def _remove(self) -> None:
+    def work(self) -> None:
+        """Removes what is due."""
         try:
             removed = code.remove_unused(self._artifacts, self._named())
         except (TunerError, OSError) as error:

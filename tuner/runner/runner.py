@@ -17,6 +17,7 @@ from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.config import Settings
 from tuner.errors import UnavailableError
+from tuner.runner.chore import Chore
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import Gang
 from tuner.runner.managed import ManagedStudy
@@ -67,10 +68,12 @@ class Runner:
             ),
             stopping=threading.Event(),
         )
-        self._publisher = Publisher(self._connection, settings.artifacts_dir, settings.models_uri)
-        self._publish_time = 0.0
-        self._retention = Retention(self._connection, settings.artifacts_dir)
-        self._retention_time = 0.0
+        publisher = Publisher(self._connection, settings.artifacts_dir, settings.models_uri)
+        retention = Retention(self._connection, settings.artifacts_dir)
+        self._chores = (
+            Chore("publish", publisher.work, _PUBLISH_SECONDS),
+            Chore("retention", retention.work, _RETENTION_SECONDS),
+        )
         self._warm = ""
         self._studies: dict[str, ManagedStudy] = {}
 
@@ -119,12 +122,8 @@ class Runner:
                 self._leave(study_id)
         self._tools.pool.tidy()
         self._spares.tend()
-        if time.monotonic() >= self._publish_time:
-            self._publish_time = time.monotonic() + _PUBLISH_SECONDS
-            self._publisher.look()
-        if time.monotonic() >= self._retention_time:
-            self._retention_time = time.monotonic() + _RETENTION_SECONDS
-            self._retention.look()
+        for chore in self._chores:
+            chore.tend()
         self._tell_what_is_warm()
 
     def close(self, patience_seconds: float = _STOP_SECONDS) -> None:

@@ -11,7 +11,6 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from tuner import convert, convert_model
-from tuner.admin import AuditEntry
 from tuner.errors import InvalidArgumentError
 from tuner.model import (
     LATEST,
@@ -75,9 +74,8 @@ class ModelServicer(ModelServiceServicer):
         limit = validate.page_size(request.page_size)
         after = check_model_id(request.page_token) if request.page_token else ""
         found = self._store.list_models(after=after, limit=limit)
-        shown = pages.fitting(map(convert_model.model_to_proto, found))
-        more = len(found) == limit or len(shown) < len(found)
-        token = found[len(shown) - 1].model_id if more else ""
+        messages = map(convert_model.model_to_proto, found)
+        shown, token = pages.shown(found, messages, limit, lambda last: last.model_id)
         return pb.ListModelsResponse(models=shown, next_page_token=token)
 
     def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> model_pb2.Model:
@@ -151,9 +149,8 @@ class ModelServicer(ModelServiceServicer):
             after=_last_seen(request.page_token),
             limit=limit,
         )
-        shown = pages.fitting(map(convert_model.version_to_proto, found))
-        more = len(found) == limit or len(shown) < len(found)
-        token = found[len(shown) - 1].name if more else ""
+        messages = map(convert_model.version_to_proto, found)
+        shown, token = pages.shown(found, messages, limit, lambda last: last.name)
         return pb.ListModelVersionsResponse(versions=shown, next_page_token=token)
 
     def DeleteModelVersion(self, request: pb.DeleteModelVersionRequest, context: Context) -> Empty:
@@ -197,13 +194,7 @@ def _asked(
     call = calls.current()
     name = resource.removeprefix("models/")
     return Asked(
-        audit=AuditEntry(
-            time=now or _now(),
-            caller=call.caller,
-            method=call.method,
-            resource=resource,
-            request=call.request,
-        ),
+        audit=calls.audit_entry(resource, now or _now()),
         request_id=validate.request_id(request_id),
         answer=lambda result: build(result).SerializeToString(),
         check_delete=lambda creator: roles.check_delete(call, name, creator, kind=kind),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from tuner.v1 import study_pb2, trial_pb2
 from tuner.v1 import study_service_pb2 as pb
 from tuner_storage import TrialPage
 
+T = TypeVar("T")
 S = TypeVar("S", StudyState, TrialState)
 M = TypeVar("M", bound=Message)
 
@@ -93,6 +94,22 @@ def fitting(messages: Iterable[M]) -> list[M]:
             break
         taken.append(message)
     return taken
+
+
+def shown(
+    found: Sequence[T], messages: Iterable[M], limit: int, token_of: Callable[[T], str]
+) -> tuple[list[M], str]:
+    """What a page shows of what was found, and the word for the next page; empty if there is none.
+
+    Args:
+        found: What the page's query found.
+        messages: The same as messages.
+        limit: How many it was to find.
+        token_of: The word for the page after the one that ends with this.
+    """
+    fit = fitting(messages)
+    more = len(found) == limit or len(fit) < len(found)
+    return fit, token_of(found[len(fit) - 1]) if more else ""
 
 
 def next_trials(page: TrialPage, number: int, key: float | None) -> str:

@@ -78,11 +78,9 @@ class StudyServicer(StudyServiceServicer):
             before=pages.study_key(request.page_token),
             limit=limit,
         )
-        shown = pages.fitting(convert.study_to_proto(study) for _, study in found)
-        more = len(found) == limit or len(shown) < len(found)
-        return pb.ListStudiesResponse(
-            studies=shown, next_page_token=str(found[len(shown) - 1][0]) if more else ""
-        )
+        messages = (convert.study_to_proto(study) for _, study in found)
+        shown, token = pages.shown(found, messages, limit, lambda last: str(last[0]))
+        return pb.ListStudiesResponse(studies=shown, next_page_token=token)
 
     def UpdateStudy(self, request: pb.UpdateStudyRequest, context: Context) -> study_pb2.Study:
         study_id, changes = parse_study_name(request.study.name), _changes(request)
@@ -227,11 +225,13 @@ class StudyServicer(StudyServiceServicer):
     def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
         study_id, page = parse_study_name(request.parent), pages.trial_page(request)
         found = self._studies.list_trials(study_id, self._only(study_id, page, request.optimal))
-        shown = pages.fitting(convert.trial_to_proto(trial) for trial, _ in found)
-        token = ""
-        if len(found) == page.limit or len(shown) < len(found):
-            last, key = found[len(shown) - 1]
-            token = pages.next_trials(page, last.number, key)
+        messages = (convert.trial_to_proto(trial) for trial, _ in found)
+        shown, token = pages.shown(
+            found,
+            messages,
+            page.limit,
+            lambda last: pages.next_trials(page, last[0].number, last[1]),
+        )
         return pb.ListTrialsResponse(trials=shown, next_page_token=token)
 
     # --- streams ---

@@ -45,8 +45,6 @@ _TRIES = 4
 #: How many studies of a dead server are loaded at once, besides those that are called: each takes
 #: memory for what it reads, and the processor from the others.
 _TAKEN_AT_ONCE = 4
-#: Less than clients wait for an answer.
-FIT_SECONDS = 10.0
 _IDLE = timedelta(minutes=10)
 _REQUESTS_KEPT = timedelta(days=1)
 #: After how long to try again to load a study that cannot be loaded.
@@ -75,7 +73,7 @@ class Studies:
         fleet: Fleet,
         lease: timedelta,
         fits: Fits,
-        fit_seconds: float = FIT_SECONDS,
+        fit_seconds: float,
         meter: Meter | None = None,
         allowed: Allowed = Allowed(),  # noqa: B008  # it is frozen
     ) -> None:
@@ -88,7 +86,6 @@ class Studies:
         self._allowed = allowed
         self._live: dict[str, LiveStudy] = {}
         self._loading = Loading()
-        #: Studies that could not be loaded: that is said once.
         #: Studies that cannot be loaded, and when to try again.
         self._unloadable: dict[str, datetime] = {}
         #: Set when the server stops: streams end then.

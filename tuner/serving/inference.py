@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tuner.errors import InvalidArgumentError
 from tuner.serving import json_tensors
-from tuner.serving.signature import Signature, Tensor
+from tuner.serving.signature import DTYPES, Signature, Tensor
 
 Array = npt.NDArray[Any]
 
@@ -32,21 +32,8 @@ _TYPES = {
     "DT_DOUBLE": "FP64",
     "DT_STRING": "BYTES",
 }
-_OF_ARRAYS = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "object": "BYTES",
-}
+#: The same by the names of NumPy's types.
+_OF_ARRAYS = {np.dtype(DTYPES[dtype][1]).name: name for dtype, name in _TYPES.items()}
 
 
 def read(

@@ -151,7 +151,7 @@ def _of_rows(rows: list[Any], signature: Signature) -> dict[str, Array]:
             "required as per tensorinfo_map"
         )
     if not _is_named(rows[0]):
-        (only,) = inputs.values() if len(inputs) == 1 else (next(iter(inputs.values())),)
+        only = next(iter(inputs.values()))
         for place, row in enumerate(rows):
             if _is_named(row):
                 raise InvalidArgumentError(

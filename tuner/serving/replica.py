@@ -97,8 +97,6 @@ class Replica:
                 answer(OK, inference.describe(find("")))
             case Method.METADATA_JSON:
                 answer(OK, metadata.to_json(self._model.meta_graph))
-            case Method.READY:
-                answer(OK, b"")
             case Method.END:
                 answer(OK, b"")
                 self.ends.set()

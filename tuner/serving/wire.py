@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
+from abc import ABC, abstractmethod
 from enum import IntEnum
 from typing import Any
 
@@ -40,33 +41,31 @@ class RefusedError(TunerError):
 class Method(IntEnum):
     """What a replica can be asked. JSON and protos are those of TensorFlow Serving."""
 
-    #: Answered with nothing once the model can predict.
-    READY = 1
     #: Ends the replica.
-    END = 2
-    PREDICT_JSON = 3
-    CLASSIFY_JSON = 4
-    REGRESS_JSON = 5
-    METADATA_JSON = 6
-    PREDICT_PROTO = 7
-    CLASSIFY_PROTO = 8
-    REGRESS_PROTO = 9
-    METADATA_PROTO = 10
+    END = 1
+    PREDICT_JSON = 2
+    CLASSIFY_JSON = 3
+    REGRESS_JSON = 4
+    METADATA_JSON = 5
+    PREDICT_PROTO = 6
+    CLASSIFY_PROTO = 7
+    REGRESS_PROTO = 8
+    METADATA_PROTO = 9
     #: Of the Open Inference Protocol.
-    INFER_JSON = 11
-    DESCRIBE_JSON = 12
+    INFER_JSON = 10
+    DESCRIBE_JSON = 11
 
 
-class Frames(asyncio.Protocol):
+class Frames(asyncio.Protocol, ABC):
     """One end of a connection."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
 
+    @abstractmethod
     def received(self, number: int, code: int, body: bytes) -> None:
         """Is told of each frame."""
-        raise NotImplementedError
 
     def lost(self, error: Exception | None) -> None:
         """Is told that no more frames will come."""
