@@ -428,3 +428,15 @@ def test_what_it_cannot_do_is_said(arguments: list[str], said: str) -> None:
     )
     assert found.returncode == 2
     assert said in found.stderr and "Traceback" not in found.stderr
+
+
+def test_what_is_published_in_a_store_is_no_folder() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "tuner.cli", "gateway"],
+        env={**os.environ, "TUNER_MODELS": "s3://bucket/models"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 2
+    assert "published at s3://bucket/models" in found.stderr and "Traceback" not in found.stderr

@@ -70,9 +70,14 @@ def gateway(session: Session, /, models: Path | None, **flags: Any) -> None:
         raise InvalidArgumentError(
             "--concurrency is above 0, --idle-seconds at least 0, and --threads at least 1."
         )
+    if models is None and "://" in settings.models_uri:
+        raise FailedPreconditionError(
+            f"models are published at {settings.models_uri}, but a gateway serves a folder: name "
+            "one, such as a copy made by tuner export."
+        )
     logs.configure(settings)
     options = Options(
-        models=(models or settings.artifacts_dir / "models").expanduser().absolute(),
+        models=(models or Path(settings.models_uri)).expanduser().absolute(),
         host=settings.host,
         rest_port=flags["rest_port"],
         grpc_port=flags["grpc_port"],
