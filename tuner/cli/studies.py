@@ -40,7 +40,8 @@ def studies(session: Session, states: tuple[str, ...]) -> None:
 
 def _studies_table(found: list[Study]) -> RenderableType:
     view = tables.table()
-    view.add_column("study", no_wrap=True)
+    # In a narrow terminal the name goes on in the next line: whole, it can be copied.
+    view.add_column("study", overflow="fold")
     view.add_column("state", no_wrap=True)
     view.add_column("trials", justify="right", no_wrap=True)
     view.add_column("failed", justify="right", no_wrap=True)

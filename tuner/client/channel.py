@@ -38,6 +38,8 @@ STREAM_SECONDS = 600.0
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _CANCELLED_HERE = ("Channel closed!", "Locally cancelled by application!")
 _FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.1, 3.0
+#: Of our own: a script that seeded Python's generator gets its numbers, however often we retried.
+_JITTER = random.Random()
 _OPTIONS = (
     # A study server is reached directly, whatever proxy the web needs.
     ("grpc.enable_http_proxy", 0),
@@ -159,7 +161,7 @@ class Connection:
                 if tries % len(self._access.addresses):
                     continue
                 # Jitter keeps the workers of a restarted server from calling all at once.
-                pause = delay * random.uniform(0.5, 1.0)
+                pause = delay * _JITTER.uniform(0.5, 1.0)
                 if time.monotonic() + pause > give_up:
                     raise rebuilt(error, line.address) from None
             time.sleep(pause)
