@@ -165,3 +165,9 @@ class DataDirectoryError(TunerError):
 
     code = "FAILED_PRECONDITION"
     reason = "DATA_DIRECTORY"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line without its full stop, to be quoted."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")

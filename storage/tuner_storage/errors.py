@@ -16,6 +16,7 @@ from tuner.errors import (
     NotFoundError,
     TunerError,
     UnavailableError,
+    first_line,
 )
 
 
@@ -69,16 +70,11 @@ def _translated(error: Exception) -> TunerError | None:
             return TunerError.of(primary, _BY_REASON.get(primary, primary))
         if error.sqlstate == REFUSED_MOVE:
             return FailedPreconditionError(f"{primary}.")
+    said = first_line(error)[:300]
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
         return DataDirectoryError("the database lost tuner's tables; restore it from a backup.")
     if isinstance(error, psycopg.DataError):
-        return InvalidArgumentError(f"the database cannot hold this value: {first_line(error)}.")
+        return InvalidArgumentError(f"the database cannot hold this value: {said}.")
     if isinstance(error, psycopg.ProgrammingError | psycopg.IntegrityError):
         return None
-    return UnavailableError(f"the database does not answer ({first_line(error)}); try again.")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, short enough for one line, without its full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".")[:300]
+    return UnavailableError(f"the database does not answer ({said}); try again.")

@@ -23,6 +23,7 @@ from tuner.registry import Source, export_to
 from tuner.runner.cluster import Cluster
 from tuner.service import StudyServer
 from tuner.study import Cause, StudyState, TrialState
+from tuner_trainers import layout
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -428,6 +429,8 @@ class Bend(keras.layers.Layer):
     def call(self, inputs):
         from curves import bend
         return bend(self.shape, inputs)
+    def get_config(self):
+        raise NotImplementedError
 """
 CURVES = "import keras\ndef bend(shape, x): return keras.activations.get(shape)(x)\n"
 BUILT = """
@@ -476,6 +479,8 @@ def test_a_function_builds_the_network_and_all_the_rest_is_ours(
     code.archive_path(settings.artifacts_dir, study.record.spec.own.code).unlink()
     artifact = Path(study.best().record.artifact_uri)
     export_to(Source(directory=artifact), str(tmp_path / "exported"))
+    metadata = json.loads((tmp_path / "exported" / layout.METADATA).read_text())
+    assert metadata["keras_model"] == "not saved: NotImplementedError"
 
 
 def blocks(language: str) -> list[str]:

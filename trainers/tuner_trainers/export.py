@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tuner.errors import DataError, ModelRejectedError, TunerError
+from tuner.errors import DataError, ModelRejectedError, TunerError, first_line
 from tuner.trainer_spaces import TRAINERS
 from tuner_trainers import (
     artifacts,
@@ -110,7 +110,7 @@ def _save_keras(model: keras.Model, record: TrialRecord, path: Path) -> str:
         if record.task.trainer in TRAINERS:
             raise
         path.unlink(missing_ok=True)
-        return f"not saved: {str(error).strip().splitlines()[0]}"
+        return f"not saved: {first_line(error)}"
     return ""
 
 

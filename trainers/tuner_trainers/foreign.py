@@ -20,7 +20,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
-from tuner.errors import DataError, ModelRejectedError
+from tuner.errors import DataError, ModelRejectedError, first_line
 from tuner_trainers import artifacts, checksums, golden, layout, mlmodel, training, warmup
 from tuner_trainers import card as cards
 from tuner_trainers.layout import SIGNATURE
@@ -112,7 +112,7 @@ class _Signature:
         try:
             self._model = tf.saved_model.load(str(directory), tags=["serve"])
         except Exception as error:  # operations that are not known here raise anything
-            raise DataError(f"the SavedModel cannot be loaded: {_line(error)}.") from error
+            raise DataError(f"the SavedModel cannot be loaded: {first_line(error)}.") from error
         signatures = self._model.signatures
         if SIGNATURE not in signatures:
             raise DataError(
@@ -144,7 +144,7 @@ class _Signature:
         try:
             return {"inputs": batch, "outputs": self.run(batch)}
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            raise DataError(f"row {number} cannot be predicted: {_line(error)}.") from error
+            raise DataError(f"row {number} cannot be predicted: {first_line(error)}.") from error
 
     def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The outputs for inputs, both nested lists."""
@@ -177,7 +177,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON lines: {_line(error)}.") from error
+        raise DataError(f"{path} cannot be read as JSON lines: {first_line(error)}.") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} holds no rows: each line is an object with a value by input.")
     if len(rows) > _MOST_ROWS:
@@ -218,7 +218,3 @@ def _difference(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> flo
         elif value != replayed[name]:
             return np.inf
     return largest
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

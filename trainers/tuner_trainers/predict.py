@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tuner.errors import DataError
+from tuner.errors import DataError, first_line
 from tuner_trainers import data
 from tuner_trainers.columns import number_text
 from tuner_trainers.data import Columns
@@ -52,7 +52,7 @@ class Predictor:
         try:
             self._model = tf.saved_model.load(str(self.directory))
         except (OSError, tf.errors.OpError) as error:
-            raise DataError(f"{self.directory} cannot be loaded: {_line(error)}.") from error
+            raise DataError(f"{self.directory} cannot be loaded: {first_line(error)}.") from error
         self._signature = self._model.signatures[SIGNATURE]
 
     def read(self, uri: str) -> Columns:
@@ -99,8 +99,8 @@ class Predictor:
             predicted: npt.NDArray[np.float32] = self._signature(**inputs)[output].numpy()
         except tf.errors.InvalidArgumentError as error:
             raise DataError(
-                f"the model cannot read these rows: {_line(error)}; look for an image that is not "
-                "whole."
+                f"the model cannot read these rows: {first_line(error)}; look for an image that "
+                "is not whole."
             ) from error
         return predicted
 
@@ -165,7 +165,3 @@ def _tensor(column: npt.NDArray[Any]) -> tf.Tensor:
     if column.dtype == object:
         return tf.constant(column.tolist(), tf.string, shape=column.shape)
     return tf.constant(column, tf.float64)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from tuner.errors import DataError
+from tuner.errors import DataError, first_line
 from tuner_trainers import sources, tfrecords
 from tuner_trainers.sources import Source
 from tuner_trainers.stores import File
@@ -149,7 +149,7 @@ def _header(file: File) -> list[str]:
     except UnicodeDecodeError as error:
         raise _not_utf8(file) from error
     except (csv.Error, pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"cannot read the header of {file}: {_line(error)}.") from error
+        raise DataError(f"cannot read the header of {file}: {first_line(error)}.") from error
 
 
 def _decompressed(file: File) -> Any:
@@ -172,7 +172,7 @@ def _csv(file: File, columns: Sequence[str]) -> Iterator[RawBatch]:
     except pa.ArrowInvalid as error:
         raise _csv_error(file, error) from error
     except OSError as error:
-        raise DataError(f"cannot read {file}: {_line(error)}.") from error
+        raise DataError(f"cannot read {file}: {first_line(error)}.") from error
 
 
 def _csv_options(file: File, wanted: Sequence[str], *, threads: bool) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _csv_error(file: File, error: Exception) -> DataError:
         )
     if "cannot infer number of columns" in message:
         return DataError(f"{file} has a header but no rows; add rows.")
-    return DataError(f"{file} is not CSV that can be read: {_line(error)}.")
+    return DataError(f"{file} is not CSV that can be read: {first_line(error)}.")
 
 
 def _ragged(file: File, message: str) -> DataError:
@@ -293,9 +293,4 @@ def _tfrecord(file: File, columns: Mapping[str, Any]) -> Iterator[RawBatch]:
 
 
 def _corrupted(file: File, error: Exception) -> DataError:
-    return DataError(f"{file} is not a whole Parquet file: {_line(error)}; write it again.")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    return DataError(f"{file} is not a whole Parquet file: {first_line(error)}; write it again.")

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from tuner.errors import DataError
+from tuner.errors import DataError, first_line
 
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 30.0
@@ -138,7 +138,8 @@ class LocalStore:
             yield
         except OSError as error:
             raise DataError(
-                f"cannot read {path}: {error.strerror or _line(error)}; check its permissions."
+                f"cannot read {path}: {error.strerror or first_line(error)}; check its "
+                "permissions."
             ) from error
 
     def _file(self, path: Path) -> File:
@@ -206,7 +207,7 @@ class ObjectStore:
         try:
             yield
         except OSError as error:
-            message = _cloud_error(self.prefix, self._bucket, _line(error), verb)
+            message = _cloud_error(self.prefix, self._bucket, first_line(error), verb)
             raise DataError(f"cannot {verb} {self.prefix}{path}: {message}") from error
 
     def _listed(self, path: str, *, recursive: bool) -> list[File]:
@@ -308,8 +309,3 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
         return False
     return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

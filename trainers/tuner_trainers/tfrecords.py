@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
-from tuner.errors import DataError
+from tuner.errors import DataError, first_line
 from tuner_trainers import sources
 from tuner_trainers.stores import File, LocalStore
 
@@ -89,12 +89,12 @@ def stream(file: File, columns: Mapping[str, Any]) -> Iterator[tuple[dict[str, A
                 yield arrays, rows, int(tf.reduce_sum(tf.strings.length(batch) + 16))
         except tf.errors.DataLossError as error:
             raise DataError(
-                f"{file} is damaged after row {row}; write it again ({_line(error)})."
+                f"{file} is damaged after row {row}; write it again ({first_line(error)})."
             ) from error
         except tf.errors.InvalidArgumentError as error:
             raise DataError(
                 f"{file}: the examples after row {row} are not like the first ones "
-                f"({_line(error)}); give each feature one type."
+                f"({first_line(error)}); give each feature one type."
             ) from error
 
 
@@ -207,8 +207,3 @@ def _local(file: File) -> Iterator[tuple[str, str]]:
                 "free space there, or set TMPDIR."
             ) from error
         yield copy.name, ""
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

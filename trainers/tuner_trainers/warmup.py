@@ -39,16 +39,17 @@ def write(path: Path, model: str, requests: Iterable[Tensors]) -> None:
 
 def prediction_log(model: str, inputs: Tensors) -> bytes:
     """A PredictionLog with one PredictRequest."""
-    spec = _field(_NAME, model.encode()) + _field(_SIGNATURE_NAME, SIGNATURE.encode())
-    request = _field(_MODEL_SPEC, spec)
+    spec = field(_NAME, model.encode()) + field(_SIGNATURE_NAME, SIGNATURE.encode())
+    request = field(_MODEL_SPEC, spec)
     for name, tensor in inputs.items():
         value = tf.make_tensor_proto(tensor).SerializeToString()
-        entry = _field(_KEY, name.encode()) + _field(_VALUE, value)
-        request += _field(_INPUTS, entry)
-    return _field(_PREDICT_LOG, _field(_REQUEST, request))
+        entry = field(_KEY, name.encode()) + field(_VALUE, value)
+        request += field(_INPUTS, entry)
+    return field(_PREDICT_LOG, field(_REQUEST, request))
 
 
-def _field(number: int, body: bytes) -> bytes:
+def field(number: int, body: bytes) -> bytes:
+    """A field of bytes of a protocol buffer, as it is on the wire."""
     return _varint(number << 3 | _DELIMITED) + _varint(len(body)) + body
 
 

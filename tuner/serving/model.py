@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
-from tuner.errors import DataError, InvalidArgumentError
+from tuner.errors import DataError, InvalidArgumentError, first_line
 from tuner.serving.signature import DTYPES, Signature, Tensor
 from tuner_trainers.layout import IMPORTED, METADATA
 
@@ -50,9 +50,7 @@ class Model:
                     self._session, [tf.saved_model.SERVING], str(directory)
                 )
             except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
-                raise DataError(
-                    f"{directory} cannot be loaded: {str(error).strip().splitlines()[0]}"
-                ) from error
+                raise DataError(f"{directory} cannot be loaded: {first_line(error)}.") from error
         metadata = read_metadata(directory)
         # Of what was imported nobody knows what a missing value would mean to it.
         takes_missing = bool(metadata) and metadata.get("kind") != IMPORTED

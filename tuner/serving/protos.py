@@ -19,6 +19,7 @@ from tuner.errors import InvalidArgumentError
 from tuner.serving import examples
 from tuner.serving.signature import DTYPES, Signature
 from tuner.v1 import tensorflow_serving_pb2 as pb
+from tuner_trainers import warmup
 
 Array = npt.NDArray[Any]
 Find = Callable[[str], Signature]
@@ -69,26 +70,15 @@ def metadata(body: bytes, meta_graph: meta_graph_pb2.MetaGraphDef) -> bytes:
             raise InvalidArgumentError(f"Metadata field {field} is not supported")
     # A MetaGraphDef has the same map in its fifth field, a SignatureDefMap in its first.
     entries = b"".join(
-        _field(1, _field(1, name.encode()) + _field(2, definition.SerializeToString()))
+        warmup.field(
+            1, warmup.field(1, name.encode()) + warmup.field(2, definition.SerializeToString())
+        )
         for name, definition in sorted(meta_graph.signature_def.items())
     )
     response = pb.GetModelMetadataResponse()
     found = AnyMessage(type_url=_SIGNATURES_URL, value=entries)
     response.metadata["signature_def"].CopyFrom(found)
     return response.SerializeToString()
-
-
-def _field(number: int, body: bytes) -> bytes:
-    """A field of bytes, as it is on the wire."""
-    return bytes([number << 3 | 2]) + _varint(len(body)) + body
-
-
-def _varint(value: int) -> bytes:
-    written = bytearray()
-    while value > 127:
-        written.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*written, value])
 
 
 def _parsed(kind: type[Any], body: bytes) -> Any:
