@@ -96,9 +96,10 @@ class Recording:
 class Canary:
     """A version that gets its traffic step by step, and loses it if it does worse."""
 
-    version: int
     #: The percents that it gets one after the other.
     steps: tuple[int, ...]
+    #: 0 until it is deployed.
+    version: int = 0
     step_time: timedelta = timedelta(minutes=5)
     #: How many requests each step needs.
     min_requests: int = 100
