@@ -16,6 +16,7 @@ from tuner.endpoint import (
     Minute,
     Recording,
     Replicas,
+    Report,
     Result,
     Scaling,
     Traffic,
@@ -191,6 +192,15 @@ def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
         errors=message.errors,
         differences=message.differences,
         latencies=latencies,
+    )
+
+
+def report_from_proto(message: service_pb.EndpointReport) -> Report:
+    """What is known of an endpoint."""
+    return Report(
+        minutes=tuple(map(minute_from_proto, message.minutes)),
+        results=tuple(map(result_from_proto, message.results)),
+        replicas=tuple(map(replicas_from_proto, message.replicas)),
     )
 
 

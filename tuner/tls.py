@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,18 @@ class Trust:
 
     authorities: bytes | None = field(repr=False)
     identity: Identity | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's own connections."""
+        data = None if self.authorities is None else self.authorities.decode("ascii")
+        context = ssl.create_default_context(cadata=data)
+        if self.identity is not None:
+            # Python takes them from a file only; it is readable by this user alone.
+            with tempfile.NamedTemporaryFile(prefix="tuner-identity-") as file:
+                file.write(self.identity.key + b"\n" + self.identity.certificate)
+                file.flush()
+                context.load_cert_chain(file.name)
+        return context
 
 
 def identity(setting: str, certificate: str, key: str) -> Identity:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tuner import convert, convert_endpoint
 from tuner import endpoint as values
 from tuner.client.channel import Connection
+from tuner.client.predictions import Predictions
 from tuner.endpoint import (
     Canary,
     Deployment,
@@ -122,11 +124,12 @@ class Endpoint:
         )
         return self._keep(self._connection.call(lambda stub: stub.UndeployVersion, request))
 
-    def split(self, percents: Mapping[int, int]) -> values.Endpoint:
+    def split(self, percents: Mapping[int, int], *, etag: str = "") -> values.Endpoint:
         """Splits the traffic otherwise; versions that are not named get none of it.
 
         Args:
             percents: by version; they sum to 100. Only versions that are deployed.
+            etag: of the endpoint that the split was made for; left out: as it is now.
         """
         record = self.refresh()
         unknown = sorted(set(percents) - set(record.percents))
@@ -143,7 +146,7 @@ class Endpoint:
             )
             for each in record.deployments
         ]
-        return self.update(deployments=deployments, etag=record.etag)
+        return self.update(deployments=deployments, etag=etag or record.etag)
 
     def update(
         self,
@@ -197,11 +200,7 @@ class Endpoint:
             name=self.name, window=convert.duration_to_proto(window)
         )
         answer = self._connection.call(lambda stub: stub.GetEndpointReport, request)
-        return Report(
-            minutes=tuple(map(convert_endpoint.minute_from_proto, answer.minutes)),
-            results=tuple(map(convert_endpoint.result_from_proto, answer.results)),
-            replicas=tuple(map(convert_endpoint.replicas_from_proto, answer.replicas)),
-        )
+        return convert_endpoint.report_from_proto(answer)
 
     def results(
         self,
@@ -233,6 +232,39 @@ class Endpoint:
             )
             unknown += self._connection.call(lambda stub: stub.RecordResults, request).unknown
         return unknown
+
+    def predict(
+        self,
+        rows: Sequence[Any],
+        *,
+        version: int | None = None,
+        key: str = "",
+        timeout_seconds: float = 60.0,
+    ) -> list[Any]:
+        """Has rows predicted by a gateway that reports to the study server.
+
+        Args:
+            rows: each with all inputs of the model, by name; or values of its only input.
+            version: which version answers; left out: as the traffic is split.
+            key: calls with the same key go to the same version.
+            timeout_seconds: how long an answer is awaited.
+
+        Returns:
+            A prediction for each row.
+
+        Raises:
+            TunerError: no gateway answers, or what one said.
+        """
+        with self.predictions() as predictions:
+            answer = predictions.predict(
+                self.endpoint_id, rows, version=version, key=key, timeout_seconds=timeout_seconds
+            )
+        return answer.rows()
+
+    def predictions(self) -> Predictions:
+        """A connection to the gateways, for many calls; use it in `with`."""
+        addresses = [gateway.rest_address for gateway in list_gateways(self._connection)]
+        return Predictions(self._connection.access, addresses)
 
     def _keep(self, message: endpoint_pb2.Endpoint) -> values.Endpoint:
         self._record = convert_endpoint.endpoint_from_proto(message)

@@ -46,7 +46,9 @@ def requests(minutes: Iterable[Minute]) -> Figure:
                 "hovertemplate": "%{y} errors<extra></extra>",
             }
         )
-    drawn = figure(data, {"type": "date"}, {"title": title("calls a minute"), "rangemode": "tozero"})
+    drawn = figure(
+        data, {"type": "date"}, {"title": title("calls a minute"), "rangemode": "tozero"}
+    )
     drawn["layout"] |= {"barmode": "stack", "bargap": 0.1}
     return drawn
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
-from tuner.endpoint import Deployment, Endpoint, Traffic, check_endpoint_id
-from tuner.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
+from tuner.endpoint import Deployment, Endpoint, Report, Traffic, check_endpoint_id
+from tuner.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from tuner.web import endpoint_charts
-from tuner.web.gateways import Prediction, asked, inputs
 from tuner.web.site import Site, TheSite
-from tuner.web.source import Report
 
 router = APIRouter(prefix="/endpoints", include_in_schema=False)
 
@@ -28,6 +30,19 @@ WINDOWS: Mapping[str, timedelta] = {
     "1d": timedelta(days=1),
 }
 Window = Annotated[str, Query(pattern="^(15m|1h|1d)$")]
+
+
+#: How long a model may take to wake and answer.
+_ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """An input of a model, as the form shows it."""
+
+    name: str
+    #: `text` or `number`.
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +88,11 @@ def versions_part(
 def form_part(request: Request, site: TheSite, endpoint_id: str) -> Response:
     """A field for each input of the model: it may wake for that."""
     found = _found(site, endpoint_id)
-    context = {"endpoint": found, "inputs": inputs(site.source, endpoint_id)}
-    return site.part(request, "_try.html", **context)
+    with site.source.predictions() as predictions:
+        answer = predictions.metadata(endpoint_id, timeout_seconds=_ANSWER_SECONDS)
+    if answer.status != 200:
+        raise UnavailableError(f"the model's inputs are not known: {answer.document}")
+    return site.part(request, "_try.html", endpoint=found, inputs=_inputs(answer.document))
 
 
 @router.get("/{endpoint_id}/figures/requests")
@@ -105,17 +123,12 @@ def set_traffic(
 ) -> Response:
     """Changes the split; refused if the endpoint has changed since it was shown."""
     check_same_origin(request)
-    found = _found(site, endpoint_id)
-    deployments = tuple(
-        replace(each, percent=percents.get(each.version, each.percent))
-        for each in found.deployments
-    )
-    site.source.set_deployments(replace(found, deployments=deployments, etag=etag))
+    site.source.split(_checked(endpoint_id), percents, etag)
     return site.part(request, "_endpoint.html", **_endpoint(site, endpoint_id, "1h"))
 
 
 @router.post("/{endpoint_id}/try")
-async def try_it(
+def try_it(
     request: Request,
     site: TheSite,
     endpoint_id: str,
@@ -124,10 +137,14 @@ async def try_it(
 ) -> Response:
     """Has a row predicted, by the gateway that clients ask."""
     check_same_origin(request)
-    _checked(endpoint_id)
-    answer: Prediction = await run_in_threadpool(
-        asked, site.source, endpoint_id, [values], version or None
-    )
+    # A model with one input takes its values, named or not.
+    with site.source.predictions() as predictions:
+        answer = predictions.predict(
+            _checked(endpoint_id),
+            [values],
+            version=version or None,
+            timeout_seconds=_ANSWER_SECONDS,
+        )
     shown = json.dumps(answer.document, indent=2, ensure_ascii=False)
     return site.part(request, "_prediction.html", answer=answer, shown=shown)
 
@@ -184,6 +201,16 @@ def _rows(endpoint: Endpoint, report: Report) -> list[Row]:
             )
         )
     return rows
+
+
+def _inputs(metadata: Any) -> list[Input]:
+    """What the default signature takes, from TensorFlow Serving's metadata."""
+    signatures = metadata["metadata"]["signature_def"]["signature_def"]
+    found = signatures["serving_default"]["inputs"]
+    return [
+        Input(name=name, kind="text" if found[name]["dtype"] == "DT_STRING" else "number")
+        for name in sorted(found)
+    ]
 
 
 def _found(site: Site, endpoint_id: str) -> Endpoint:
