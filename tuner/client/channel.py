@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tuner.client.access import Access, is_socket
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
 from tuner.v1.admin_service_pb2_grpc import AdminServiceStub
+from tuner.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from tuner.v1.model_service_pb2_grpc import ModelServiceStub
 from tuner.v1.statistics_service_pb2_grpc import StatisticsServiceStub
 from tuner.v1.study_service_pb2_grpc import StudyServiceStub
@@ -67,13 +68,24 @@ _HINTS: Mapping[str, str] = {
 }
 
 
-class ServerStub(StudyServiceStub, ModelServiceStub, StatisticsServiceStub, AdminServiceStub):
+class ServerStub(
+    StudyServiceStub,
+    ModelServiceStub,
+    EndpointServiceStub,
+    StatisticsServiceStub,
+    AdminServiceStub,
+):
     """The methods of every service of a study server."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         # The generated classes set their methods here; their stubs only know __new__.
-        services = (StudyServiceStub, ModelServiceStub, StatisticsServiceStub, AdminServiceStub)
-        for service in services:
+        for service in (
+            StudyServiceStub,
+            ModelServiceStub,
+            EndpointServiceStub,
+            StatisticsServiceStub,
+            AdminServiceStub,
+        ):
             service.__init__(self, channel)  # type: ignore[call-arg]
 
 
