@@ -224,6 +224,15 @@ class Traffic:
         for place, count in enumerate(other.latencies):
             self.latencies[place] += count
 
+    def since(self, before: Traffic) -> Traffic:
+        """What was counted after it was as `before`."""
+        return Traffic(
+            requests=self.requests - before.requests,
+            errors=self.errors - before.errors,
+            differences=self.differences - before.differences,
+            latencies=[a - b for a, b in zip(self.latencies, before.latencies, strict=True)],
+        )
+
     def quantile(self, share: float) -> float | None:
         """The latency that this share of the calls did not exceed, in seconds; None without calls.
 

@@ -430,13 +430,14 @@ def test_what_it_cannot_do_is_said(arguments: list[str], said: str) -> None:
     assert said in found.stderr and "Traceback" not in found.stderr
 
 
-def test_what_is_published_in_a_store_is_no_folder() -> None:
+def test_without_a_study_server_and_a_folder_there_is_nothing_to_serve(tmp_path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "tuner.cli", "gateway"],
-        env={**os.environ, "TUNER_MODELS": "s3://bucket/models"},
+        env={**os.environ, "TUNER_DATA_DIR": str(tmp_path), "TUNER_SERVER_PORT": "1"},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert found.returncode == 2
-    assert "published at s3://bucket/models" in found.stderr and "Traceback" not in found.stderr
+    assert "there is nothing to serve: no study server at" in found.stderr
+    assert "tuner gateway FOLDER" in found.stderr and "Traceback" not in found.stderr

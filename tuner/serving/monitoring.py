@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 #: In microseconds.
 _BOUNDS = [float(10 * 1.8**step) for step in range(33)]
@@ -34,6 +35,10 @@ class Monitor:
         self._requests.labels(model, code).inc()
         if code == "OK":
             self._latency.labels(model, verb.capitalize(), entrypoint).observe(seconds * 1e6)
+
+    def add(self, collector: Collector) -> None:
+        """Says what somebody else counts, too."""
+        self._registry.register(collector)
 
     def exposition(self) -> bytes:
         """All counts, as Prometheus reads them."""

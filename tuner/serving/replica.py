@@ -95,6 +95,8 @@ class Replica:
                 self._call(inference.read(body, find), answer)
             case Method.DESCRIBE_JSON:
                 answer(OK, inference.describe(find("")))
+            case Method.ABOUT_JSON:
+                answer(OK, json.dumps(self._model.about).encode())
             case Method.METADATA_JSON:
                 answer(OK, metadata.to_json(self._model.meta_graph))
             case Method.END:

@@ -39,8 +39,8 @@ class Running:
 class Starter:
     """Has replicas forked from a process that has TensorFlow imported; use it in `async with`.
 
-    That process, the zygote, is started with the first `async with`, and again if it dies: its
-    replicas die with it, and then their pools start others.
+    That process, the zygote, is started when it is needed, and again if it dies: its replicas die
+    with it, and then their pools start others.
     """
 
     def __init__(self, *, threads: int = 1) -> None:
@@ -55,7 +55,6 @@ class Starter:
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        await self._spawn()
         return self
 
     async def __aexit__(
@@ -86,7 +85,7 @@ class Starter:
             DataError: the model cannot be loaded.
             UnavailableError: the process did not start, or died.
         """
-        await self._spawn()
+        await self.prepare()
         process = self._process
         if process is None or process.stdin is None:
             raise UnavailableError("the gateway ends.")
@@ -114,7 +113,12 @@ class Starter:
         with suppress(FileNotFoundError):
             os.unlink(running.socket)
 
-    async def _spawn(self) -> None:
+    async def prepare(self) -> None:
+        """Has TensorFlow imported, so that the first replica does not wait for that.
+
+        Raises:
+            UnavailableError: that took too long.
+        """
         async with self._lock:
             if self._process is not None and self._process.returncode is None:
                 return

@@ -54,6 +54,8 @@ class Method(IntEnum):
     #: Of the Open Inference Protocol.
     INFER_JSON = 10
     DESCRIBE_JSON = 11
+    #: What a model of tuner's own says of itself.
+    ABOUT_JSON = 12
 
 
 class Frames(asyncio.Protocol, ABC):
