@@ -14,8 +14,14 @@ COLOURS = ("--accent", "--preprocessing", "--training", "--failed", "--curve-str
 _MINUTE = timedelta(minutes=1)
 
 
-def requests(minutes: Iterable[Minute]) -> Figure:
-    """Calls per minute that each version answered, one on top of the other, and errors as line."""
+def requests(minutes: Iterable[Minute], window: timedelta, now: datetime) -> Figure:
+    """Calls per minute that each version answered, one on top of the other, and errors as line.
+
+    Args:
+        minutes: What was counted.
+        window: How much time is shown.
+        now: When it ends.
+    """
     shown = [minute for minute in minutes if not minute.shadow]
     data: list[Figure] = []
     for place, version in enumerate(_versions(shown)):
@@ -26,6 +32,7 @@ def requests(minutes: Iterable[Minute]) -> Figure:
                 "name": f"version {version}",
                 "x": [_middle(minute.start_time) for minute in own],
                 "y": [minute.traffic.requests for minute in own],
+                "width": _MINUTE.total_seconds() * 1000,
                 "marker": {"color": COLOURS[place % len(COLOURS)]},
                 "hovertemplate": "%{y} calls<extra>%{fullData.name}</extra>",
             }
@@ -47,14 +54,20 @@ def requests(minutes: Iterable[Minute]) -> Figure:
             }
         )
     drawn = figure(
-        data, {"type": "date"}, {"title": title("calls a minute"), "rangemode": "tozero"}
+        data, _times(window, now), {"title": title("calls a minute"), "rangemode": "tozero"}
     )
-    drawn["layout"] |= {"barmode": "stack", "bargap": 0.1}
+    drawn["layout"]["barmode"] = "stack"
     return drawn
 
 
-def latencies(minutes: Iterable[Minute]) -> Figure:
-    """The latencies that half of the calls, and 99 of 100, did not exceed, in milliseconds."""
+def latencies(minutes: Iterable[Minute], window: timedelta, now: datetime) -> Figure:
+    """The latencies that half of the calls, and 99 of 100, did not exceed, in milliseconds.
+
+    Args:
+        minutes: What was counted.
+        window: How much time is shown.
+        now: When it ends.
+    """
     shown = [minute for minute in minutes if not minute.shadow]
     data: list[Figure] = []
     for place, version in enumerate(_versions(shown)):
@@ -79,7 +92,15 @@ def latencies(minutes: Iterable[Minute]) -> Figure:
                         "hovertemplate": "%{y:.3g} ms<extra>%{fullData.name}</extra>",
                     }
                 )
-    return figure(data, {"type": "date"}, {"title": title("milliseconds"), "rangemode": "tozero"})
+    return figure(
+        data, _times(window, now), {"title": title("milliseconds"), "rangemode": "tozero"}
+    )
+
+
+def _times(window: timedelta, now: datetime) -> dict[str, object]:
+    """The axis: whole minutes, so that it is the same figure within one."""
+    end = now.replace(second=0, microsecond=0) + _MINUTE
+    return {"type": "date", "range": [(end - window).isoformat(), end.isoformat()]}
 
 
 def _versions(minutes: Sequence[Minute]) -> list[int]:
