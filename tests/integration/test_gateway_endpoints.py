@@ -6,6 +6,9 @@ import math
 import os
 import secrets
 import signal
+import ssl
+import subprocess
+import sys
 import threading
 import uuid
 from collections import Counter
@@ -18,9 +21,11 @@ import grpc
 import httpx
 import pytest
 
+from tests.integration.certificates import Authority, Pair
 from tests.integration.conftest import database_of, make_database
 from tests.integration.gateways import Gateway, gateway, until
-from tuner.client import Client
+from tuner.admin import Role
+from tuner.client import Access, Client
 from tuner.client.endpoints import Endpoint
 from tuner.config import Settings
 from tuner.endpoint import Deployment, Recording, Scaling, Traffic, slot_of
@@ -439,3 +444,101 @@ def test_it_goes_on_without_a_study_server_and_another_takes_over(
     for _ in range(asked):
         version_of(ask(served.http, name))
     until(lambda: sum(t.requests for t in traffic_of(endpoint).values()) >= asked)
+
+
+# --- who may call ---
+
+
+def test_callers_need_a_token_and_a_certificate(tmp_path: Path, database_url: str) -> None:
+    authority = Authority(tmp_path, "authority")
+    own, ann = authority.sign("gateway", "IP:127.0.0.1"), authority.sign("ann")
+    data_dir = tmp_path / "data"
+    settings = Settings(
+        data_dir=data_dir,
+        server_port=0,
+        database_url=database_url,
+        auth="token",
+        tls_certificate=own.certificate,
+        tls_key=own.key,
+    )
+    environment = {
+        "TUNER_DATA_DIR": str(data_dir),
+        "TUNER_TLS_CERTIFICATE": own.certificate,
+        "TUNER_TLS_KEY": own.key,
+        "TUNER_TLS_CLIENT_CA": authority.ca,
+    }
+    context = ssl.create_default_context(cafile=authority.ca)
+    context.load_cert_chain(ann.certificate, ann.key)
+    with (
+        StudyServer(settings),
+        Client(Access.of(Settings(data_dir=data_dir))) as admin,
+        gateway("--host", "0.0.0.0", environment=environment) as running,
+    ):
+        made = admin.admin.create_token("ann", Role.READER)
+        port = running.rest.rpartition(":")[2]
+        known = {"Authorization": f"Bearer {made.secret}"}
+        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=context) as http:
+            path, body = "/v1/models/m:predict", {"instances": [1]}
+            until(lambda: http.post(path, json=body, headers=known).status_code == 404)
+            for headers, said in (
+                ({}, "send the header Authorization: Bearer TOKEN"),
+                ({"Authorization": "Bearer tuner_x"}, "unknown, revoked or expired"),
+                ({"Authorization": f"Basic {made.secret}"}, "send the header Authorization"),
+            ):
+                refused = http.post(path, json=body, headers=headers)
+                assert refused.status_code == 401 and said in refused.json()["error"]
+                assert refused.headers["www-authenticate"] == "Bearer"
+            assert http.get("/v2/health/live").is_success
+            assert http.get("/v2/health/ready").is_success
+            metrics = "/monitoring/prometheus/metrics"
+            assert http.get(metrics).status_code == 401
+            assert http.get(metrics, headers=known).is_success
+            codes = [
+                code_of(running, authority, ann, made.secret, with_token) for with_token in (0, 1)
+            ]
+            assert codes == [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.NOT_FOUND]
+            admin.admin.revoke_token("ann")
+            until(lambda: http.post(path, json=body, headers=known).status_code == 401)
+        stranger = ssl.create_default_context(cafile=authority.ca)
+        with (
+            httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=stranger) as http,
+            pytest.raises(httpx.TransportError),
+        ):
+            http.get("/v2/health/live")
+
+
+def code_of(
+    running: Gateway, authority: Authority, pair: Pair, secret: str, with_token: int
+) -> grpc.StatusCode:
+    credentials = grpc.ssl_channel_credentials(
+        Path(authority.ca).read_bytes(),
+        Path(pair.key).read_bytes(),
+        Path(pair.certificate).read_bytes(),
+    )
+    metadata = [("authorization", f"Bearer {secret}")] * with_token
+    request = serving_pb.PredictRequest(model_spec=serving_pb.ModelSpec(name="m"))
+    port = running.calls.rpartition(":")[2]
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+        predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(request.SerializeToString(), metadata=metadata, timeout=60)
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def test_it_is_not_open_to_all_unless_told(box: Box, tmp_path: Path) -> None:
+    pair = Authority(tmp_path, "authority").sign("gateway")
+    tls = {"TUNER_TLS_CERTIFICATE": pair.certificate, "TUNER_TLS_KEY": pair.key}
+    for environment, said in (
+        ({}, "does not listen on 0.0.0.0 without TLS"),
+        (tls, "the study server asks for no tokens: set TUNER_AUTH=token there"),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-m", "tuner.cli", "gateway", "--host", "0.0.0.0",
+             "--rest-port", "0", "--grpc-port", "0"],
+            env={**os.environ, **box.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )  # fmt: skip
+        assert found.returncode == 2 and said in found.stderr, found.stderr
