@@ -147,7 +147,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
-            self._refuse(431, f"the head of a request has at most {self._limits.head_bytes} bytes.")
+            self._refuse(
+                431, f"the head of a request has at most {self._limits.head_bytes} bytes."
+            )
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
