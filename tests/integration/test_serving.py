@@ -11,10 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +20,9 @@ import grpc
 import httpx
 import pytest
 
+from tests.integration.gateways import Gateway, gateway, until
+
 pytestmark = pytest.mark.timeout(180)
-
-_READY_SECONDS = 120.0
-
-
-class Gateway:
-    """A running `tuner gateway`."""
-
-    def __init__(self, process: subprocess.Popen[str], rest: str, calls: str) -> None:
-        self.process = process
-        self.http = httpx.Client(base_url=f"http://{rest}", timeout=60)
-        self.rest = rest
-        self.calls = calls
-
-    def post(self, path: str, document: Any, **headers: str) -> httpx.Response:
-        body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        return self.http.post(f"/v1/models/{path}", content=body, headers=headers)
-
-    def replicas(self) -> list[int]:
-        """The pids of the replicas, the zygote's children."""
-        zygotes = _children(self.process.pid)
-        return [pid for zygote in zygotes for pid in _children(zygote)]
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def answered_more(statuses: Counter[int]) -> None:
@@ -68,43 +31,9 @@ def answered_more(statuses: Counter[int]) -> None:
     until(lambda: statuses[200] > enough)
 
 
-@contextmanager
-def gateway(folder: Path, *flags: str) -> Iterator[Gateway]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", "gateway", str(folder), "--rest-port", "0",
-         "--grpc-port", "0", "--json", *flags],
-        stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        said = json.loads(process.stdout.readline())
-        running = Gateway(process, said["rest"], said["grpc"])
-        with running.http:
-            yield running
-    finally:
-        process.stdout.close()
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "tests.integration.serving_models", str(folder)]
-    subprocess.run(command, check=True, timeout=_READY_SECONDS, capture_output=True)
-    (folder / "broken" / "1").mkdir(parents=True)
-    (folder / "broken" / "1" / "saved_model.pb").write_bytes(b"no model")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def served(models: Path) -> Iterator[Gateway]:
-    with gateway(models, "--cors") as running:
+    with gateway(str(models), "--cors") as running:
         yield running
 
 
@@ -379,13 +308,13 @@ def test_versions_come_and_go_while_it_runs(models: Path, served: Gateway) -> No
 
 
 def test_from_zero_and_back(models: Path) -> None:
-    with gateway(models, "--idle-seconds", "0.5") as running:
+    with gateway(str(models), "--idle-seconds", "0.5") as running:
         assert running.replicas() == []
         assert running.post("half:predict", {"instances": [1]}).json() == {"predictions": [3.5]}
         assert len(running.replicas()) == 1
         until(lambda: running.replicas() == [])
         assert running.post("half:predict", {"instances": [1]}).is_success
-        (zygote,) = _children(running.process.pid)
+        (zygote,) = running.zygotes()
         running.process.kill()
         until(lambda: not Path(f"/proc/{zygote}").exists())
 

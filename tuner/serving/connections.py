@@ -7,18 +7,15 @@ import json
 import logging
 import resource
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = logging.getLogger(__name__)
 
-#: How long a client may take for the head of a request, for its body, and to take the answer in.
-_HEAD_SECONDS, _BODY_SECONDS, _ANSWER_SECONDS = 10.0, 60.0, 60.0
-#: How long a connection may wait for its first request; between requests it is uvicorn's affair.
-IDLE_SECONDS = 75.0
-_MOST_HEAD_BYTES = 64 * 2**10
-_SWEEP_SECONDS = 1.0
+#: How often it is looked who takes too long.
+_SWEEP_SECONDS = 0.5
 #: How many files a gateway needs for other things than connections.
 _OTHER_FILES = 256
 _PHRASES = {
@@ -27,6 +24,22 @@ _PHRASES = {
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What connections may cost."""
+
+    #: How many there may be. For one more, one is closed that idles: the one that does so longest
+    #: of those that never asked for anything, or else of all.
+    connections: int = 4096
+    #: How long a client may take for the head of a request, for its body, and for the answer.
+    head_seconds: float = 10.0
+    body_seconds: float = 60.0
+    answer_seconds: float = 60.0
+    #: How long a connection may wait for its first request; later it is uvicorn's affair.
+    idle_seconds: float = 75.0
+    head_bytes: int = 64 * 2**10
 
 
 def room(most: int) -> int:
@@ -46,13 +59,15 @@ class Connections:
     """Watches over connections. It belongs to an event loop.
 
     Args:
-        most: How many there may be. For one more, the one that idles longest is closed.
+        limits: What they may cost.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self._all: set[Connection] = set()
-        #: Those without a request under way, the longest idle first.
+        #: Those without a request under way, the longest idle first: those that have not asked
+        #: for anything yet, and the others.
+        self._new: dict[Connection, None] = {}
         self._idle: dict[Connection, None] = {}
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -62,23 +77,24 @@ class Connections:
 
     def opened(self, connection: Connection) -> bool:
         """Takes a connection in; returns whether there is room for it."""
-        if len(self._all) >= self._most:
-            oldest = next(iter(self._idle), None)
+        if len(self._all) >= self.limits.connections:
+            oldest = next(iter(self._new), None) or next(iter(self._idle), None)
             if oldest is None:
                 return False
             self.closed(oldest)
             oldest.transport.close()
         self._all.add(connection)
-        self._idle[connection] = None
+        self._new[connection] = None
         return True
 
     def closed(self, connection: Connection) -> None:
         """Forgets a connection."""
         self._all.discard(connection)
-        self._idle.pop(connection, None)
+        self.is_busy(connection)
 
     def is_busy(self, connection: Connection) -> None:
         """A request begins."""
+        self._new.pop(connection, None)
         self._idle.pop(connection, None)
 
     def is_idle(self, connection: Connection) -> None:
@@ -106,6 +122,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, guard: Connections, **given: Any) -> None:
         super().__init__(**given)
         self._guard = guard
+        self._limits = guard.limits
         self._head_bytes = 0
         #: Until when what the client is at has to be done.
         self._deadline = float("inf")
@@ -116,7 +133,7 @@ class Connection(HttpToolsProtocol):
         """Called by asyncio."""
         super().connection_made(transport)
         if self._guard.opened(self):
-            self._expect("a request", IDLE_SECONDS)
+            self._expect("a request", self._limits.idle_seconds)
         else:
             self._refuse(503, "there are too many connections; try again, and keep them open.")
 
@@ -129,20 +146,22 @@ class Connection(HttpToolsProtocol):
         """Called by asyncio."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(431, f"the head of a request has at most {_MOST_HEAD_BYTES} bytes.")
+        if self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
+            self._refuse(
+                431, f"the head of a request has at most {self._limits.head_bytes} bytes."
+            )
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
         super().on_message_begin()
         self._guard.is_busy(self)
-        self._expect("the head of the request", _HEAD_SECONDS)
+        self._expect("the head of the request", self._limits.head_seconds)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
         self._head_bytes = 0
         super().on_headers_complete()
-        self._expect("the body of the request", _BODY_SECONDS)
+        self._expect("the body of the request", self._limits.body_seconds)
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
@@ -173,7 +192,7 @@ class Connection(HttpToolsProtocol):
             self._stuck_since = None
         elif self._stuck_since is None:
             self._stuck_since = now
-        elif now - self._stuck_since > _ANSWER_SECONDS:
+        elif now - self._stuck_since > self._limits.answer_seconds:
             self.transport.abort()
 
     def _expect(self, what: str, seconds: float) -> None:

@@ -23,7 +23,7 @@ from tuner.endpoint import Scaling
 from tuner.errors import FailedPreconditionError, UnavailableError
 from tuner.serving.callers import Callers
 from tuner.serving.catalog import Folder
-from tuner.serving.connections import IDLE_SECONDS, Connections, room
+from tuner.serving.connections import Connections, Limits, room
 from tuner.serving.endpoints import Endpoints
 from tuner.serving.files import Files
 from tuner.serving.grpc_api import PredictionApi
@@ -212,7 +212,7 @@ async def _listening(
         most_bytes=options.most_bytes,
         cors=options.cors,
     )
-    connections = Connections(room(options.connections))
+    connections = Connections(Limits(connections=room(options.connections)))
     server = _server(options, rest, connections)
     try:
         sockets = [server.config.bind_socket()]
@@ -284,7 +284,7 @@ def _server(options: Options, rest: Rest, connections: Connections) -> uvicorn.S
         server_header=False,
         date_header=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=int(IDLE_SECONDS),
+        timeout_keep_alive=int(connections.limits.idle_seconds),
         timeout_graceful_shutdown=_GRACE_SECONDS,
         **_certificates(settings),
     )

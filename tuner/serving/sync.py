@@ -177,8 +177,8 @@ class Sync:
             gateway=self._gateway,
             sequence=self._sequence,
             host=f"{socket.gethostname()[:80]}:{os.getpid()}",
-            rest_address=self._addresses.get("rest", ""),
-            grpc_address=self._addresses.get("grpc", ""),
+            rest_address=_reachable(self._addresses.get("rest", "")),
+            grpc_address=_reachable(self._addresses.get("grpc", "")),
             versions=[_version(*taken) for taken in self._endpoints.take() if _is_alive(*taken)],
             revision=self._revision,
             ends=ends,
@@ -188,6 +188,12 @@ class Sync:
         endpoints = [convert_endpoint.endpoint_from_proto(each) for each in answer.endpoints]
         self._callers.update(answer.has_tokens, answer.callers)
         self._endpoints.apply(endpoints)
+
+
+def _reachable(address: str) -> str:
+    """An address for other machines: one that listens everywhere is called by its name."""
+    host, _, port = address.rpartition(":")
+    return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "[::]") else address
 
 
 def _is_alive(deployed: Deployed, answered: Traffic, shadowed: Traffic) -> bool:
