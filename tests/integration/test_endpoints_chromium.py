@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,16 +11,19 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import tuner
-from tests.integration.test_serving import until
+from tests.integration.conftest import database_of, make_database
+from tests.integration.gateways import Gateway, until
+from tests.integration.gateways import gateway as running_gateway
+from tests.integration.test_gateway_endpoints import publish
 from tests.integration.test_web_chromium import browser as browser
 from tests.integration.test_web_chromium import page as page
 from tests.integration.web_study import pages
 from tuner.client import Client
 from tuner.config import Settings
 from tuner.errors import NotFoundError
-from tuner.model import Lineage, Published
 from tuner.service.server import StudyServer
 from tuner.web.source import StudySource
+from tuner_storage import EmbeddedPostgres
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,46 +34,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[Client]:
+def client(folder: Path, postgres: EmbeddedPostgres, models: Path) -> Iterator[Client]:
     """A server with the model `half`, of which two versions are ready."""
-    command = [sys.executable, "-m", "tests.integration.serving_models", str(folder / "models")]
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
-    settings = Settings(data_dir=folder / "server", server_port=0)
+    name = f"endpoint_pages_{os.getpid()}"
+    make_database(postgres, name)
+    url = database_of(postgres, name)
+    settings = Settings(data_dir=folder / "server", server_port=0, database_url=url)
     with StudyServer(settings) as server, tuner.connect(server.address) as client:
         for version in (1, 2):
-            lineage = Lineage(source="elsewhere")
-            begun = client.models.begin("half", lineage, publisher="box:1")
-            what = Published(
-                uri=str(folder / "models" / "half" / str(version)),
-                size_bytes=1,
-                sha256="ab" * 32,
-                lineage=lineage,
-            )
-            client.models.finish(begun, what)
+            publish(client, "half", models / "half" / str(version))
         yield client
 
 
 @pytest.fixture(scope="module")
-def gateway(client: Client, folder: Path) -> Iterator[str]:
-    """The REST address of a gateway that serves the server's endpoints."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", "gateway", "--rest-port", "0", "--grpc-port", "0",
-         "--server", client.address, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TUNER_DATA_DIR": str(folder / "gateway")},
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())["rest"]
-    finally:
-        process.stdout.close()
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
+def gateway(client: Client, folder: Path) -> Iterator[Gateway]:
+    """A gateway that serves the server's endpoints."""
+    environment = {"TUNER_SERVER": client.address, "TUNER_DATA_DIR": str(folder / "gateway")}
+    with running_gateway(environment=environment) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +61,7 @@ def address(client: Client) -> Iterator[str]:
 
 
 def test_an_endpoint_is_watched_split_and_tried(
-    page: Page, address: str, client: Client, gateway: str
+    page: Page, address: str, client: Client, gateway: Gateway
 ) -> None:
     page.goto(f"{address}/endpoints")
     expect(page.locator("#endpoints")).to_contain_text("No endpoints yet")
@@ -94,7 +72,9 @@ def test_an_endpoint_is_watched_split_and_tried(
     page.get_by_role("link", name="halves").click()
     page.wait_for_url("**/endpoints/halves")
     expect(page.get_by_label("Percent of version 1")).to_have_value("90")
-    expect(page.locator("#endpoint")).to_contain_text(f"http://{gateway}/v1/models/halves:predict")
+    expect(page.locator("#endpoint")).to_contain_text(
+        f"http://{gateway.rest}/v1/models/halves:predict"
+    )
 
     # Another's change arrives by itself; a slider moves the other one, and nothing else.
     endpoint.split({1: 80, 2: 20})
