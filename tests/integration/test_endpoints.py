@@ -347,6 +347,15 @@ def test_what_gateways_say_is_added_up_once(served: Served, database_url: str) -
     with refused("INVALID_ARGUMENT", "INVALID_ARGUMENT"):
         endpoints.call("ReportGateway", gateway="me", sequence=1)
     assert not endpoints.call("ListGateways").gateways
+    # Gateways that are gone and minutes long past are forgotten.
+    with psycopg.connect(database_url) as connection, Database(database_url) as database:
+        past = "UPDATE tuner.endpoint_traffic SET minute = minute - '31 days'::interval"
+        connection.execute(past)
+        connection.commit()
+        GatewayStore(database).forget()
+        for table in ("gateways", "endpoint_traffic"):
+            left = connection.execute(f"SELECT count(*) FROM tuner.{table}".encode()).fetchone()
+            assert left == (0,), table
     # What gateways say of endpoints that are gone is nobody's.
     endpoints.call("DeleteEndpoint", name="endpoints/live")
     late = Gateway(endpoints)
