@@ -135,6 +135,18 @@ def test_the_chance_of_errors_is_fishers(own: int, failed: int, others: int, mor
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+def test_the_chance_of_many_errors_is_known_at_once() -> None:
+    own, others = Traffic(requests=40_000, errors=5_000), Traffic(requests=200_000, errors=24_400)
+    table = [[5_000, 35_000], [24_400, 175_600]]
+    expected = stats.fisher_exact(table, alternative="greater").pvalue
+    assert chance_of_more_errors(own, others) == pytest.approx(expected, rel=1e-2)
+    huge = Traffic(requests=2**62, errors=2**61)
+    assert chance_of_more_errors(huge, huge) == pytest.approx(0.5)
+    none = Traffic(requests=2**62)
+    assert chance_of_more_errors(none, none) == 1.0
+    assert chance_of_more_errors(huge, Traffic(requests=1)) == 1.0
+
+
 @pytest.mark.parametrize(
     ("own", "others", "elapsed", "expected"),
     [
@@ -342,7 +354,11 @@ endpoints = st.builds(
 counts = st.integers(0, 2**62)
 bound_counts = st.lists(counts, min_size=len(LATENCY_BOUNDS) + 1, max_size=len(LATENCY_BOUNDS) + 1)
 traffics = st.builds(
-    Traffic, requests=counts, errors=counts, differences=counts, latencies=bound_counts
+    lambda few, latencies: Traffic(
+        requests=few[2], errors=few[0], differences=few[1], latencies=latencies
+    ),
+    st.lists(counts, min_size=3, max_size=3).map(sorted),
+    bound_counts,
 )
 
 
