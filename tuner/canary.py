@@ -8,9 +8,12 @@ from datetime import timedelta
 
 from tuner.endpoint import Canary, CanaryState, Traffic
 
-#: How improbable a larger share of errors must be by chance before it counts.
+#: How improbable a larger share of errors must be by chance before it counts. It is looked at
+#: again and again: each doubling of the requests is about one look, and has its part of it.
 _SIGNIFICANCE = 0.01
-_NEGLIGIBLE = 1e-12
+#: A term that adds nothing; a variance that makes all distributions normal; and so many deviations
+#: from the mean nothing happens.
+_NEGLIGIBLE, _MANY, _FAR = 1e-12, 10_000, 40
 
 
 def judged(canary: Canary, own: Traffic, others: Traffic, elapsed: timedelta) -> Canary:
@@ -41,20 +44,23 @@ def chance_of_more_errors(own: Traffic, others: Traffic) -> float:
     """The probability of as many errors of `own`, or more, if both sides fail equally often.
 
     Fisher's exact test, one-sided: it holds for the few requests that a canary begins with, too.
+    Where errors abound, the normal distribution stands for the hypergeometric.
     """
     errors, total = own.errors + others.errors, own.requests + others.requests
-    most = min(own.requests, errors)
-    whole = _ways(total, errors)
-    chance = 0.0
-    for count in range(own.errors, most + 1):
-        others_errors = errors - count
-        if others_errors > others.requests:
-            continue
-        ways = _ways(own.requests, count) + _ways(others.requests, others_errors)
+    mean = own.requests * errors / total
+    variance = mean * (total - errors) * others.requests / (total * max(total - 1, 1))
+    if variance > _MANY:
+        distance = (own.errors - 0.5 - mean) / math.sqrt(2 * variance)
+        return math.erfc(distance) / 2
+    whole, chance = _ways(total, errors), 0.0
+    # Below, terms vanish; others cannot have had more errors than requests.
+    least = max(own.errors, errors - others.requests, int(mean - _FAR * math.sqrt(variance)))
+    for count in range(least, min(own.requests, errors) + 1):
+        ways = _ways(own.requests, count) + _ways(others.requests, errors - count)
         term = math.exp(ways - whole)
         chance += term
         # Beyond its mean the distribution only falls.
-        if count * total > errors * own.requests and term < _NEGLIGIBLE * chance:
+        if count > mean and term < _NEGLIGIBLE * chance:
             break
     return min(chance, 1.0)
 
@@ -72,7 +78,7 @@ def _fails_more(canary: Canary, own: Traffic, others: Traffic) -> str:
     if increase <= canary.max_error_increase:
         return ""
     chance = chance_of_more_errors(own, others)
-    if chance >= _SIGNIFICANCE:
+    if chance >= _SIGNIFICANCE / (1 + math.log2(own.requests)):
         return ""
     return f"{_failed(own)}; of the others {_failed(others)} (p = {chance:.2g})."
 

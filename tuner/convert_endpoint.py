@@ -177,7 +177,7 @@ def traffic_to_proto(traffic: Traffic) -> service_pb.Traffic:
 
 
 def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
-    """What a version did; raises InvalidArgumentError for latencies by other bounds."""
+    """What a version did; raises InvalidArgumentError for what cannot be counted."""
     latencies = list(message.latencies) or Traffic().latencies
     if len(latencies) != len(LATENCY_BOUNDS) + 1:
         raise InvalidArgumentError(
@@ -186,6 +186,11 @@ def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
     counts = (message.requests, message.errors, message.differences, *latencies)
     if min(counts) < 0:
         raise InvalidArgumentError(f"counts of calls are not negative, but got {min(counts)}.")
+    if max(message.errors, message.differences) > message.requests:
+        raise InvalidArgumentError(
+            f"of {message.requests} calls no more can have failed or differed, but got "
+            f"{message.errors} and {message.differences}."
+        )
     return Traffic(
         requests=message.requests,
         errors=message.errors,

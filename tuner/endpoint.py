@@ -290,6 +290,14 @@ class Report:
     #: Now, on every gateway.
     replicas: tuple[Replicas, ...]
 
+    @property
+    def totals(self) -> dict[tuple[int, bool], Traffic]:
+        """The minutes added up, by version and whether it was only asked, too."""
+        added = dict[tuple[int, bool], Traffic]()
+        for minute in self.minutes:
+            added.setdefault((minute.version, minute.shadow), Traffic()).add(minute.traffic)
+        return added
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:

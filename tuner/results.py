@@ -32,7 +32,7 @@ def graded(answer: str, row: int, label: str) -> tuple[str, float] | None:
     """
     try:
         predicted = _predicted(_row(json.loads(answer), row))
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return None
     if isinstance(predicted, str):
         return ACCURACY, float(_is_same(predicted, label))

@@ -33,6 +33,7 @@ from tuner.service.holdings import holdings
 from tuner.service.interceptor import STREAMS, CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
 from tuner.service.models import ModelServicer
+from tuner.service.online import OnlineResults
 from tuner.service.servicer import StudyServicer
 from tuner.service.statistics import StatisticsServicer
 from tuner.service.studies import Studies
@@ -206,7 +207,10 @@ class StudyServer:
             "gateways": gateways.forget,
             "predictions": results.forget,
         }
-        stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
+        online = OnlineResults(results, studies, fleet.server)
+        stack.enter_context(
+            Ticker(studies, refresh=refresh, tell=online.tell, housekeeping=housekeeping)
+        )
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         root = settings.models_uri if settings.has_tokens else None
         add_ModelServiceServicer_to_server(ModelServicer(ModelStore(database), root), server)

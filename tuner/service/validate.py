@@ -30,7 +30,8 @@ _METRICS = 100
 _EARLIER = 5
 _ADDED = 1000
 _MEASURED = 100_000
-_LABELS = 64
+#: How many labels a study or a trial may have.
+LABELS = 64
 #: Words of a command, and how long each may be.
 _ARGUMENTS = 1000
 _ARGUMENT = 4096
@@ -225,7 +226,7 @@ def limits(asked: Limits) -> Limits:
 
 def labels(asked: Mapping[str, str]) -> Mapping[str, str]:
     """Returns labels; raises InvalidArgumentError for too many or too long ones."""
-    at_most(len(asked), _LABELS, "labels")
+    at_most(len(asked), LABELS, "labels")
     for key, value in asked.items():
         word("a label's name", key)
         _value(f"label {key!r}", value)

@@ -1436,17 +1436,27 @@ WHERE endpoint_id = %(endpoint_id)s::text
     AND total = %(total)s::numeric;
 
 -- mark_untellable --
--- Of versions without a trial, or whose study or themselves are deleted.
+-- Of versions without a trial, or whose study or themselves are deleted. What somebody is adding to
+-- waits for the next time.
+WITH untellable AS (
+    SELECT endpoint_results.endpoint_id, endpoint_results.version, endpoint_results.result
+    FROM tuner.endpoint_results
+    WHERE NOT endpoint_results.is_told
+        AND NOT EXISTS (
+            SELECT
+            FROM tuner.endpoints
+            JOIN tuner.model_versions
+                ON model_versions.model_id = endpoints.model_id
+                AND model_versions.version = endpoint_results.version
+            JOIN tuner.trials
+                ON trials.study = model_versions.study AND trials.number = model_versions.trial
+            WHERE endpoints.endpoint_id = endpoint_results.endpoint_id
+        )
+    FOR UPDATE OF endpoint_results SKIP LOCKED
+)
 UPDATE tuner.endpoint_results
 SET is_told = true
-WHERE NOT is_told
-    AND NOT EXISTS (
-        SELECT
-        FROM tuner.endpoints
-        JOIN tuner.model_versions
-            ON model_versions.model_id = endpoints.model_id
-            AND model_versions.version = endpoint_results.version
-        JOIN tuner.trials
-            ON trials.study = model_versions.study AND trials.number = model_versions.trial
-        WHERE endpoints.endpoint_id = endpoint_results.endpoint_id
-    );
+FROM untellable
+WHERE endpoint_results.endpoint_id = untellable.endpoint_id
+    AND endpoint_results.version = untellable.version
+    AND endpoint_results.result = untellable.result;
