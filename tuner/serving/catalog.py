@@ -43,11 +43,13 @@ class Folder:
 
     def find(self, model: str, version: int | None, label: str, key: bytes) -> Served:
         """See `Source`."""
+        versions = self._models.get(model)
+        if not versions:
+            raise not_served(model, version)
         if label:
             raise no_label(label)
-        versions = self._models.get(model)
-        found = versions and versions.get(max(versions) if version is None else version)
-        if not found:
+        found = versions.get(max(versions) if version is None else version)
+        if found is None:
             raise not_served(model, version)
         return found
 

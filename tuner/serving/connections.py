@@ -8,6 +8,7 @@ import logging
 import resource
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: How often it is looked who takes too long.
 _SWEEP_SECONDS = 0.5
+#: Where there are too many connections, this part of them is closed if they idle.
+_SHARE = 50
 #: How many files a gateway needs for other things than connections.
 _OTHER_FILES = 256
 _PHRASES = {
@@ -30,8 +33,8 @@ _PHRASES = {
 class Limits:
     """What connections may cost."""
 
-    #: How many there may be. For one more, one is closed that idles: the one that does so longest
-    #: of those that never asked for anything, or else of all.
+    #: How many there may be. For one more, some are closed that idle: those that do so longest of
+    #: those that never asked for anything, or else of all.
     connections: int = 4096
     #: How long a client may take for the head of a request, for its body, and for the answer.
     head_seconds: float = 10.0
@@ -55,8 +58,20 @@ def room(most: int) -> int:
     return most
 
 
+class _Stage(Enum):
+    """What a connection is at, and what is said if that takes too long."""
+
+    NEW = "a request did not arrive in time."
+    HEAD = "the head of the request did not arrive in time."
+    BODY = "the body of the request did not arrive in time."
+    ANSWER = "the answer"
+    IDLE = "the next request"
+
+
 class Connections:
-    """Watches over connections. It belongs to an event loop.
+    """Watches over connections, now and then: a request costs nothing for it.
+
+    It belongs to an event loop.
 
     Args:
         limits: What they may cost.
@@ -65,10 +80,6 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._all: set[Connection] = set()
-        #: Those without a request under way, the longest idle first: those that have not asked
-        #: for anything yet, and the others.
-        self._new: dict[Connection, None] = {}
-        self._idle: dict[Connection, None] = {}
         self._sweeper = asyncio.create_task(self._sweep())
 
     def protocol(self, **given: Any) -> Connection:
@@ -78,35 +89,30 @@ class Connections:
     def opened(self, connection: Connection) -> bool:
         """Takes a connection in; returns whether there is room for it."""
         if len(self._all) >= self.limits.connections:
-            oldest = next(iter(self._new), None) or next(iter(self._idle), None)
-            if oldest is None:
-                return False
-            self.closed(oldest)
-            oldest.transport.close()
+            self._make_room()
+        if len(self._all) >= self.limits.connections:
+            return False
         self._all.add(connection)
-        self._new[connection] = None
         return True
 
     def closed(self, connection: Connection) -> None:
         """Forgets a connection."""
         self._all.discard(connection)
-        self.is_busy(connection)
-
-    def is_busy(self, connection: Connection) -> None:
-        """A request begins."""
-        self._new.pop(connection, None)
-        self._idle.pop(connection, None)
-
-    def is_idle(self, connection: Connection) -> None:
-        """A request was answered."""
-        if connection in self._all:
-            self._idle[connection] = None
 
     async def close(self) -> None:
         """Watches no more."""
         self._sweeper.cancel()
         with suppress(asyncio.CancelledError):
             await self._sweeper
+
+    def _make_room(self) -> None:
+        """Closes some that idle: first those that never asked for anything, the oldest first."""
+        idle = [each for each in self._all if each.stage in (_Stage.NEW, _Stage.IDLE)]
+        idle.sort(key=lambda each: (each.stage is _Stage.IDLE, each.since))
+        # Several at once, so that they are not looked for with each new connection.
+        for each in idle[: max(1, self.limits.connections // _SHARE)]:
+            self.closed(each)
+            each.transport.close()
 
     async def _sweep(self) -> None:
         while True:
@@ -122,19 +128,28 @@ class Connection(HttpToolsProtocol):
     def __init__(self, guard: Connections, **given: Any) -> None:
         super().__init__(**given)
         self._guard = guard
-        self._limits = guard.limits
         self._head_bytes = 0
-        #: Until when what the client is at has to be done.
-        self._deadline = float("inf")
-        self._what = ""
+        #: Since when it is at what it was at when it was last looked at.
+        self.since = self.loop.time()
+        self._seen: tuple[_Stage, object] = (_Stage.NEW, None)
         self._stuck_since: float | None = None
+
+    @property
+    def stage(self) -> _Stage:
+        """What it is at."""
+        cycle: Any = self.cycle  # uvicorn's types do not know that there may be none
+        if self.scope is not (None if cycle is None else cycle.scope):
+            return _Stage.HEAD
+        if cycle is None:
+            return _Stage.NEW
+        if cycle.response_complete:
+            return _Stage.IDLE
+        return _Stage.BODY if cycle.more_body else _Stage.ANSWER
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
         super().connection_made(transport)
-        if self._guard.opened(self):
-            self._expect("a request", self._limits.idle_seconds)
-        else:
+        if not self._guard.opened(self):
             self._refuse(503, "there are too many connections; try again, and keep them open.")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -144,64 +159,43 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
-        self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
-            self._refuse(
-                431, f"the head of a request has at most {self._limits.head_bytes} bytes."
-            )
-
-    def on_message_begin(self) -> None:
-        """Called by the parser."""
-        super().on_message_begin()
-        self._guard.is_busy(self)
-        self._expect("the head of the request", self._limits.head_seconds)
-
-    def on_headers_complete(self) -> None:
-        """Called by the parser."""
-        self._head_bytes = 0
-        super().on_headers_complete()
-        self._expect("the body of the request", self._limits.body_seconds)
-
-    def on_body(self, body: bytes) -> None:
-        """Called by the parser."""
-        self._head_bytes = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Called by the parser."""
-        self._head_bytes = 0
-        self._deadline = float("inf")
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Called by uvicorn."""
-        super().on_response_complete()
-        if self.cycle.response_complete:  # else the next request is there already
-            self._guard.is_idle(self)
+        if self.stage is not _Stage.HEAD:
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self._guard.limits.head_bytes and not self.transport.is_closing():
+            most = self._guard.limits.head_bytes
+            self._refuse(431, f"the head of a request has at most {most} bytes.")
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what is no HTTP."""
         self._refuse(400, msg)
 
     def look(self, now: float) -> None:
-        """Gives the client up if it took too long."""
-        if now > self._deadline:
-            self._refuse(408, f"{self._what} did not arrive in time.")
+        """Gives the client up if it takes too long."""
+        limits, stage = self._guard.limits, self.stage
+        if self._seen[0] is not stage or self._seen[1] is not self.scope:
+            self._seen, self.since = (stage, self.scope), now
+        most = {
+            _Stage.NEW: limits.idle_seconds,
+            _Stage.HEAD: limits.head_seconds,
+            _Stage.BODY: limits.body_seconds,
+        }.get(stage)
+        if most is not None and now - self.since > most and not self.transport.is_closing():
+            self._refuse(408, stage.value)
         if not self.flow.write_paused:
             self._stuck_since = None
         elif self._stuck_since is None:
             self._stuck_since = now
-        elif now - self._stuck_since > self._limits.answer_seconds:
+        elif now - self._stuck_since > limits.answer_seconds:
             self.transport.abort()
-
-    def _expect(self, what: str, seconds: float) -> None:
-        self._what, self._deadline = what, self.loop.time() + seconds
 
     def _refuse(self, status: int, message: str) -> None:
         """Says what is wrong, if no answer is under way, and closes."""
-        self._deadline = float("inf")
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self.stage is not _Stage.ANSWER and not (
+            self.stage is _Stage.BODY and self.cycle.response_started
+        ):
             body = json.dumps({"error": message}).encode()
             self.transport.write(
                 f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"

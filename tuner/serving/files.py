@@ -11,9 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tuner import registry
 from tuner.endpoint import Deployment
-from tuner_trainers import transfer
 
 _TEMPORARY = ".fetch-"
 #: What no replica was started from for so long is removed, as is what a gateway that was killed
@@ -41,8 +39,9 @@ class Files:
             DataError: it cannot be fetched.
             ModelRejectedError: what was fetched is not what was published.
         """
-        if not transfer.is_remote(deployment.uri):
-            return transfer.local_path(deployment.uri)
+        path = deployment.uri.removeprefix("file://")
+        if "://" not in path:
+            return Path(path)
         name = hashlib.sha256(f"{deployment.sha256} {deployment.uri}".encode()).hexdigest()
         target = self._folder / name[:32]
         async with self._fetching.setdefault(target, asyncio.Lock()):
@@ -50,6 +49,8 @@ class Files:
         return target
 
     def _fetch(self, deployment: Deployment, target: Path) -> None:
+        from tuner import registry  # pyarrow takes 30 MB, which most gateways do not need
+
         if target.is_dir():
             os.utime(target)
             return

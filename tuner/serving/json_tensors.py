@@ -23,6 +23,8 @@ from tuner.serving.signature import DTYPES, Signature, Tensor
 Array = npt.NDArray[Any]
 
 _DECODER = json.JSONDecoder()
+#: NumPy takes two more.
+MOST_DIMENSIONS = 62
 _B64 = "b64"
 _BYTES = "_bytes"
 #: Of a value that is at fault, so much is shown.
@@ -239,6 +241,8 @@ def _dense(value: Any, tensor: Tensor, takes_missing: bool) -> Array:
     inner = value
     while type(inner) is list:
         shape.append(len(inner))
+        if len(shape) > MOST_DIMENSIONS:
+            raise InvalidArgumentError("JSON Value: [...] is nested too deep.")
         if not inner:
             break
         inner = inner[0]
