@@ -6,7 +6,6 @@ import csv
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +15,8 @@ from tuner import registry
 from tuner.cli import documents
 from tuner.cli.quiet import quiet_libraries
 from tuner.cli.session import Session, server_option
-from tuner.client import Study, Trial, tables
+from tuner.client import Access, Study, Trial, tables
+from tuner.client.predictions import Predictions
 from tuner.config import Settings
 from tuner.endpoint import check_endpoint_id
 from tuner.errors import (
@@ -25,7 +25,6 @@ from tuner.errors import (
     InvalidArgumentError,
     ModelRejectedError,
     NotFoundError,
-    UnavailableError,
 )
 from tuner.model import Lineage, VersionState
 
@@ -188,23 +187,16 @@ def _predicted_remotely(
             f"{name} is no folder, and no endpoint's name; give the folder of an exported model, "
             "or an endpoint."
         ) from None
-    address = gateway or _gateway(session)
-    with closing(Remote(address, endpoint, Settings.read(server=session.server))) as remote:
+    if gateway is None:
+        predictions = session.client.endpoint(endpoint).predictions()
+    else:
+        predictions = Predictions(Access.of(Settings.read(server=session.server)), [gateway])
+    with predictions:
+        remote = Remote(predictions, endpoint)
         columns = _checked(remote.read(file), file)
         count = len(next(iter(columns.values())))
         with session.progress("predicting", count) as told:
             return remote.predict(columns, told)
-
-
-def _gateway(session: Session) -> str:
-    """The address of a gateway that reports to the study server."""
-    gateways = session.client.gateways()
-    if not gateways:
-        raise UnavailableError(
-            "no gateway reports to the study server: start one with tuner gateway, or name one "
-            "with --gateway."
-        )
-    return gateways[0].rest_address
 
 
 def _checked(columns: Mapping[str, Any], file: str) -> Mapping[str, Any]:

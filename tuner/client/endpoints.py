@@ -12,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from tuner import convert, convert_endpoint
 from tuner import endpoint as values
 from tuner.client.channel import Connection
-from tuner.client.predictions import Predictions
+from tuner.client.predictions import ANSWER_SECONDS, Predictions
 from tuner.endpoint import (
     Canary,
     Deployment,
@@ -239,7 +239,7 @@ class Endpoint:
         *,
         version: int | None = None,
         key: str = "",
-        timeout_seconds: float = 60.0,
+        timeout_seconds: float = ANSWER_SECONDS,
     ) -> list[Any]:
         """Has rows predicted by a gateway that reports to the study server.
 
@@ -259,7 +259,7 @@ class Endpoint:
             answer = predictions.predict(
                 self.endpoint_id, rows, version=version, key=key, timeout_seconds=timeout_seconds
             )
-        return answer.rows()
+        return list(answer.checked()["predictions"])
 
     def predictions(self) -> Predictions:
         """A connection to the gateways, for many calls; use it in `with`."""

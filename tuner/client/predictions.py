@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import SplitResult, quote, urlsplit
 
 from tuner.client.access import Access
 from tuner.endpoint import STICKY_KEY
@@ -25,7 +26,11 @@ from tuner.errors import (
     UnavailableError,
 )
 
-_VERSION = "x-model-version"
+#: How long an answer is awaited: a model may have to wake.
+ANSWER_SECONDS = 60.0
+#: Predictions change nothing: one that failed for the moment is asked for again.
+_TRIES, _PAUSE_SECONDS = 5, 0.5
+_BUSY = (429, 503)
 #: By HTTP status.
 _ERRORS: Mapping[int, type[TunerError]] = {
     400: InvalidArgumentError,
@@ -51,12 +56,13 @@ class Answer:
     request_id: str
     seconds: float
 
-    def rows(self) -> list[Any]:
-        """The prediction of each row; raises TunerError for an answer that is an error."""
+    def checked(self) -> Any:
+        """What was answered; raises TunerError if that is an error."""
         if self.status == 200:
-            return list(self.document["predictions"])
-        message = str(self.document.get("error") or self.document)
-        raise _ERRORS.get(self.status, UnavailableError)(message)
+            return self.document
+        said = self.document.get("error") if isinstance(self.document, dict) else None
+        error = _ERRORS.get(self.status, UnavailableError)
+        raise error(f"the gateway said: {said or self.document}")
 
 
 class Predictions:
@@ -64,20 +70,24 @@ class Predictions:
 
     Args:
         access: The token, and whom to trust; with trust, gateways are called by https.
-        addresses: Where they answer REST, host:port.
+        addresses: Where they answer REST: host:port, or that after http:// or https://.
 
     Raises:
-        FailedPreconditionError: there is no address.
+        InvalidArgumentError: one is no address.
+        FailedPreconditionError: there is none.
     """
 
     def __init__(self, access: Access, addresses: Sequence[str]) -> None:
         if not addresses:
             raise FailedPreconditionError(
-                "no gateway reports to the study server; start one: tuner gateway."
+                "no gateway reports to the study server: start one with tuner gateway, or name "
+                "one."
             )
         self._access = access
-        self._addresses = [*addresses]
-        self._connection: http.client.HTTPConnection | None = None
+        self._urls = [
+            _url(address, is_safe=access.gateway_trust is not None) for address in addresses
+        ]
+        self._connection: HTTPConnection | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +106,11 @@ class Predictions:
             self._connection.close()
             self._connection = None
 
+    @property
+    def url(self) -> str:
+        """The gateway that is asked first."""
+        return self._urls[0].geturl()
+
     def predict(
         self,
         endpoint: str,
@@ -103,7 +118,7 @@ class Predictions:
         *,
         version: int | None = None,
         key: str = "",
-        timeout_seconds: float = 60.0,
+        timeout_seconds: float = ANSWER_SECONDS,
     ) -> Answer:
         """Has rows predicted.
 
@@ -117,70 +132,105 @@ class Predictions:
         Raises:
             UnavailableError: no gateway answers.
         """
-        path = self._path(endpoint, version) + ":predict"
+        path = f"{_model(endpoint, version)}:predict"
         headers = {STICKY_KEY: key} if key else {}
-        return self._ask("POST", path, {"instances": [*rows]}, headers, timeout_seconds)
+        return self.ask(path, {"instances": [*rows]}, headers, timeout_seconds=timeout_seconds)
 
-    def metadata(
-        self, endpoint: str, *, version: int | None = None, timeout_seconds: float = 60.0
-    ) -> Answer:
-        """The signatures of an endpoint's model; raises UnavailableError."""
-        path = self._path(endpoint, version) + "/metadata"
-        return self._ask("GET", path, None, {}, timeout_seconds)
+    def predict_columns(self, endpoint: str, version: int, columns: Mapping[str, Any]) -> Answer:
+        """Has rows predicted that are given column by column, as `predict` does."""
+        return self.ask(f"{_model(endpoint, version)}:predict", {"inputs": columns})
 
-    @staticmethod
-    def _path(endpoint: str, version: int | None) -> str:
-        pinned = "" if version is None else f"/versions/{version}"
-        return f"/v1/models/{quote(endpoint, safe='')}{pinned}"
+    def metadata(self, endpoint: str, *, timeout_seconds: float = ANSWER_SECONDS) -> Answer:
+        """The signatures of an endpoint's model, as TensorFlow Serving tells them."""
+        path = f"{_model(endpoint, None)}/metadata"
+        return self.ask(path, timeout_seconds=timeout_seconds)
 
-    def _ask(
+    def about(self, endpoint: str) -> Answer:
+        """The version that answers, and what tuner's export says of it."""
+        return self.ask(f"/v1/endpoints/{quote(endpoint, safe='')}")
+
+    def ask(
         self,
-        method: str,
         path: str,
-        document: Any,
-        headers: Mapping[str, str],
-        timeout_seconds: float,
+        document: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_seconds: float = ANSWER_SECONDS,
     ) -> Answer:
+        """What a gateway answers; one that is busy is asked again.
+
+        Args:
+            path: What is asked.
+            document: What is posted; None: nothing is.
+            headers: Further ones.
+            timeout_seconds: How long an answer is awaited each time.
+
+        Raises:
+            UnavailableError: no gateway answers.
+        """
         body = None if document is None else json.dumps(document).encode()
         problem = ""
-        for address in list(self._addresses):
-            # A connection that was kept may have ended meanwhile: then a new one is tried.
-            for _ in range(2 if self._connection is not None else 1):
-                start = time.monotonic()
-                try:
-                    connection = self._connected(address, timeout_seconds)
-                    sent = {**headers, **self._proof(address)}
-                    connection.request(method, path, body, sent)
-                    found = connection.getresponse()
-                    return _answer(found, found.read(), time.monotonic() - start)
-                except (OSError, http.client.HTTPException) as error:
-                    self.close()
-                    problem = f"{address}: {error or type(error).__name__}"
-            self._addresses.append(self._addresses.pop(0))
+        for left in reversed(range(_TRIES * len(self._urls))):
+            start = time.monotonic()
+            try:
+                connection = self._connected(timeout_seconds)
+                sent = {**(headers or {}), **self._proof()}
+                connection.request("GET" if body is None else "POST", path, body, sent)
+                found = connection.getresponse()
+                answer = _answer(found, found.read(), time.monotonic() - start)
+            except (OSError, HTTPException) as error:
+                # It may have ended, or only the connection that was kept.
+                problem = f"{self.url}: {error or type(error).__name__}"
+                self.close()
+                self._urls.append(self._urls.pop(0))
+            else:
+                if answer.status not in _BUSY or not left:
+                    return answer
+            time.sleep(_PAUSE_SECONDS)
         raise UnavailableError(
-            f"no gateway answers ({problem}); see whether one runs: tuner endpoints."
+            f"no gateway answers ({problem}); start one with tuner gateway, or name another."
         )
 
-    def _connected(self, address: str, timeout_seconds: float) -> http.client.HTTPConnection:
+    def _connected(self, timeout_seconds: float) -> HTTPConnection:
         if self._connection is None:
-            trust = self._access.trust
-            self._connection = (
-                http.client.HTTPConnection(address, timeout=timeout_seconds)
-                if trust is None
-                else http.client.HTTPSConnection(
-                    address, timeout=timeout_seconds, context=trust.context()
+            url = self._urls[0]
+            host = url.hostname or ""
+            if url.scheme == "https":
+                trust = self._access.gateway_trust
+                context = ssl.create_default_context() if trust is None else trust.context()
+                self._connection = HTTPSConnection(
+                    host, url.port or 443, timeout=timeout_seconds, context=context
                 )
-            )
+            else:
+                self._connection = HTTPConnection(host, url.port or 80, timeout=timeout_seconds)
         elif self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_seconds)
         return self._connection
 
-    def _proof(self, address: str) -> dict[str, str]:
-        token = self._access.current_token()
-        return dict(self._access.metadata(address, token))
+    def _proof(self) -> dict[str, str]:
+        url, token = self._urls[0], self._access.current_token()
+        if url.scheme == "https":
+            return {"authorization": f"Bearer {token}"} if token else {}
+        return dict(self._access.metadata(url.netloc, token))
 
 
-def _answer(found: http.client.HTTPResponse, text: bytes, seconds: float) -> Answer:
+def _url(address: str, *, is_safe: bool) -> SplitResult:
+    url = address if "://" in address else f"{'https' if is_safe else 'http'}://{address}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidArgumentError(
+            f"a gateway's address is host:port, or that after http:// or https://, but got "
+            f"{address!r}."
+        )
+    return parts
+
+
+def _model(endpoint: str, version: int | None) -> str:
+    pinned = "" if version is None else f"/versions/{version}"
+    return f"/v1/models/{quote(endpoint, safe='')}{pinned}"
+
+
+def _answer(found: HTTPResponse, text: bytes, seconds: float) -> Answer:
     try:
         document = json.loads(text)
     except ValueError:
@@ -188,7 +238,7 @@ def _answer(found: http.client.HTTPResponse, text: bytes, seconds: float) -> Ans
     return Answer(
         status=found.status,
         document=document,
-        version=int(found.headers.get(_VERSION) or 0),
+        version=int(found.headers.get("x-model-version") or 0),
         request_id=found.headers.get("x-request-id", ""),
         seconds=seconds,
     )

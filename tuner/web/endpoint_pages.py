@@ -15,7 +15,6 @@ from tuner.errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
-    UnavailableError,
 )
 from tuner.web import endpoint_charts
 from tuner.web.site import Site, TheSite
@@ -30,10 +29,6 @@ WINDOWS: Mapping[str, timedelta] = {
     "1d": timedelta(days=1),
 }
 Window = Annotated[str, Query(pattern="^(15m|1h|1d)$")]
-
-
-#: How long a model may take to wake and answer.
-_ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +84,8 @@ def form_part(request: Request, site: TheSite, endpoint_id: str) -> Response:
     """A field for each input of the model: it may wake for that."""
     found = _found(site, endpoint_id)
     with site.source.predictions() as predictions:
-        answer = predictions.metadata(endpoint_id, timeout_seconds=_ANSWER_SECONDS)
-    if answer.status != 200:
-        raise UnavailableError(f"the model's inputs are not known: {answer.document}")
-    return site.part(request, "_try.html", endpoint=found, inputs=_inputs(answer.document))
+        answer = predictions.metadata(endpoint_id)
+    return site.part(request, "_try.html", endpoint=found, inputs=_inputs(answer.checked()))
 
 
 @router.get("/{endpoint_id}/figures/requests")
@@ -141,14 +134,8 @@ def try_it(
 ) -> Response:
     """Has a row predicted, by the gateway that clients ask."""
     check_same_origin(request)
-    # A model with one input takes its values, named or not.
     with site.source.predictions() as predictions:
-        answer = predictions.predict(
-            _checked(endpoint_id),
-            [values],
-            version=version or None,
-            timeout_seconds=_ANSWER_SECONDS,
-        )
+        answer = predictions.predict(_checked(endpoint_id), [values], version=version or None)
     shown = json.dumps(answer.document, indent=2, ensure_ascii=False)
     return site.part(request, "_prediction.html", answer=answer, shown=shown)
 
