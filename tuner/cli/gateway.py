@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tuner import logs
 from tuner.cli.session import Session, json_option
 from tuner.config import Settings, is_loopback
 from tuner.errors import FailedPreconditionError, InvalidArgumentError
+from tuner.runner import environment
 from tuner.serving.gateway import Options, run
 from tuner.serving.pool import Scaling
 
@@ -46,6 +48,9 @@ from tuner.serving.pool import Scaling
     help="After how long without traffic the last replica ends.",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of each replica.")
+@click.option(
+    "--here", is_flag=True, help="Replicas on this machine, even with TUNER_RAY_ADDRESS."
+)
 @click.option("--cors", is_flag=True, help="Let pages of other sites call.")
 @json_option
 @click.pass_obj
@@ -76,6 +81,7 @@ def gateway(session: Session, /, models: Path | None, **flags: Any) -> None:
             "one, such as a copy made by tuner export."
         )
     logs.configure(settings)
+    environment.prepare(os.environ, own_cluster=False)
     options = Options(
         models=(models or Path(settings.models_uri)).expanduser().absolute(),
         host=settings.host,
@@ -89,6 +95,7 @@ def gateway(session: Session, /, models: Path | None, **flags: Any) -> None:
         ),
         threads=flags["threads"],
         cors=flags["cors"],
+        ray_address="" if flags["here"] else settings.ray_address,
     )
 
     def ready(said: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvicorn
@@ -22,6 +22,9 @@ from tuner.serving.monitoring import Monitor
 from tuner.serving.pool import Pool, Scaling
 from tuner.serving.rest import Rest
 from tuner.serving.starter import Starter
+
+if TYPE_CHECKING:
+    from tuner.serving.cluster import ClusterStarter
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Options:
     seconds: float = 30.0
     most_bytes: int = 64 * 2**20
     cors: bool = False
+    #: The Ray cluster whose nodes have the replicas; empty: this machine has them.
+    ray_address: str = ""
 
 
 def run(
@@ -76,7 +81,7 @@ async def _serve(options: Options, ready: Callable[[Mapping[str, Any]], None]) -
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Starter(threads=options.threads) as starter:
+    async with _starter(options) as starter:
         models = Folder(
             options.models,
             lambda name, directory: Pool(name, directory, starter, options.scaling),
@@ -114,6 +119,15 @@ async def _serve(options: Options, ready: Callable[[Mapping[str, Any]], None]) -
         server.should_exit = True
         await asyncio.gather(serving, calls.stop(_GRACE_SECONDS))
         await models.close()
+
+
+def _starter(options: Options) -> Starter | ClusterStarter:
+    if not options.ray_address:
+        return Starter(threads=options.threads)
+    # Ray takes seconds to import.
+    from tuner.serving.cluster import ClusterStarter
+
+    return ClusterStarter(options.ray_address, threads=options.threads)
 
 
 class _Server(uvicorn.Server):
