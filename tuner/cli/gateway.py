@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from tuner.cli.session import Session, server_option
 from tuner.config import Settings
 from tuner.endpoint import Scaling
 from tuner.errors import InvalidArgumentError
+from tuner.runner import environment
 from tuner.serving.gateway import Options, run
 
 _OF_FOLDER = "  Of a folder's models."
@@ -66,6 +68,9 @@ _OF_FOLDER = "  Of a folder's models."
     show_default=True,
     help="What each port may have; then those that idle longest are closed.",
 )
+@click.option(
+    "--here", is_flag=True, help="Replicas on this machine, even with TUNER_RAY_ADDRESS."
+)
 @click.option("--cors", is_flag=True, help="Let pages of other sites call.")
 @server_option
 @click.pass_obj
@@ -79,6 +84,7 @@ def gateway(session: Session, /, folder: Path | None, **flags: Any) -> None:
         **{name: flags[name] for name in ("host", "rest_port", "grpc_port")},
     )
     logs.configure(settings)
+    environment.prepare(os.environ, own_cluster=False)
     options = Options(
         settings=settings,
         models=None if folder is None else folder.expanduser().absolute(),
@@ -86,6 +92,7 @@ def gateway(session: Session, /, folder: Path | None, **flags: Any) -> None:
         threads=flags["threads"],
         connections=flags["connections"],
         cors=flags["cors"],
+        ray_address="" if flags["here"] else settings.ray_address,
     )
     scheme = "https" if settings.tls_certificate else "http"
     what = "the study server's endpoints" if folder is None else f"models in {options.models}"

@@ -15,11 +15,10 @@ from typing import Any
 from tuner.endpoint import SLOTS, Deployment, Endpoint, Traffic, slot_of
 from tuner.errors import DeadlineError, InvalidArgumentError, UnavailableError
 from tuner.serving.files import Files
-from tuner.serving.pool import Pool
+from tuner.serving.pool import Pool, Replicas
 from tuner.serving.predictions import Call, Served, chosen, no_label, not_served
 from tuner.serving.recording import Recorder
 from tuner.serving.shadows import Shadows
-from tuner.serving.starter import Starter
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class Endpoints:
         recorder: Is told of predictions that are recorded.
     """
 
-    def __init__(self, starter: Starter, files: Files, recorder: Recorder) -> None:
+    def __init__(self, starter: Replicas, files: Files, recorder: Recorder) -> None:
         self._starter = starter
         self._files = files
         self._recorder = recorder

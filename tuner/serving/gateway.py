@@ -29,7 +29,7 @@ from tuner.serving.files import Files
 from tuner.serving.grpc_api import PredictionApi
 from tuner.serving.metrics import Dropped, VersionMetrics
 from tuner.serving.monitoring import Monitor
-from tuner.serving.pool import Pool
+from tuner.serving.pool import Pool, Replicas
 from tuner.serving.predictions import Predictions, Source
 from tuner.serving.recording import Recorder
 from tuner.serving.rest import Rest
@@ -69,6 +69,8 @@ class Options:
     #: How many connections each of the two ports may have.
     connections: int = 4096
     cors: bool = False
+    #: The Ray cluster whose nodes have the replicas; empty: this machine has them.
+    ray_address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ async def _serve(options: Options, ready: Callable[[Mapping[str, Any]], None]) -
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     monitor = Monitor()
     async with AsyncExitStack() as stack:
-        starter = await stack.enter_async_context(Starter(threads=options.threads))
+        starter = await _starter(options, stack)
         if options.models is not None:
             parts = await stack.enter_async_context(_folder(options, options.models, starter))
         else:
@@ -141,7 +143,7 @@ async def _serve(options: Options, ready: Callable[[Mapping[str, Any]], None]) -
 
 
 @asynccontextmanager
-async def _folder(options: Options, root: Path, starter: Starter) -> AsyncIterator[_Parts]:
+async def _folder(options: Options, root: Path, starter: Replicas) -> AsyncIterator[_Parts]:
     await starter.prepare()
 
     def pool_of(name: str, directory: Path) -> Pool:
@@ -159,7 +161,7 @@ async def _folder(options: Options, root: Path, starter: Starter) -> AsyncIterat
 
 @asynccontextmanager
 async def _endpoints(
-    options: Options, starter: Starter, monitor: Monitor
+    options: Options, starter: Replicas, monitor: Monitor
 ) -> AsyncIterator[_Parts]:
     settings = options.settings
     callers = Callers(is_open=is_loopback(settings.host) or settings.insecure)
@@ -258,6 +260,15 @@ def _in_use(port: int) -> FailedPreconditionError:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _starter(options: Options, stack: AsyncExitStack) -> Replicas:
+    if not options.ray_address:
+        return await stack.enter_async_context(Starter(threads=options.threads))
+    from tuner.serving.cluster import ClusterStarter  # Ray takes seconds to import
+
+    starter = ClusterStarter(options.ray_address, threads=options.threads)
+    return await stack.enter_async_context(starter)
 
 
 class _Server(uvicorn.Server):

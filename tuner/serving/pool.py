@@ -36,6 +36,9 @@ _TRIES = 3
 class Replicas(Protocol):
     """Starts and ends replicas."""
 
+    async def prepare(self) -> None:
+        """Does beforehand what the first replica would wait for; raises UnavailableError."""
+
     async def start(self, directory: Path) -> Running:
         """Returns a replica that can predict; raises DataError or UnavailableError."""
 

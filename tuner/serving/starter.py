@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tuner.errors import DataError, UnavailableError
-from tuner.serving.wire import Caller, Method
+from tuner.serving.wire import SECRET, Caller, Method
 from tuner_trainers.context import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
@@ -41,17 +41,24 @@ class Starter:
 
     That process, the zygote, is started when it is needed, and again if it dies: its replicas die
     with it, and then their pools start others.
+
+    Args:
+        threads: How many an operation of a model may use.
+        host: Where replicas listen, at free ports; empty: on Unix sockets.
+        secret: What callers have to show where there is a host.
     """
 
-    def __init__(self, *, threads: int = 1) -> None:
+    def __init__(self, *, threads: int = 1, host: str = "", secret: str = "") -> None:
         self._threads = threads
+        self._host = host
+        self._secret = secret
         self._numbers = itertools.count()
         self._folder = tempfile.TemporaryDirectory(prefix="tuner-replicas-")
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         #: By socket, who waits for a replica to be ready.
-        self._starting: dict[str, asyncio.Future[None]] = {}
+        self._starting: dict[str, asyncio.Future[int]] = {}
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -85,6 +92,16 @@ class Starter:
             DataError: the model cannot be loaded.
             UnavailableError: the process did not start, or died.
         """
+        socket, _ = await self.launch(directory)
+        _, caller = await asyncio.get_running_loop().create_unix_connection(Caller, socket)
+        return Running(socket, caller)
+
+    async def launch(self, directory: Path) -> tuple[str, int]:
+        """Starts a replica that others connect to; returns its socket and, on a host, its port.
+
+        Raises:
+            DataError, UnavailableError: as `start` does.
+        """
         await self.prepare()
         process = self._process
         if process is None or process.stdin is None:
@@ -92,18 +109,21 @@ class Starter:
         socket = f"{self._folder.name}/{next(self._numbers)}"
         started = asyncio.get_running_loop().create_future()
         self._starting[socket] = started
-        asked = {"directory": str(directory), "socket": socket, "threads": str(self._threads)}
+        asked = {
+            "directory": str(directory),
+            "socket": socket,
+            "threads": str(self._threads),
+            "host": self._host,
+        }
         process.stdin.write(json.dumps(asked).encode() + b"\n")
         try:
-            await asyncio.wait_for(started, _LOAD_SECONDS)
+            return socket, await asyncio.wait_for(started, _LOAD_SECONDS)
         except TimeoutError:
             raise UnavailableError(
                 f"{directory} was not loaded within {_LOAD_SECONDS:.0f} s."
             ) from None
         finally:
             self._starting.pop(socket, None)
-        _, caller = await asyncio.get_running_loop().create_unix_connection(Caller, socket)
-        return Running(socket, caller)
 
     async def stop(self, running: Running) -> None:
         """Ends a replica, which has answered everything it was asked."""
@@ -131,7 +151,7 @@ class Starter:
                 stdout=asyncio.subprocess.PIPE,
                 # Ctrl-C is for the gateway, which ends it once all calls are answered.
                 start_new_session=True,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT, SECRET: self._secret},
             )
             self._reader = asyncio.create_task(self._read(self._process))
             try:
@@ -168,4 +188,4 @@ class Starter:
                 UnavailableError(f"a replica ended with code {said['code']} before it was ready.")
             )
         else:
-            waiting.set_result(None)
+            waiting.set_result(said.get("port", 0))
