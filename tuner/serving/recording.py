@@ -72,7 +72,7 @@ class Recorder:
             InvalidArgumentError: the body is not that.
             TunerError: what the study server said, or UnavailableError.
         """
-        request = _results(endpoint, body)
+        request = results_of(endpoint, body)
         await self._send()
         answer = await self._server.call(
             lambda stub: stub.RecordResults, request, seconds=_CALL_SECONDS
@@ -121,7 +121,8 @@ def _shown(method: Method, answer: bytes) -> str:
     return answer.decode("utf-8", "replace") if len(answer) <= _MOST_ANSWER_BYTES else ""
 
 
-def _results(endpoint: str, body: bytes) -> pb.RecordResultsRequest:
+def results_of(endpoint: str, body: bytes) -> pb.RecordResultsRequest:
+    """Reads the body of a request for results; raises InvalidArgumentError."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
