@@ -47,7 +47,7 @@ class Deployed(Served):
         """Has a good answer recorded, and compared with those of shadows."""
         held = self._held
         if held.recorded and _happens(held.recorded):
-            held.recorder.add(held.endpoint.name, self.number, call, answer)
+            held.recorder.add(held.endpoint.name, self, call, answer)
         for shadow, percent in held.shadows:
             if shadow is not self and _happens(percent):
                 held.asked.ask(shadow, call, answer)
