@@ -7,12 +7,11 @@ import os
 import secrets
 import signal
 import ssl
-import subprocess
-import sys
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,10 @@ from tuner.client import Access, Client
 from tuner.client.endpoints import Endpoint
 from tuner.config import Settings
 from tuner.endpoint import Deployment, Recording, Scaling, Traffic, slot_of
+from tuner.errors import FailedPreconditionError
 from tuner.model import Lineage, Published
 from tuner.service import StudyServer
+from tuner.serving.gateway import Options, run
 from tuner.v1 import tensorflow_serving_pb2 as serving_pb
 from tuner_storage import EmbeddedPostgres
 
@@ -577,17 +578,11 @@ def code_of(
 
 def test_it_is_not_open_to_all_unless_told(box: Box, tmp_path: Path) -> None:
     pair = Authority(tmp_path, "authority").sign("gateway")
-    tls = {"TUNER_TLS_CERTIFICATE": pair.certificate, "TUNER_TLS_KEY": pair.key}
-    for environment, said in (
-        ({}, "does not listen on 0.0.0.0 without TLS"),
-        (tls, "the study server asks for no tokens: set TUNER_AUTH=token there"),
-    ):
-        found = subprocess.run(
-            [sys.executable, "-m", "tuner.cli", "gateway", "--host", "0.0.0.0",
-             "--rest-port", "0", "--grpc-port", "0"],
-            env={**os.environ, **box.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )  # fmt: skip
-        assert found.returncode == 2 and said in found.stderr, found.stderr
+    settings = Settings(
+        data_dir=tmp_path, server=box.address, host="0.0.0.0", rest_port=0, grpc_port=0
+    )
+    with pytest.raises(FailedPreconditionError, match=r"listen on 0\.0\.0\.0 without TLS"):
+        run(Options(settings=settings))
+    settings = replace(settings, tls_certificate=pair.certificate, tls_key=pair.key)
+    with pytest.raises(FailedPreconditionError, match="no tokens: set TUNER_AUTH=token there"):
+        run(Options(settings=settings))

@@ -195,7 +195,7 @@ class Endpoints:
         held.alive |= set(held.versions.values())
         slots = tuple(held.versions[version] for version in endpoint.slots)
         fresh = set(slots) - set(held.slots)
-        is_warm = endpoint.scaling.min_replicas > 0 or any(each.pool.size for each in held.slots)
+        is_warm = endpoint.scaling.min_replicas > 0 or any(each.pool.size for each in held.alive)
         if held.slots and fresh and is_warm:
             held.switch = self._spawn(self._switch(held, slots, fresh))
         else:
