@@ -7,18 +7,18 @@ import os
 import secrets
 import signal
 import ssl
-import subprocess
-import sys
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
+import psycopg
 import pytest
 
 from tests.integration.certificates import Authority, Pair
@@ -29,8 +29,10 @@ from tuner.client import Access, Client
 from tuner.client.endpoints import Endpoint
 from tuner.config import Settings
 from tuner.endpoint import Deployment, Recording, Scaling, Traffic, slot_of
+from tuner.errors import FailedPreconditionError
 from tuner.model import Lineage, Published
 from tuner.service import StudyServer
+from tuner.serving.gateway import Options, run
 from tuner.v1 import tensorflow_serving_pb2 as serving_pb
 from tuner_storage import EmbeddedPostgres
 
@@ -398,22 +400,40 @@ def test_the_shapes_of_vertex_ai_and_cloud_ml_engine(box: Box, served: Gateway) 
     assert found.json() == {"predictions": [3.5, 4.0]}
 
 
-def test_grpc_takes_keys_and_versions_as_metadata(box: Box, served: Gateway) -> None:
-    endpoint = box.endpoint("clf", v1=100)
-    until(lambda: served.http.get(f"/v1/models/{endpoint.endpoint_id}").is_success)
-    tensor = bytes.fromhex("0801") + b"\x12\x00"  # it is not read: the version is missing
-    request = serving_pb.PredictRequest(
-        model_spec=serving_pb.ModelSpec(name=endpoint.endpoint_id), inputs={"age": tensor}
-    )
+def test_grpc_takes_keys_and_versions_as_metadata_and_is_recorded(
+    box: Box, served: Gateway
+) -> None:
+    endpoint = box.endpoint("half", v1=50, v2=50)
+    endpoint.update(recording=Recording(percent=100))
+    name = endpoint.endpoint_id
+    slots = follows(served, endpoint)
+    # A TensorProto: DT_FLOAT, of the shape [1], 1.0.
+    tensor = bytes.fromhex("08011204120208012a040000803f")
+    spec = serving_pb.ModelSpec(name=name)
+    body = serving_pb.PredictRequest(model_spec=spec, inputs={"x": tensor}).SerializeToString()
+    key = keys_of(name)[7]
     with grpc.insecure_channel(served.calls) as channel:
         predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        for metadata, code in (
-            ((("x-tuner-version", "9"),), grpc.StatusCode.NOT_FOUND),
-            ((("x-tuner-version", "1"), ("x-tuner-key", "k")), grpc.StatusCode.INVALID_ARGUMENT),
+        for metadata, version in (
+            ({"x-tuner-version": "1"}, 1),
+            ({"x-tuner-version": "2"}, 2),
+            ({"x-tuner-key": key, "x-request-id": "over-grpc"}, slots[7]),
         ):
-            with pytest.raises(grpc.RpcError) as caught:
-                predict(request.SerializeToString(), metadata=metadata, timeout=60)
-            assert caught.value.code() is code, caught.value
+            answer, call = predict.with_call(body, metadata=tuple(metadata.items()), timeout=60)
+            said = serving_pb.PredictResponse.FromString(answer)
+            assert said.model_spec.version.value == version
+            trailing = dict(call.trailing_metadata())
+            assert trailing["x-model-version"] == str(version)
+        assert trailing["x-request-id"] == "over-grpc"
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(body, metadata=(("x-tuner-version", "9"),), timeout=60)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    right = 0.5 + PLUS[slots[7]]
+    told = {"results": [{"request": "over-grpc", "label": right}]}
+    answer = served.http.post(f"/v1/endpoints/{name}/results", json=told)
+    assert answer.json() == {"recorded": 1, "unknown": []}
+    (result,) = endpoint.report().results
+    assert (result.version, result.result, result.mean) == (slots[7], "squared_error", 0)
 
 
 # --- without a study server, and with two gateways ---
@@ -440,10 +460,40 @@ def test_it_goes_on_without_a_study_server_and_another_takes_over(
     assert load.wrong == [] and set(load.statuses) == {200}
     (known,) = until(lambda: [g for g in box.client.gateways() if g.rest_address == served.rest])
     assert known.grpc_address == served.calls
-    asked = 20
-    for _ in range(asked):
-        version_of(ask(served.http, name))
-    until(lambda: sum(t.requests for t in traffic_of(endpoint).values()) >= asked)
+
+
+def test_every_call_is_counted_once_whatever_happens_to_the_study_server(
+    box: Box, served: Gateway
+) -> None:
+    endpoint = box.endpoint("half", v1=50, v2=50)
+    name, asked = endpoint.endpoint_id, 0
+
+    def ask_more() -> None:
+        nonlocal asked
+        for _ in range(20):
+            version_of(ask(served.http, name))
+            asked += 1
+
+    def counted() -> int:
+        return sum(traffic.requests for traffic in traffic_of(endpoint).values())
+
+    def ids() -> set[str]:
+        return {g.gateway for g in box.client.gateways() if g.rest_address == served.rest}
+
+    until(lambda: served.http.get(f"/v1/models/{name}").is_success)
+    ask_more()
+    until(ids)
+    before = ids()
+    box.stop()
+    ask_more()
+    # Taken for dead meanwhile, as after a minute of silence, it begins anew.
+    with psycopg.connect(box.settings.database_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM tuner.gateways")
+    box.start()
+    ask_more()
+    until(lambda: counted() >= asked)
+    until(lambda: ids() and ids().isdisjoint(before))
+    assert counted() == asked
 
 
 # --- who may call ---
@@ -528,17 +578,11 @@ def code_of(
 
 def test_it_is_not_open_to_all_unless_told(box: Box, tmp_path: Path) -> None:
     pair = Authority(tmp_path, "authority").sign("gateway")
-    tls = {"TUNER_TLS_CERTIFICATE": pair.certificate, "TUNER_TLS_KEY": pair.key}
-    for environment, said in (
-        ({}, "does not listen on 0.0.0.0 without TLS"),
-        (tls, "the study server asks for no tokens: set TUNER_AUTH=token there"),
-    ):
-        found = subprocess.run(
-            [sys.executable, "-m", "tuner.cli", "gateway", "--host", "0.0.0.0",
-             "--rest-port", "0", "--grpc-port", "0"],
-            env={**os.environ, **box.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )  # fmt: skip
-        assert found.returncode == 2 and said in found.stderr, found.stderr
+    settings = Settings(
+        data_dir=tmp_path, server=box.address, host="0.0.0.0", rest_port=0, grpc_port=0
+    )
+    with pytest.raises(FailedPreconditionError, match=r"listen on 0\.0\.0\.0 without TLS"):
+        run(Options(settings=settings))
+    settings = replace(settings, tls_certificate=pair.certificate, tls_key=pair.key)
+    with pytest.raises(FailedPreconditionError, match="no tokens: set TUNER_AUTH=token there"):
+        run(Options(settings=settings))

@@ -46,7 +46,7 @@ class Deployed(Served):
         """Has a good answer recorded, and compared with those of shadows."""
         held = self._held
         if held.recorded and _happens(held.recorded):
-            held.recorder.add(held.endpoint.name, self.number, call, answer)
+            held.recorder.add(held.endpoint.name, self, call, answer)
         for shadow, percent in held.shadows:
             if shadow is not self and _happens(percent):
                 held.asked.ask(shadow, call, answer)
@@ -194,7 +194,7 @@ class Endpoints:
         held.alive |= set(held.versions.values())
         slots = tuple(held.versions[version] for version in endpoint.slots)
         fresh = set(slots) - set(held.slots)
-        is_warm = endpoint.scaling.min_replicas > 0 or any(each.pool.size for each in held.slots)
+        is_warm = endpoint.scaling.min_replicas > 0 or any(each.pool.size for each in held.alive)
         if held.slots and fresh and is_warm:
             held.switch = self._spawn(self._switch(held, slots, fresh))
         else:

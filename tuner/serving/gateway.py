@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 _GRACE_SECONDS = 10
 _RENEW_SECONDS = 1.0
+_FAREWELL_SECONDS = 3.0
 _GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -182,8 +183,11 @@ async def _endpoints(
                 )
             yield _Parts(source=endpoints, callers=callers, recorder=recorder, sync=sync)
         finally:
-            await recorder.close()
-            await sync.close()
+            # A study server that hangs is not waited for: who stops a gateway may be in a hurry.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    await recorder.close()
+                    await sync.close()
             await endpoints.close()
 
 

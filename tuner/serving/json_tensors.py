@@ -23,8 +23,6 @@ from tuner.serving.signature import DTYPES, Signature, Tensor
 Array = npt.NDArray[Any]
 
 _DECODER = json.JSONDecoder()
-#: NumPy takes two more.
-MOST_DIMENSIONS = 62
 _B64 = "b64"
 _BYTES = "_bytes"
 #: Of a value that is at fault, so much is shown.
@@ -41,6 +39,9 @@ _KINDS = {
 #: The whole numbers up to which floating types have them all.
 _EXACT = {"DT_HALF": 2**11, "DT_FLOAT": 2**24 - 1, "DT_DOUBLE": 2**53 - 1}
 _INDENT = "    "
+
+#: How many a tensor of a request may have; NumPy takes two more.
+MOST_DIMENSIONS = 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

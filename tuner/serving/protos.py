@@ -16,7 +16,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from tuner.errors import InvalidArgumentError
-from tuner.serving import examples
+from tuner.serving import examples, json_tensors
 from tuner.serving.signature import DTYPES, Signature
 from tuner.v1 import tensorflow_serving_pb2 as pb
 from tuner_trainers import warmup
@@ -79,6 +79,20 @@ def metadata(body: bytes, meta_graph: meta_graph_pb2.MetaGraphDef) -> bytes:
     found = AnyMessage(type_url=_SIGNATURES_URL, value=entries)
     response.metadata["signature_def"].CopyFrom(found)
     return response.SerializeToString()
+
+
+def to_json(body: bytes) -> bytes:
+    """The JSON that answers a request with rows as a `PredictResponse` does.
+
+    Raises:
+        InvalidArgumentError: it cannot be written so.
+    """
+    response = _parsed(pb.PredictResponse, body)
+    outputs = {
+        name: tf.make_ndarray(tensor_pb2.TensorProto.FromString(tensor))
+        for name, tensor in sorted(response.outputs.items())
+    }
+    return json_tensors.write_predict(outputs, in_rows=True)
 
 
 def _parsed(kind: type[Any], body: bytes) -> Any:

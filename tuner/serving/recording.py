@@ -14,7 +14,8 @@ from typing import Any
 
 from tuner import convert
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
-from tuner.serving.predictions import Call
+from tuner.serving.pool import Pool
+from tuner.serving.predictions import Call, Served
 from tuner.serving.server import Server
 from tuner.serving.wire import Method
 from tuner.v1 import endpoint_service_pb2 as pb
@@ -28,6 +29,8 @@ _CALL_SECONDS = 10.0
 #: How many predictions are kept until they are sent, and how many are sent at once.
 _MOST, _BATCH = 10_000, 2_000
 _MOST_ANSWER_BYTES = 4096
+#: An answer of gRPC that is longer than this is too long as JSON, too.
+_MOST_PROTO_BYTES = 2 * _MOST_ANSWER_BYTES
 _MOST_RESULTS = 10_000
 
 
@@ -41,25 +44,30 @@ class Recorder:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._waiting: deque[Prediction] = deque()
+        self._showing: set[asyncio.Task[None]] = set()
         self._sending = asyncio.Lock()
         self._ticker = asyncio.create_task(self._tick())
         #: How many predictions were not recorded for want of room.
         self.dropped = 0
 
-    def add(self, endpoint: str, version: int, call: Call, answer: bytes) -> None:
+    def add(self, endpoint: str, served: Served, call: Call, answer: bytes) -> None:
         """Records a prediction, soon; drops it where too many wait."""
-        if len(self._waiting) >= _MOST:
+        if len(self._waiting) + len(self._showing) >= _MOST:
             self.dropped += 1
             return
-        self._waiting.append(
-            Prediction(
-                endpoint=endpoint,
-                request=call.request,
-                version=version,
-                time=convert.time_to_proto(datetime.now(UTC)),
-                answer=_shown(call.method, answer),
-            )
+        prediction = Prediction(
+            endpoint=endpoint,
+            request=call.request,
+            version=served.number,
+            time=convert.time_to_proto(datetime.now(UTC)),
         )
+        if call.method is Method.PREDICT_PROTO and len(answer) <= _MOST_PROTO_BYTES:
+            task = asyncio.create_task(self._show(prediction, answer, served.pool))
+            self._showing.add(task)
+            task.add_done_callback(self._showing.discard)
+            return
+        prediction.answer = _shown(call.method, answer)
+        self._waiting.append(prediction)
 
     async def record(self, endpoint: str, body: bytes) -> bytes:
         """Tells what became of predictions; those of this gateway are found at once.
@@ -72,7 +80,8 @@ class Recorder:
             InvalidArgumentError: the body is not that.
             TunerError: what the study server said, or UnavailableError.
         """
-        request = _results(endpoint, body)
+        request = results_of(endpoint, body)
+        await self._show_all()
         await self._send()
         answer = await self._server.call(
             lambda stub: stub.RecordResults, request, seconds=_CALL_SECONDS
@@ -85,12 +94,27 @@ class Recorder:
         self._ticker.cancel()
         with suppress(asyncio.CancelledError):
             await self._ticker
+        await self._show_all()
         await self._send()
+
+    async def _show(self, prediction: Prediction, answer: bytes, pool: Pool) -> None:
+        """Has a replica write an answer of gRPC as JSON: tensors are not read here."""
+        with suppress(TunerError):  # recorded without what was answered
+            found = await pool.call(Method.SHOW_PROTO, answer, _CALL_SECONDS)
+            prediction.answer = _shown(Method.PREDICT_JSON, found)
+        self._waiting.append(prediction)
+
+    async def _show_all(self) -> None:
+        if self._showing:
+            await asyncio.wait(self._showing, timeout=_CALL_SECONDS)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_SECONDS)
-            await self._send()
+            try:
+                await self._send()
+            except Exception:  # whatever it is, predictions go on, and later ones are recorded
+                logger.exception("unexpected error while predictions were recorded")
 
     async def _send(self) -> None:
         """Sends what waits; what the study server cannot be told now is kept."""
@@ -121,7 +145,8 @@ def _shown(method: Method, answer: bytes) -> str:
     return answer.decode("utf-8", "replace") if len(answer) <= _MOST_ANSWER_BYTES else ""
 
 
-def _results(endpoint: str, body: bytes) -> pb.RecordResultsRequest:
+def results_of(endpoint: str, body: bytes) -> pb.RecordResultsRequest:
+    """Reads the body of a request for results; raises InvalidArgumentError."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -99,6 +99,8 @@ class Replica:
                 self._call(inference.read(body, find), answer)
             case Method.DESCRIBE_JSON:
                 answer(OK, inference.describe(find("")))
+            case Method.SHOW_PROTO:
+                answer(OK, protos.to_json(body))
             case Method.ABOUT_JSON:
                 answer(OK, json.dumps(self._model.about).encode())
             case Method.METADATA_JSON:

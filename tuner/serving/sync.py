@@ -134,7 +134,10 @@ class Sync:
 
     async def _tick(self) -> None:
         while True:
-            await self._try(ends=False)
+            try:
+                await self._try(ends=False)
+            except Exception:  # whatever it is, predictions go on, and so do later reports
+                logger.exception("unexpected error in a report")
             await asyncio.sleep(_SECONDS)
 
     async def _try(self, *, ends: bool) -> None:

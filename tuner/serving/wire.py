@@ -60,6 +60,8 @@ class Method(IntEnum):
     DESCRIBE_JSON = 11
     #: What a model of tuner's own says of itself.
     ABOUT_JSON = 12
+    #: A PredictResponse of its own, as the JSON of the same answer.
+    SHOW_PROTO = 13
 
 
 class Frames(asyncio.Protocol, ABC):
