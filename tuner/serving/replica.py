@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import uvloop
 
 from tuner.errors import InternalError, TunerError, UnimplementedError
 from tuner.serving import examples, inference, json_tensors, metadata, protos
@@ -157,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     replica.warm_up()
     try:
         say = partial(print, json.dumps({"socket": str(options.socket)}), flush=True)
-        asyncio.run(serve(replica, options.socket, say))
+        # It writes all answers of a batch at once, where asyncio writes each by itself.
+        uvloop.run(serve(replica, options.socket, say))
     finally:
         replica.close()
     return 0
