@@ -152,7 +152,7 @@ async def grpc(order: Mapping[str, Any], answers: Sequence[Answers]) -> Call:
     import grpc  # takes a while, which callers over HTTP need not wait
 
     options = (("grpc.use_local_subchannel_pool", 1),)  # a connection for each
-    call = grpc.aio.insecure_channel(order["address"], options=options).unary_unary(_METHOD)
+    call: Any = grpc.aio.insecure_channel(order["address"], options=options).unary_unary(_METHOD)
     bodies = [base64.b64decode(request["grpc"]) for request in order["requests"]]
 
     async def send(number: int) -> None:

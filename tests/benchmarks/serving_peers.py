@@ -127,11 +127,11 @@ def serve_ray(directory: str) -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     # More under way than callers: none waits for its turn outside of the replica.
-    deployment = serve.deployment(Deployment, num_replicas=1, max_ongoing_requests=64)
+    deployment: Any = serve.deployment(Deployment, num_replicas=1, max_ongoing_requests=64)
     serve.run(deployment.bind(), route_prefix=PATH)
     _say(f"127.0.0.1:{port}")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()
 
 
