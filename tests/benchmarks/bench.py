@@ -91,12 +91,17 @@ def server(
     folder: Path,
     *args: str,
     environment: Mapping[str, str] | None = None,
-    interpreter: str = sys.executable,
+    interpreter: str = "",
 ) -> Iterator[Mapping[str, Any]]:
     """Runs a Python, this one, with `args` beside; gives what it says when it is ready."""
     log = folder / f"{name.replace(' ', '-')}.log"
     child = Child(
-        Command(name=name, args=(interpreter, *args), log=log, environment=environment or {}),
+        Command(
+            name=name,
+            args=(interpreter or sys.executable, *args),
+            log=log,
+            environment=environment or {},
+        ),
     )
     try:
         child.start()

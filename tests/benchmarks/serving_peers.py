@@ -1,9 +1,10 @@
 """Other servers of the same model, as one writes them by hand.
 
-    python -m tests.benchmarks.serving_peers uvicorn|ray|nothing DIRECTORY
+    python -m tests.benchmarks.serving_peers async|threads|ray|nothing DIRECTORY
 
-`uvicorn` is FastAPI with a pydantic body over the SavedModel's signature, in one process, with
-uvloop and httptools. `ray` is a deployment of Ray Serve with one replica; it needs `ray[serve]`,
+`async` is FastAPI with a pydantic body over the SavedModel's signature, in one process, with
+uvloop and httptools; `threads` is the same with a `def` for its endpoint, which FastAPI calls in
+threads. `ray` is a deployment of Ray Serve with one replica; it needs `ray[serve]`,
 which tuner does not, so that this module imports nothing of tuner. `nothing` is an ASGI
 application that answers what is always the same: the floor of HTTP in Python. Each says on
 standard output where it is, as JSON.
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -70,8 +72,8 @@ def _serve(app: Any) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def serve_uvicorn(directory: str) -> None:
-    """FastAPI. Its endpoint is `async`: a `def` would be called in a thread, which is slower."""
+def serve_fastapi(directory: str, *, in_threads: bool) -> None:
+    """FastAPI."""
     import tensorflow as tf
     from fastapi import FastAPI
     from pydantic import create_model
@@ -83,12 +85,16 @@ def serve_uvicorn(directory: str) -> None:
     body: Any = create_model("Body", instances=(list[row], ...))  # type: ignore[valid-type]
     app = FastAPI()
 
-    async def endpoint(body: Any) -> Any:
+    def endpoint(body: Any) -> Any:
         rows = body.instances
         return predict({name: [getattr(row, name) for row in rows] for name in types})
 
-    endpoint.__annotations__["body"] = body
-    app.post(PATH)(endpoint)
+    async def async_endpoint(body: Any) -> Any:
+        return endpoint(body)
+
+    chosen = endpoint if in_threads else async_endpoint
+    chosen.__annotations__["body"] = body
+    app.post(PATH)(chosen)
     _serve(app)
 
 
@@ -135,7 +141,12 @@ def serve_ray(directory: str) -> None:
     ray.shutdown()
 
 
-_SERVERS = {"uvicorn": serve_uvicorn, "ray": serve_ray, "nothing": serve_nothing}
+_SERVERS: Mapping[str, Callable[[str], None]] = {
+    "async": partial(serve_fastapi, in_threads=False),
+    "threads": partial(serve_fastapi, in_threads=True),
+    "ray": serve_ray,
+    "nothing": serve_nothing,
+}
 
 if __name__ == "__main__":
     # What is not for the benchmark goes to the log.
