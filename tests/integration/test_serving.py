@@ -277,6 +277,44 @@ def test_the_client_of_tensorflow_serving(served: Gateway) -> None:
         assert [(s.version, s.state) for s in states.model_version_status] == [(2, 30), (1, 30)]
 
 
+def test_tensors_are_read_and_written_as_tensorflow_does() -> None:
+    import tensorflow as tf
+    from tensorflow.core.framework import types_pb2
+
+    from tuner.serving import protos
+    from tuner.serving.signature import Signature, Tensor
+    from tuner.v1 import tensorflow_serving_pb2 as pb
+
+    def check(dtype: str, proto: Any) -> None:
+        tensors = {"x": Tensor(name="x", dtype=dtype, shape=None)}
+        signature = Signature(name="", inputs=tensors, outputs=tensors)
+        body = pb.PredictRequest(inputs={"x": proto.SerializeToString()}).SerializeToString()
+        _, inputs, write = protos.read_predict(body, lambda name: signature)
+        expected = tf.make_ndarray(proto)
+        assert inputs["x"].dtype == expected.dtype and inputs["x"].shape == expected.shape
+        assert inputs["x"].tolist() == expected.tolist()
+        response = pb.PredictResponse.FromString(write(inputs))
+        assert response.outputs["x"] == tf.make_tensor_proto(expected).SerializeToString()
+
+    kinds: dict[str, list[Any]] = {
+        "DT_FLOAT": [1.5, -2.0],
+        "DT_DOUBLE": [0.1, 7.0],
+        "DT_INT32": [1, -2],
+        "DT_INT64": [2**40, 3],
+        "DT_UINT8": [1, 2],
+        "DT_BOOL": [True, False],
+        "DT_STRING": [b"a", b"b\0"],
+    }
+    for dtype, values in kinds.items():
+        of = tf.dtypes.as_dtype(getattr(types_pb2, dtype))
+        for made in (values, values[0], values[:1], [values] * 3):
+            check(dtype, tf.make_tensor_proto(made, of))
+        check(dtype, tf.make_tensor_proto([], of, shape=(0, 3)))
+    short = tf.make_tensor_proto([1.0], tf.float32)
+    short.tensor_shape.dim[0].size = 3  # the last value stands for those that are left out
+    check("DT_FLOAT", short)
+
+
 # --- replicas ---
 
 

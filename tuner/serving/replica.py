@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import uvloop
 
 from tuner.errors import InternalError, TunerError, UnimplementedError
 from tuner.serving import examples, inference, json_tensors, metadata, protos
@@ -197,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         secret = os.environ.get(SECRET, "")
-        asyncio.run(serve(replica, options.socket, options.host, secret, said))
+        # It writes all answers of a batch at once, where asyncio writes each by itself.
+        uvloop.run(serve(replica, options.socket, options.host, secret, said))
     finally:
         replica.close()
     return 0
