@@ -250,8 +250,8 @@ def _watch(
     (row,) = counted
     own, others = _sides(row)
     if since is not None and row.step_start_time <= since:
-        for (endpoint_name, version, shadow), traffic in report.traffic.items():
-            if endpoint_name == endpoint_id and not shadow:
+        for (where, version, shadow), traffic in report.traffic.items():
+            if where == endpoint_id and not shadow:
                 (own if version == endpoint.canary.version else others).add(traffic)
         connection.execute(QUERIES["count_canary"], _counts(endpoint_id, own, others))
     moved = judged(endpoint.canary, own, others, row.elapsed)

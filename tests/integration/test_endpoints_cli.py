@@ -78,8 +78,19 @@ def test_endpoints_from_the_command_line(run: Run, client: Client) -> None:
     client.endpoint("adult").results([(f"r{n}", 1, 1.5 + n / 7) for n in range(20)], name="clicks")
     shown = run("endpoints", "show", "adult")[1]
     assert max(map(len, shown.splitlines())) <= 80, shown
-    for word in ("12,345", "1.50%", "70%", "3 shadow", "2 shadow", "accuracy", "clicks"):
+    for word in (
+        "12,345",
+        "1.50%",
+        "12 ms",
+        "1.6 s",
+        "70%",
+        "3 shadow",
+        "2 shadow",
+        "accuracy",
+        "clicks",
+    ):
         assert word in shown, (word, shown)
+    assert "…" not in shown, shown
     assert "version 2 does not start: out of memory" in shown
     document = _json(run, "endpoints", "show", "adult", "--window", "5m")
     assert document["traffic"][0]["requests"] == 12345 and len(document["results"]) == 4

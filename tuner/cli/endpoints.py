@@ -65,7 +65,9 @@ _PERCENT = click.IntRange(0, 100)
 @click.argument("version", metavar="MODEL[@ALIAS|/VERSION]")
 @click.option("--endpoint", "name", help="The endpoint; left out: that of the model's name.")
 @click.option(
-    "--traffic", type=_PERCENT, help="Percents of the traffic it gets; left out: all, or the rest."
+    "--traffic",
+    type=_PERCENT,
+    help="Percents of the traffic it gets; left out: all, with --shadow none.",
 )
 @click.option(
     "--shadow",
@@ -336,7 +338,7 @@ def _list(session: Session) -> None:
 
 
 def _show_versions(session: Session, record: Record, report: Report) -> None:
-    view = tables.table()
+    view, seconds = tables.table(), _seconds(report)
     view.add_column("version", no_wrap=True)
     for title in ("traffic", "replicas", "calls", "per s", "failed", "differ", "p50", "p99"):
         view.add_column(title, justify="right", no_wrap=True)
@@ -350,13 +352,12 @@ def _show_versions(session: Session, record: Record, report: Report) -> None:
         place = (version, shadow)
         did = report.totals.get(place, Traffic())
         ready = sum(each.ready for each in report.replicas if each.version == version)
-        seconds = _seconds(report)
         view.add_row(
             f"{version} shadow" if shadow else str(version),
             f"{percents[place]}%" if place in percents else "",
             "" if shadow else str(ready),
             f"{did.requests:,}",
-            f"{did.requests / seconds:.3g}" if did.requests else "",
+            _short(did.requests / seconds) if did.requests else "",
             f"{did.errors / did.requests:.2%}" if did.requests else "",
             f"{did.differences / did.requests:.2%}" if shadow and did.requests else "",
             _latency(did, 0.5),
@@ -392,7 +393,13 @@ def _seconds(report: Report) -> float:
 
 
 def _latency(traffic: Traffic, share: float) -> str:
+    """Known to a sixth: two digits say it."""
     seconds = traffic.quantile(share)
     if seconds is None:
         return ""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    return f"{_short(seconds)} s" if seconds >= 1 else f"{_short(1000 * seconds)} ms"
+
+
+def _short(value: float) -> str:
+    """Two digits, or all that stand before the point."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
