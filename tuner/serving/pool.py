@@ -78,7 +78,8 @@ class Pool:
         self._not_before = 0.0
         self._load = 0.0
         self._enough_since = self._used = asyncio.get_running_loop().time()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._stops: set[asyncio.Task[None]] = set()
         self._closed = False
         self._ticker = asyncio.create_task(self._tick())
 
@@ -165,8 +166,9 @@ class Pool:
             await self._ticker
         for running in list(self._running):
             self._retire(running)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_DRAIN_SECONDS)
+        # Those that still start end by themselves, once they have.
+        if self._stops:
+            await asyncio.wait(self._stops, timeout=_DRAIN_SECONDS)
 
     async def _free(self) -> Running:
         """The replica with the fewest calls; waits until there is one."""
@@ -187,7 +189,7 @@ class Pool:
         if missing > 0 and now >= self._not_before and not self._closed:
             for _ in range(missing):
                 self._starting += 1
-                self._spawn(self._start())
+                _spawn(self._start(), self._starts)
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -220,7 +222,7 @@ class Pool:
 
     def _retire(self, running: Running) -> None:
         self._running.remove(running)
-        self._spawn(self._stop(running))
+        _spawn(self._stop(running), self._stops)
 
     async def _stop(self, running: Running) -> None:
         loop = asyncio.get_running_loop()
@@ -228,11 +230,6 @@ class Pool:
         while running.caller.in_flight and loop.time() < end:
             await asyncio.sleep(0.01)
         await self._replicas.stop(running)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _tick(self) -> None:
         while True:
@@ -264,3 +261,9 @@ class Pool:
         elif size > max(wanted, 1) and now - self._enough_since > _DOWN_SECONDS:
             self._enough_since = now
             self._retire(min(self._running, key=lambda each: each.caller.in_flight))
+
+
+def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
