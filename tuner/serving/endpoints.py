@@ -175,8 +175,6 @@ class Endpoints:
         self._held.clear()
         while not all(each.has_ended for each in self._leaving):
             await asyncio.sleep(0.01)
-        for task in self._tasks:
-            task.cancel()
 
     # --- changes ---
 

@@ -202,7 +202,8 @@ class Pool:
             self._is_broken = isinstance(error, (DataError, ModelRejectedError))
             backoff = _FIRST_BACKOFF_SECONDS * 2 ** (self._failures - 1)
             self._not_before = loop.time() + min(backoff, _LAST_BACKOFF_SECONDS)
-            logger.warning("%s: a replica did not start: %s", self.name, error)
+            if not self._closed:
+                logger.warning("%s: a replica did not start: %s", self.name, error)
         else:
             self._failures, self._failure, self._not_before = 0, "", 0.0
             self._is_broken = False
