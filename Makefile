@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test soak bench bench-search bench-stopping lint format protos check-protos lock install chromium clean
+.PHONY: demo test soak bench bench-search bench-stopping bench-serving lint format protos check-protos lock install chromium clean
 
 install: $(INSTALLED)
 
@@ -37,6 +37,10 @@ bench-search: install
 # How good the best is after few full trainings, with early stopping, beside Optuna's; BENCH="--json" for machines.
 bench-stopping: install
 	@$(BIN)/python tests/benchmarks/stopping.py $(BENCH)
+
+# The gateway beside servers written by hand, and Ray Serve; BENCH="--ray-python PYTHON" names one with ray[serve].
+bench-serving: install
+	@$(BIN)/python tests/benchmarks/serving.py $(BENCH)
 
 lint: install
 	@$(BIN)/ruff format --check .

@@ -19,9 +19,14 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "TUNER_SERVER",
         "the study server's address for clients, host:port; several with commas between",
     ),
-    "host": ("TUNER_HOST", "the address the study server and the web pages listen on"),
+    "host": (
+        "TUNER_HOST",
+        "the address that the study server, the web pages and the gateway listen on",
+    ),
     "server_port": ("TUNER_SERVER_PORT", "the study server's port; 0 takes a free one"),
     "web_port": ("TUNER_WEB_PORT", "the web pages' port; 0 takes a free one"),
+    "rest_port": ("TUNER_REST_PORT", "the gateway's port for REST; 0 takes a free one"),
+    "grpc_port": ("TUNER_GRPC_PORT", "the gateway's port for gRPC; 0 takes a free one"),
     "database_url": (
         "TUNER_DATABASE_URL",
         "a PostgreSQL server, instead of the embedded one",
@@ -80,11 +85,14 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "the port of the study server's Prometheus metrics; 0 means none",
     ),
     "auth": ("TUNER_AUTH", "who may call the study server: none (everybody) or token"),
-    "tls_certificate": ("TUNER_TLS_CERTIFICATE", "the study server's certificate, a PEM file"),
+    "tls_certificate": (
+        "TUNER_TLS_CERTIFICATE",
+        "the certificate of the study server and the gateway, a PEM file",
+    ),
     "tls_key": ("TUNER_TLS_KEY", "the key of that certificate, a PEM file"),
     "tls_client_ca": (
         "TUNER_TLS_CLIENT_CA",
-        "whose certificates clients must show to the study server, a PEM file",
+        "whose certificates clients must show to the study server and the gateway, a PEM file",
     ),
     "allowed_data": (
         "TUNER_ALLOWED_DATA",
@@ -132,6 +140,8 @@ class Settings:
     host: str = "127.0.0.1"
     server_port: int = 8470
     web_port: int = 8480
+    rest_port: int = 8501
+    grpc_port: int = 8500
     database_url: str = field(default="", repr=False)
     artifacts: str = ""
     models: str = ""
@@ -164,7 +174,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser().absolute())
-        for name in ("server_port", "web_port", "metrics_port"):
+        for name in ("server_port", "web_port", "rest_port", "grpc_port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise InvalidArgumentError(
                     f"{VARIABLES[name][0]} must be 0 to 65535, but got {getattr(self, name)}."

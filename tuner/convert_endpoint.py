@@ -12,7 +12,12 @@ from tuner.endpoint import (
     CanaryState,
     Deployment,
     Endpoint,
+    Gateway,
+    Minute,
     Recording,
+    Replicas,
+    Report,
+    Result,
     Scaling,
     Traffic,
     parse_endpoint_name,
@@ -173,7 +178,7 @@ def traffic_to_proto(traffic: Traffic) -> service_pb.Traffic:
 
 
 def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
-    """What a version did; raises InvalidArgumentError for latencies by other bounds."""
+    """What a version did; raises InvalidArgumentError for what cannot be counted."""
     latencies = list(message.latencies) or Traffic().latencies
     if len(latencies) != len(LATENCY_BOUNDS) + 1:
         raise InvalidArgumentError(
@@ -182,11 +187,117 @@ def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
     counts = (message.requests, message.errors, message.differences, *latencies)
     if min(counts) < 0:
         raise InvalidArgumentError(f"counts of calls are not negative, but got {min(counts)}.")
+    if max(message.errors, message.differences) > message.requests:
+        raise InvalidArgumentError(
+            f"of {message.requests} calls no more can have failed or differed, but got "
+            f"{message.errors} and {message.differences}."
+        )
     return Traffic(
         requests=message.requests,
         errors=message.errors,
         differences=message.differences,
         latencies=latencies,
+    )
+
+
+def report_from_proto(message: service_pb.EndpointReport) -> Report:
+    """What is known of an endpoint."""
+    return Report(
+        minutes=tuple(map(minute_from_proto, message.minutes)),
+        results=tuple(map(result_from_proto, message.results)),
+        replicas=tuple(map(replicas_from_proto, message.replicas)),
+    )
+
+
+def minute_to_proto(minute: Minute) -> service_pb.EndpointReport.Minute:
+    """What a version did in a minute."""
+    return service_pb.EndpointReport.Minute(
+        start_time=convert.time_to_proto(minute.start_time),
+        version=minute.version,
+        shadow=minute.shadow,
+        traffic=traffic_to_proto(minute.traffic),
+    )
+
+
+def minute_from_proto(message: service_pb.EndpointReport.Minute) -> Minute:
+    """What a version did in a minute."""
+    return Minute(
+        start_time=convert.time_from_proto(message.start_time),
+        version=message.version,
+        shadow=message.shadow,
+        traffic=traffic_from_proto(message.traffic),
+    )
+
+
+def result_to_proto(result: Result) -> service_pb.EndpointReport.Result:
+    """What became of a version's predictions."""
+    return service_pb.EndpointReport.Result(
+        version=result.version,
+        result=result.result,
+        count=result.count,
+        mean=result.mean,
+        standard_deviation=result.standard_deviation,
+        difference=result.difference,
+        p_value=result.p_value,
+    )
+
+
+def result_from_proto(message: service_pb.EndpointReport.Result) -> Result:
+    """What became of a version's predictions."""
+    return Result(
+        version=message.version,
+        result=message.result,
+        count=message.count,
+        mean=message.mean,
+        standard_deviation=message.standard_deviation,
+        difference=message.difference,
+        p_value=message.p_value if message.HasField("p_value") else None,
+    )
+
+
+def replicas_to_proto(replicas: Replicas) -> service_pb.ReplicaCount:
+    """The replicas of a version on a gateway."""
+    return service_pb.ReplicaCount(
+        gateway=replicas.gateway,
+        version=replicas.version,
+        ready=replicas.ready,
+        calls=replicas.calls,
+        failure=replicas.failure,
+    )
+
+
+def replicas_from_proto(message: service_pb.ReplicaCount) -> Replicas:
+    """The replicas of a version on a gateway."""
+    return Replicas(
+        gateway=message.gateway,
+        version=message.version,
+        ready=message.ready,
+        calls=message.calls,
+        failure=message.failure,
+    )
+
+
+def gateway_to_proto(gateway: Gateway) -> service_pb.ListGatewaysResponse.Gateway:
+    """A gateway."""
+    return service_pb.ListGatewaysResponse.Gateway(
+        gateway=gateway.gateway,
+        host=gateway.host,
+        rest_address=gateway.rest_address,
+        grpc_address=gateway.grpc_address,
+        create_time=convert.time_to_proto(gateway.create_time),
+        report_time=convert.time_to_proto(gateway.report_time),
+    )
+
+
+def gateway_from_proto(message: service_pb.ListGatewaysResponse.Gateway) -> Gateway:
+    """A gateway."""
+    return Gateway(
+        gateway=message.gateway,
+        host=message.host,
+        rest_address=message.rest_address,
+        grpc_address=message.grpc_address,
+        create_time=convert.time_from_proto(message.create_time),
+        report_time=convert.time_from_proto(message.report_time),
     )
 
 

@@ -96,9 +96,10 @@ class Recording:
 class Canary:
     """A version that gets its traffic step by step, and loses it if it does worse."""
 
-    version: int
     #: The percents that it gets one after the other.
     steps: tuple[int, ...]
+    #: 0 until it is deployed.
+    version: int = 0
     step_time: timedelta = timedelta(minutes=5)
     #: How many requests each step needs.
     min_requests: int = 100
@@ -129,9 +130,10 @@ class Canary:
             raise InvalidArgumentError(
                 f"`max_error_increase` is 0 to 1, but got {self.max_error_increase:g}."
             )
-        if not self.max_latency_ratio >= 1:
+        if not 1 <= self.max_latency_ratio <= 1e6:
             raise InvalidArgumentError(
-                f"`max_latency_ratio` is at least 1, but got {self.max_latency_ratio:g}."
+                "`max_latency_ratio` is at least 1 and at most a million, but got "
+                f"{self.max_latency_ratio:g}."
             )
 
 
@@ -159,6 +161,10 @@ class Endpoint:
     def name(self) -> str:
         """The resource name."""
         return f"endpoints/{self.endpoint_id}"
+
+    def __post_init__(self) -> None:
+        if self.timeout <= timedelta(0):
+            raise InvalidArgumentError(f"`timeout` is above zero, but got {self.timeout}.")
 
     @property
     def percents(self) -> dict[int, int]:
@@ -218,6 +224,15 @@ class Traffic:
         for place, count in enumerate(other.latencies):
             self.latencies[place] += count
 
+    def since(self, before: Traffic) -> Traffic:
+        """What was counted after it was as `before`."""
+        return Traffic(
+            requests=self.requests - before.requests,
+            errors=self.errors - before.errors,
+            differences=self.differences - before.differences,
+            latencies=[a - b for a, b in zip(self.latencies, before.latencies, strict=True)],
+        )
+
     def quantile(self, share: float) -> float | None:
         """The latency that this share of the calls did not exceed, in seconds; None without calls.
 
@@ -234,6 +249,81 @@ class Traffic:
                 return low + (high - low) * (rank - before) / count
             before += count
         return LATENCY_BOUNDS[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minute:
+    """What a version did in a minute."""
+
+    start_time: datetime
+    version: int
+    #: Whether it was only asked, too.
+    shadow: bool
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a version's predictions, by the name of the result."""
+
+    version: int
+    #: `accuracy`, `squared_error`, or what the reward is called.
+    result: str
+    #: How many predictions have such a result.
+    count: int
+    mean: float
+    #: Of the results; 0 for a single one.
+    standard_deviation: float
+    #: To the version with the most results of this name.
+    difference: float = 0.0
+    #: How probable such a difference is by chance; None where that cannot be said.
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is known of an endpoint's traffic and results."""
+
+    #: Oldest first.
+    minutes: tuple[Minute, ...]
+    results: tuple[Result, ...]
+    #: Now, on every gateway.
+    replicas: tuple[Replicas, ...]
+
+    @property
+    def totals(self) -> dict[tuple[int, bool], Traffic]:
+        """The minutes added up, by version and whether it was only asked, too."""
+        added = dict[tuple[int, bool], Traffic]()
+        for minute in self.minutes:
+            added.setdefault((minute.version, minute.shadow), Traffic()).add(minute.traffic)
+        return added
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """The replicas of a version on a gateway."""
+
+    gateway: str = ""
+    version: int
+    #: How many can predict.
+    ready: int = 0
+    #: How many calls are under way or wait.
+    calls: int = 0
+    #: Why the last start failed; empty after one that did not.
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A gateway that reports."""
+
+    gateway: str
+    #: The host and process that it is.
+    host: str
+    rest_address: str
+    grpc_address: str
+    create_time: datetime
+    report_time: datetime
 
 
 def allotted(slots: Sequence[int], percents: Mapping[int, int]) -> tuple[int, ...]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tuner.config import SYSTEM, VARIABLES
+import grpc
+
+from tuner.config import SYSTEM, VARIABLES, Settings
 from tuner.errors import FailedPreconditionError
+
+logger = logging.getLogger(__name__)
 
 #: Where systems keep the authorities that they trust, if Python's own answer is not there.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -28,6 +34,18 @@ class Trust:
 
     authorities: bytes | None = field(repr=False)
     identity: Identity | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's own connections."""
+        data = None if self.authorities is None else self.authorities.decode("ascii")
+        context = ssl.create_default_context(cadata=data)
+        if self.identity is not None:
+            # Python takes them from a file only; it is readable by this user alone.
+            with tempfile.NamedTemporaryFile(prefix="tuner-identity-") as file:
+                file.write(self.identity.key + b"\n" + self.identity.certificate)
+                file.flush()
+                context.load_cert_chain(file.name)
+        return context
 
 
 def identity(setting: str, certificate: str, key: str) -> Identity:
@@ -62,6 +80,85 @@ def authorities(setting: str, file: str) -> bytes | None:
     shown = f"{_path(file)} ({VARIABLES[setting][0]})"
     _checked(shown, lambda: context.load_verify_locations(_path(file)))
     return _path(file).read_bytes()
+
+
+class Shown:
+    """What a server shows and whose certificates it asks for, read again when its files change.
+
+    Args:
+        settings: Names the files; `tls_certificate` is set.
+
+    Raises:
+        FailedPreconditionError: they cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._files = [settings.tls_certificate, settings.tls_key, settings.tls_client_ca]
+        self._read = _stamps(self._files)
+        self.identity, self.clients = self._load()
+
+    def renew(self) -> bool:
+        """Reads the files if they have changed; returns whether there is something new to show."""
+        found = _stamps(self._files)
+        if found == self._read:
+            return False
+        self._read = found
+        try:
+            self.identity, self.clients = self._load()
+        except FailedPreconditionError as error:
+            # Maybe one file is written and the other is not yet.
+            logger.warning("the certificates in use are kept: %s", error.message)
+            return False
+        logger.info("the certificates were read again")
+        return True
+
+    def _load(self) -> tuple[Identity, bytes | None]:
+        settings = self._settings
+        own = identity("tls_certificate", settings.tls_certificate, settings.tls_key)
+        clients = None
+        if settings.tls_client_ca:
+            clients = authorities("tls_client_ca", settings.tls_client_ca)
+        return own, clients
+
+
+def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """What a gRPC server shows, renewed for the next connection; None without TLS.
+
+    Raises:
+        FailedPreconditionError: the files cannot be used.
+    """
+    if not settings.tls_certificate:
+        return None
+    shown = Shown(settings)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        return _configuration(shown) if shown.renew() else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        fetch,  # type: ignore[arg-type]  # None is "as before"; the stubs do not know
+        require_client_authentication=bool(settings.tls_client_ca),
+    )
+
+
+def _configuration(shown: Shown) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(shown.identity.key, shown.identity.certificate)], root_certificates=shown.clients
+    )
+
+
+def _stamps(files: Sequence[str]) -> list[tuple[int, int] | None]:
+    """What changes with a file; None for one that is not there, or has no name."""
+    stamps = list[tuple[int, int] | None]()
+    for file in files:
+        try:
+            status = _path(file).stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((status.st_mtime_ns, status.st_ino))
+    return stamps
 
 
 def _of_system() -> bytes | None:

@@ -23,7 +23,17 @@ MINIMUM_FREE_BYTES = 200 * 2**20
 #: What a directory may hold before it is first used: what tuner's own processes and file systems
 #: put there.
 _HARMLESS = frozenset(
-    {"artifacts", "lock", "logs", "lost+found", "models", "ray", "server.json", "up.lock"}
+    {
+        "artifacts",
+        "gateway",
+        "lock",
+        "logs",
+        "lost+found",
+        "models",
+        "ray",
+        "server.json",
+        "up.lock",
+    }
 )
 
 

@@ -35,6 +35,10 @@ _BY_CONSTRAINT: Mapping[str, TunerError] = {
     "requests_pkey": StaleError("this request was answered before; try again."),
     "trials_pkey": StaleError("another server proposed this trial; try again."),
     "models_pkey": AlreadyExistsError("another model has this name; choose another one."),
+    "endpoints_pkey": AlreadyExistsError("another endpoint has this name; choose another one."),
+    "endpoints_model_fkey": FailedPreconditionError(
+        "an endpoint serves this model; `tuner endpoints` lists them: delete it first."
+    ),
     "trials_space_fkey": NotFoundError("the study was deleted."),
     "attempts_trial_fkey": NotFoundError("the trial was deleted."),
     "measurements_attempt_fkey": NotFoundError("the trial was deleted."),

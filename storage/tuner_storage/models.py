@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from tuner.admin import LOCAL_PREFIX, AuditEntry
+from tuner.admin import LOCAL_PREFIX
 from tuner.errors import (
     FailedPreconditionError,
     LeaseLostError,
     NotFoundError,
-    TunerError,
 )
 from tuner.model import Lineage, Model, ModelVersion, Published, VersionState
 from tuner.study import parse_trial_name
+from tuner_storage.asked import Asked, change
 from tuner_storage.database import Database
 from tuner_storage.pipeline import Connection
 from tuner_storage.queries import QUERIES, fetch_rows, fetch_value
-from tuner_storage.tokens import write_audit
 
-R = TypeVar("R")
-
-#: Repeated requests are answered from the row of no study.
-_NO_STUDY = 0
 _LAST_VERSION = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked(Generic[R]):
-    """Who asks for a change, and how it is answered."""
-
-    audit: AuditEntry
-    #: Makes the request repeatable; empty: it is not.
-    request_id: str
-    #: Makes the answer of the result; what is repeated gets the same.
-    answer: Callable[[R], bytes]
-    #: Raises PermissionDeniedError unless the caller may delete what this creator made.
-    check_delete: Callable[[str], None] = lambda creator: None
-
-    @property
-    def now(self) -> datetime:
-        """When it is asked."""
-        return self.audit.time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +93,7 @@ class _ModelRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _VersionRow:
+class VersionRow:
     """A row of tuner.model_versions with the aliases that name it."""
 
     model_id: str
@@ -182,7 +159,7 @@ class ModelStore:
             connection.execute(QUERIES["create_model"], parameters)
             return _model(connection, model.model_id)
 
-        return self._change(asked, create)
+        return change(self._database, asked, create)
 
     def get_model(self, model_id: str) -> Model:
         """Returns a model; raises NotFoundError."""
@@ -206,7 +183,7 @@ class ModelStore:
         """
 
         def update(connection: Connection) -> Model:
-            _lock(connection, model_id)
+            lock_model(connection, model_id)
             model = _model(connection, model_id)
             if changes.etag and changes.etag != model.etag:
                 raise FailedPreconditionError(
@@ -220,10 +197,10 @@ class ModelStore:
             }
             changed = replace(model, **given)
             connection.execute(QUERIES["update_model"], {**_columns(changed), "now": asked.now})
-            _retire(connection, model_id)
+            retire(connection, model_id)
             return _model(connection, model_id)
 
-        return self._change(asked, update)
+        return change(self._database, asked, update)
 
     def delete_model(self, model_id: str, asked: Asked[None]) -> bytes:
         """Deletes a model.
@@ -234,7 +211,7 @@ class ModelStore:
         """
 
         def delete(connection: Connection) -> None:
-            _lock(connection, model_id)
+            lock_model(connection, model_id)
             model = _model(connection, model_id)
             asked.check_delete(model.creator)
             if model.version_count:
@@ -244,7 +221,7 @@ class ModelStore:
                 )
             connection.execute(QUERIES["delete_model"], {"model_id": model_id})
 
-        return self._change(asked, delete)
+        return change(self._database, asked, delete)
 
     # --- versions ---
 
@@ -262,7 +239,7 @@ class ModelStore:
             origin = _origin(connection, begun.lineage, asked.audit.caller)
             of = {"model_id": begun.model_id, "creator": origin.creator, "now": asked.now}
             connection.execute(QUERIES["ensure_model"], of)
-            _lock(connection, begun.model_id)
+            lock_model(connection, begun.model_id)
             number = _existing(connection, begun, origin)
             if number is None:
                 parameters = {
@@ -276,11 +253,11 @@ class ModelStore:
                 number, held = int(fetch_value(connection, "begin_version", parameters)), True
             else:
                 held = _take_up(connection, begun, number, asked.now)
-            row = _version(connection, begun.model_id, number)
+            row = find_version(connection, begun.model_id, number)
             token = _token(row) if held and begun.publisher else ""
             return replace(row.to_version(), publication_token=token)
 
-        return self._change(asked, begin)
+        return change(self._database, asked, begin)
 
     def finish_version(
         self,
@@ -299,8 +276,8 @@ class ModelStore:
         """
 
         def finish(connection: Connection) -> ModelVersion:
-            _lock(connection, model_id)
-            row = _version(connection, model_id, version)
+            lock_model(connection, model_id)
+            row = find_version(connection, model_id, version)
             if row.state != VersionState.PUBLISHING or token != _token(row):
                 raise LeaseLostError(
                     f"version {version} of {model_id!r} is {row.state.lower()} or was taken up by "
@@ -310,15 +287,15 @@ class ModelStore:
             columns = _outcome(begun, outcome)
             place = {"model_id": model_id, "version": version, "now": asked.now}
             connection.execute(QUERIES["finish_version"], {**columns, **place})
-            _retire(connection, model_id)
-            return _version(connection, model_id, version).to_version()
+            retire(connection, model_id)
+            return find_version(connection, model_id, version).to_version()
 
-        return self._change(asked, finish)
+        return change(self._database, asked, finish)
 
     def get_version(self, model_id: str, version: int | str) -> ModelVersion:
         """Returns a version by its number, an alias or `latest`; raises NotFoundError."""
         with self._database.connection() as connection:
-            return _version(connection, model_id, version).to_version()
+            return find_version(connection, model_id, version).to_version()
 
     def list_versions(
         self,
@@ -350,7 +327,7 @@ class ModelStore:
         with self._database.reading() as connection:
             if model_id is not None:
                 _model(connection, model_id)
-            rows = fetch_rows(connection, _VersionRow, "list_versions", parameters)
+            rows = fetch_rows(connection, VersionRow, "list_versions", parameters)
         return [row.to_version() for row in rows]
 
     def delete_version(
@@ -364,8 +341,8 @@ class ModelStore:
         """
 
         def delete(connection: Connection) -> None:
-            _lock(connection, model_id)
-            row = _version(connection, model_id, version)
+            lock_model(connection, model_id)
+            row = find_version(connection, model_id, version)
             asked.check_delete(row.creator)
             place = {"model_id": model_id, "version": version}
             use = fetch_value(connection, "version_use", place)
@@ -384,7 +361,7 @@ class ModelStore:
             elif state is not VersionState.DELETING or files_removed:
                 connection.execute(QUERIES["delete_version"], place)
 
-        return self._change(asked, delete)
+        return change(self._database, asked, delete)
 
     # --- aliases ---
 
@@ -397,8 +374,8 @@ class ModelStore:
         """
 
         def set_it(connection: Connection) -> Model:
-            _lock(connection, model_id)
-            state = _version(connection, model_id, version).state
+            lock_model(connection, model_id)
+            state = find_version(connection, model_id, version).state
             if state != VersionState.READY:
                 raise FailedPreconditionError(
                     f"version {version} of {model_id!r} is {state.lower()}; an alias names one "
@@ -408,63 +385,23 @@ class ModelStore:
             connection.execute(QUERIES["set_alias"], parameters)
             return _renamed(connection, model_id, asked.now)
 
-        return self._change(asked, set_it)
+        return change(self._database, asked, set_it)
 
     def delete_alias(self, model_id: str, alias: str, asked: Asked[Model]) -> bytes:
         """Takes a name away; raises NotFoundError if there is none."""
 
         def delete(connection: Connection) -> Model:
-            _lock(connection, model_id)
+            lock_model(connection, model_id)
             parameters = {"model_id": model_id, "alias": alias}
             if fetch_value(connection, "delete_alias", parameters) is None:
                 raise NotFoundError(f"model {model_id!r} has no alias {alias!r}.")
             return _renamed(connection, model_id, asked.now)
 
-        return self._change(asked, delete)
-
-    def _change(self, asked: Asked[R], work: Callable[[Connection], R]) -> bytes:
-        """Does something once, however often it is asked; returns the answer."""
-        try:
-            with self._database.transaction() as connection:
-                answered = _answered(connection, asked)
-                return _do(connection, asked, work) if answered is None else answered
-        except TunerError:
-            # The same request may have arrived twice, and the other one was faster.
-            with self._database.connection() as connection:
-                answered = _answered(connection, asked)
-            if answered is None:
-                raise
-            return answered
+        return change(self._database, asked, delete)
 
 
-def _answered(connection: Connection, asked: Asked[Any]) -> bytes | None:
-    if not asked.request_id:
-        return None
-    parameters = {
-        "study": _NO_STUDY,
-        "request_id": _request_key(asked),
-        "method": asked.audit.method,
-    }
-    body = fetch_value(connection, "find_answer", parameters)
-    return None if body is None else bytes(body)
-
-
-def _do(connection: Connection, asked: Asked[R], work: Callable[[Connection], R]) -> bytes:
-    body = asked.answer(work(connection))
-    write_audit(connection, asked.audit)
-    if asked.request_id:
-        method = asked.audit.method
-        kept = {"request_id": _request_key(asked), "method": method, "answer": body}
-        connection.execute(QUERIES["record_model_answer"], {**kept, "now": asked.now})
-    return body
-
-
-def _request_key(asked: Asked[Any]) -> str:
-    """Tells the same id of two models apart."""
-    return f"{asked.audit.resource}:{asked.request_id}"
-
-
-def _lock(connection: Connection, model_id: str) -> None:
+def lock_model(connection: Connection, model_id: str) -> None:
+    """Makes others wait who change the model; raises NotFoundError if there is none."""
     if fetch_value(connection, "lock_model", {"model_id": model_id}) is None:
         raise _no_model(model_id)
 
@@ -480,11 +417,12 @@ def _no_model(model_id: str) -> NotFoundError:
     return NotFoundError(f"no model is called {model_id!r}; `tuner models` lists them.")
 
 
-def _version(connection: Connection, model_id: str, version: int | str) -> _VersionRow:
+def find_version(connection: Connection, model_id: str, version: int | str) -> VersionRow:
+    """A version by its number, an alias or `latest`; raises NotFoundError."""
     number = version if isinstance(version, int) else None
     alias = None if isinstance(version, int) else version
     parameters = {"model_id": model_id, "version": number, "alias": alias}
-    found = fetch_rows(connection, _VersionRow, "find_version", parameters)
+    found = fetch_rows(connection, VersionRow, "find_version", parameters)
     if not found:
         what = f"version {version}" if number else f"ready version that is called {version!r}"
         raise NotFoundError(
@@ -493,13 +431,14 @@ def _version(connection: Connection, model_id: str, version: int | str) -> _Vers
     return found[0]
 
 
-def _retire(connection: Connection, model_id: str) -> None:
+def retire(connection: Connection, model_id: str) -> None:
+    """Lets go of versions beyond those that the model keeps, if nothing uses them."""
     connection.execute(QUERIES["retire_versions"], {"model_id": model_id})
 
 
 def _renamed(connection: Connection, model_id: str, now: datetime) -> Model:
     connection.execute(QUERIES["touch_model"], {"model_id": model_id, "now": now})
-    _retire(connection, model_id)
+    retire(connection, model_id)
     return _model(connection, model_id)
 
 
@@ -527,13 +466,13 @@ def _existing(connection: Connection, begun: Beginning, origin: _Origin) -> int 
     number = fetch_value(connection, "find_begun", parameters)
     if number is None:
         return None
-    rejected = _version(connection, begun.model_id, int(number)).state == VersionState.REJECTED
+    rejected = find_version(connection, begun.model_id, int(number)).state == VersionState.REJECTED
     return None if rejected and begun.retry_rejected else int(number)
 
 
 def _take_up(connection: Connection, begun: Beginning, number: int, now: datetime) -> bool:
     """Makes the caller the publisher of a version if nobody works on it."""
-    version = _version(connection, begun.model_id, number).to_version()
+    version = find_version(connection, begun.model_id, number).to_version()
     if not begun.publisher or not version.is_silent(now):
         return False
     place = {"model_id": begun.model_id, "version": number}
@@ -546,7 +485,7 @@ def _holder(begun: Beginning) -> Mapping[str, Any]:
     return {"publisher": begun.publisher, "expire_time": expire_time}
 
 
-def _token(row: _VersionRow) -> str:
+def _token(row: VersionRow) -> str:
     return f"{row.version}.{row.attempt}"
 
 

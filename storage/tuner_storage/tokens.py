@@ -77,15 +77,15 @@ class AdminStore:
 
     def list_tokens(self, *, after: str = "", limit: int = 100) -> list[Token]:
         """Tokens by name; `after` is the name of the last one seen."""
-        rows = self._token_rows("list_tokens", {"after": after, "limit": limit})
+        parameters = {"after": after, "limit": limit}
+        with self._database.connection() as connection:
+            rows = fetch_rows(connection, _TokenRow, "list_tokens", parameters)
         return [row.to_token() for row in rows]
 
     def active_tokens(self, now: datetime) -> list[HashedToken]:
         """The tokens that open anything now."""
-        return [
-            HashedToken(token=row.to_token(), secret_hash=bytes(row.secret_hash))
-            for row in self._token_rows("active_tokens", {"now": now})
-        ]
+        with self._database.connection() as connection:
+            return find_active_tokens(connection, now)
 
     def revoke_token(self, token_id: str, audit: AuditEntry) -> Token:
         """Ends a token at the time of the audit entry; returns it. Again, it changes nothing.
@@ -164,10 +164,6 @@ class AdminStore:
         with self._database.connection() as connection:
             connection.execute(QUERIES["forget_audit"], {"before": before})
 
-    def _token_rows(self, name: str, parameters: dict[str, object]) -> list[_TokenRow]:
-        with self._database.connection() as connection:
-            return fetch_rows(connection, _TokenRow, name, parameters)
-
 
 def _create(connection: Connection, hashed: HashedToken) -> None:
     token = hashed.token
@@ -183,6 +179,14 @@ def _create(connection: Connection, hashed: HashedToken) -> None:
             f"a token is called {token.token_id!r}; choose another name, or revoke it first: "
             f"tuner token revoke {token.token_id}."
         )
+
+
+def find_active_tokens(connection: Connection, now: datetime) -> list[HashedToken]:
+    """The tokens that open anything now."""
+    return [
+        HashedToken(token=row.to_token(), secret_hash=bytes(row.secret_hash))
+        for row in fetch_rows(connection, _TokenRow, "active_tokens", {"now": now})
+    ]
 
 
 def write_audit(connection: Connection, audit: AuditEntry) -> None:

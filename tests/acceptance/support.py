@@ -27,7 +27,7 @@ class Up:
     ) -> None:
         self.data_dir = data_dir
         self.pids: set[int] = set()
-        ports = ["--server-port", "0", "--web-port", "0"]
+        ports = ["--server-port", "0", "--web-port", "0", "--rest-port", "0", "--grpc-port", "0"]
         usual = [*ports, "--cpus", "2", "--lease-seconds", "5", "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuner.cli", "up", "--json", *usual, *flags],

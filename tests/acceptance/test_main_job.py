@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -70,13 +71,15 @@ limits: {trials: 2, parallel: 1}
 training: {epochs: 4}
 """
 
+NUMBERS = ("age", "education_num", "capital_gain", "capital_loss", "hours_per_week")
+
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running tuner."""
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The addresses of a running tuner."""
     run = Up(tmp_path_factory.mktemp("home"))
     try:
-        yield run.ready()["address"]
+        yield run.ready()
     finally:
         run.stop()
 
@@ -115,38 +118,90 @@ def write_without(path: Path, rows: Sequence[dict[str, str]], label: str) -> Non
         writer.writerows(rows)
 
 
-def test_adult_from_study_file_to_predictions(up: str, shared_data: Path, tmp_path: Path) -> None:
-    adult = shared_data / "adult"
-    train, test = adult / "train.csv", adult / "test.csv"
-    study = submit(up, ADULT.replace("TRAIN", str(train)).replace("TEST", str(test)), tmp_path)
-    counts = study["trials"]
-    assert study["state"] == "COMPLETED"
+def awkward(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows, some with values that are missing or that training has never seen."""
+    found = [dict(row) for row in rows]
+    for row in found[::23]:
+        row["native_country"], row["hours_per_week"] = "Atlantis", ""
+    for row in found[7::29]:
+        row["occupation"], row["age"] = "", "-3.5e9"
+    return found
+
+
+def by_grpc(address: str, endpoint: str, rows: Sequence[dict[str, str]]) -> list[float]:
+    """What TensorFlow Serving's own client gets: the scores of the second class."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    scores: list[float] = []
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for start in range(0, len(rows), 2000):
+            chunk = rows[start : start + 2000]
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = endpoint
+            for name in rows[0]:
+                values: list[Any] = [row[name] for row in chunk]
+                if name in NUMBERS:
+                    floats = [float(value or "nan") for value in values]
+                    tensor = tf.make_tensor_proto(floats, tf.float64)
+                else:
+                    tensor = tf.make_tensor_proto(values, tf.string)
+                request.inputs[name].CopyFrom(tensor)
+            answer = stub.Predict(request, timeout=60)
+            scores += tf.make_ndarray(answer.outputs["scores"])[:, 1].tolist()
+    return scores
+
+
+def test_adult_from_study_file_to_predictions(
+    up: dict[str, Any], shared_data: Path, tmp_path: Path
+) -> None:
+    adult, server = shared_data / "adult", up["address"]
+    rows, test = awkward(read_csv(adult / "test.csv")), tmp_path / "test.csv"
+    write_without(test, rows, "")
+    study = ADULT.replace("TRAIN", str(adult / "train.csv")).replace("TEST", str(test))
+    outcome = submit(server, study, tmp_path)
+    counts = outcome["trials"]
+    assert outcome["state"] == "COMPLETED"
     assert counts["succeeded"] + counts["pruned"] == 8, counts
 
     model = tmp_path / "exported"
-    tuner("--server", up, "export", "adult-income", "--to", model)
-    rows = read_csv(test)
+    tuner("--server", server, "export", "adult-income", "--to", model)
     write_without(tmp_path / "rows.csv", rows, "income")
     output = tmp_path / "predictions.csv"
     tuner("predict", model, "--input", tmp_path / "rows.csv", "--output", output)
     predicted = read_csv(output)
     assert len(predicted) == len(rows)
 
-    truth = [row["income"] == ">50K" for row in rows]
     scores = np.array([float(row["probability(>50K)"]) for row in predicted])
-    auc = roc_auc_score(truth, scores)
+    usual = [at for at, row in enumerate(read_csv(adult / "test.csv")) if row == rows[at]]
+    auc = roc_auc_score([rows[at]["income"] == ">50K" for at in usual], scores[usual])
     print(f"adult: test AUC {auc:.4f}")
-    assert auc >= 0.910
+    assert auc >= 0.905
 
     # What the training process predicted for the same rows, before there was a model to export.
-    best = study["best_trials"][0]
+    best = outcome["best_trials"][0]
     recorded = pq.read_table(Path(best["artifact_uri"]) / "test.parquet").to_pydict()
     assert recorded["_row"] == list(range(len(rows)))
     assert [row["income"] for row in predicted] == recorded["income"]
-    assert np.abs(scores - np.array(recorded["probability(>50K)"])).max() <= 1e-6
+    trained = np.array(recorded["probability(>50K)"])
+    assert np.abs(scores - trained).max() <= 1e-6
+
+    # The same over REST and gRPC, from the winner that the study published.
+    tuner("--server", server, "deploy", "adult-income")
+    file = tmp_path / "rows.csv"
+    tuner("--server", server, "predict", "adult-income", "--input", file, "--output", output)
+    served = read_csv(output)
+    assert [row["income"] for row in served] == recorded["income"]
+    by_rest = np.array([float(row["probability(>50K)"]) for row in served])
+    assert np.abs(by_rest - trained).max() <= 1e-6
+    raw = [{name: row[name] for name in row if name not in ("income", "fnlwgt")} for row in rows]
+    found = np.array(by_grpc(up["grpc"], "adult-income", raw))
+    assert np.abs(found - trained).max() <= 1e-6
 
 
-def test_flights_beat_the_mean(up: str, shared_data: Path, tmp_path: Path) -> None:
+def test_flights_beat_the_mean(up: dict[str, Any], shared_data: Path, tmp_path: Path) -> None:
+    server = up["address"]
     flights = shared_data / "flights" / "flights.csv"
     rows = read_csv(flights)
     held_out, known = rows[::5], [row for number, row in enumerate(rows) if number % 5]
@@ -155,11 +210,11 @@ def test_flights_beat_the_mean(up: str, shared_data: Path, tmp_path: Path) -> No
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(known)
-    study = submit(up, FLIGHTS.replace("TRAIN", str(train)), tmp_path)
+    study = submit(server, FLIGHTS.replace("TRAIN", str(train)), tmp_path)
     assert study["state"] == "COMPLETED"
 
     model = tmp_path / "exported"
-    tuner("--server", up, "export", "flights", "--to", model)
+    tuner("--server", server, "export", "flights", "--to", model)
     flown = [row for row in held_out if row["arr_delay"]]
     write_without(tmp_path / "rows.csv", flown, "arr_delay")
     output = tmp_path / "predictions.csv"

@@ -58,7 +58,15 @@ def test_it_starts_everything_restarts_what_dies_and_stops_on_ctrl_c(
     up = start()
     said = up.ready()
     commands = [command(pid) for pid in up.pids]
-    for part in ("postgres", "gcs_server", "raylet", "cli server", "cli runner", "cli web"):
+    for part in (
+        "postgres",
+        "gcs_server",
+        "raylet",
+        "cli server",
+        "cli runner",
+        "cli web",
+        "cli gateway",
+    ):
         assert any(part in line for line in commands), part
     with urllib.request.urlopen(said["web"], timeout=10) as answer:
         assert answer.status == 200

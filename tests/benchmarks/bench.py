@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.crowd import Work
-from tuner.processes import Child, Command, python
+from tuner.processes import Child, Command
 from tuner.space import Categorical, Discrete, Domain, Float, Int, Value
 
 STUDY = "benchmark"
@@ -28,7 +28,7 @@ SPACE: Mapping[str, Domain] = {
     "optimizer": Categorical(("sgd", "adam", "rmsprop")),
 }
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _LOG_CHARACTERS = 2000
 
 
@@ -87,12 +87,21 @@ Contender = Callable[[Place], AbstractContextManager[Bench]]
 
 @contextmanager
 def server(
-    name: str, folder: Path, *args: str, environment: Mapping[str, str] | None = None
+    name: str,
+    folder: Path,
+    *args: str,
+    environment: Mapping[str, str] | None = None,
+    interpreter: str = "",
 ) -> Iterator[Mapping[str, Any]]:
-    """Runs this Python with `args` beside; gives what it says when it is ready."""
+    """Runs a Python, this one, with `args` beside; gives what it says when it is ready."""
     log = folder / f"{name.replace(' ', '-')}.log"
     child = Child(
-        Command(name=name, args=python(*args), log=log, environment=environment or {}),
+        Command(
+            name=name,
+            args=(interpreter or sys.executable, *args),
+            log=log,
+            environment=environment or {},
+        ),
     )
     try:
         child.start()

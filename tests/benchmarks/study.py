@@ -23,13 +23,19 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 def measure(folder: Path, quick: bool) -> Report:
     """Measures all of them in turn."""
+    rows = adult()
+    environment.prepare(os.environ, own_cluster=True)
+    from tests.benchmarks import study_trials  # imports Ray, which reads the environment then
+
+    return study_trials.measure(folder, rows, quick)
+
+
+def adult() -> Path:
+    """The training rows of Adult; ends the benchmark where they are not."""
     data = Path(os.environ.get("TUNER_BENCHMARK_DATA") or _REPOSITORY.parent / "shared" / "data")
     rows = data / "adult" / "train.csv"
     if not rows.is_file():
         raise SystemExit(
             f"there is no {rows}: set TUNER_BENCHMARK_DATA to the folder that has it."
         )
-    environment.prepare(os.environ, own_cluster=True)
-    from tests.benchmarks import study_trials  # imports Ray, which reads the environment then
-
-    return study_trials.measure(folder, rows, quick)
+    return rows

@@ -82,7 +82,19 @@ def _ours(
     folder: Path, rows: Path, trials: int
 ) -> tuple[dict[str, float], list[Mapping[str, Value]]]:
     """The figures of a study on a warm gang, and its trials' parameters."""
-    flags = ("--server-port", "0", "--web-port", "0", "--cpus", "2", "--data-dir")
+    flags = (
+        "--server-port",
+        "0",
+        "--web-port",
+        "0",
+        "--rest-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--cpus",
+        "2",
+        "--data-dir",
+    )
     up = ("-m", "tuner.cli", "up", "--json", *flags, str(folder / "data"))
     with server(OURS, folder, *up) as said, Client(said["address"]) as client:
         _run(client, _study_file(folder, rows, "warm-up", 2))

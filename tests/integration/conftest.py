@@ -1,9 +1,12 @@
-"""A real PostgreSQL for the whole session, and an empty database of it for each test."""
+"""For the whole session a real PostgreSQL and models to serve; an empty database for each test."""
 
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -46,3 +49,14 @@ def make_database(server: EmbeddedPostgres, name: str, *, template: str = "templ
 def database_of(server: EmbeddedPostgres, name: str) -> str:
     """The URL of a database."""
     return server.url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of `serving_models`, and one that cannot be loaded."""
+    folder = tmp_path_factory.mktemp("models")
+    command = [sys.executable, "-m", "tests.integration.serving_models", str(folder)]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    (folder / "broken" / "1").mkdir(parents=True)
+    (folder / "broken" / "1" / "saved_model.pb").write_bytes(b"no model")
+    return folder

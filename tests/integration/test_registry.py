@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -15,8 +17,10 @@ import pytest
 import tensorflow as tf
 
 from tests.integration import object_store, trials
+from tests.integration.gateways import gateway
 from tests.integration.service_support import Caller, until
 from tests.integration.web_study import prepared
+from tuner.cli import main
 from tuner.client import Client, Models, RunningTrial
 from tuner.client.channel import Connection
 from tuner.config import Settings
@@ -115,6 +119,48 @@ def test_a_trial_becomes_the_next_version(trained: Path, models: Models, tmp_pat
     assert list(models.versions("small")) == []
     found = {path.name for path in (root / "small").iterdir()}
     assert found == {"2", "7", ".export-old", "latest"}
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_an_endpoint_predicts_as_the_folder_does_from_a_store(
+    server: StudyServer,
+    trained: Path,
+    models: Models,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def predicted(model: str, *flags: str) -> str:
+        rows = trials.write_rows(tmp_path / "rows.csv", rows=1200)
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", model, "--input", str(rows), *flags])
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return out
+
+    (tmp_path / "store" / "bucket").mkdir(parents=True)
+    with object_store.running(tmp_path / "store") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        publishing = Registry(models, ModelRoot("s3://bucket/models"))
+        version = publishing.publish("small", TRIAL, Source(directory=trained))
+        folder = copy_to(version, str(tmp_path / "folder"))
+        environment = {"TUNER_SERVER": server.address, "TUNER_DATA_DIR": str(tmp_path / "cache")}
+        with Client(server.address) as client, gateway(environment=environment) as running:
+            client.endpoint("live").deploy(version)
+            until(lambda: running.http.get("/v1/models/live").is_success)
+            remote = predicted("live", "--server", server.address)
+            assert remote == predicted("live", "--gateway", running.url) != ""
+            (kept,) = (tmp_path / "cache" / "gateway" / "versions").iterdir()
+            checksums.check(kept, kept / layout.SUMS)
+    for row, local in zip(csv_rows(remote), csv_rows(predicted(folder)), strict=True):
+        assert row.pop("answer") == local.pop("answer")
+        assert [*map(float, row.values())] == pytest.approx(
+            [*map(float, local.values())], abs=1e-6
+        )
 
 
 def test_a_model_that_predicts_otherwise_is_rejected_with_a_report(

@@ -11,10 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +20,9 @@ import grpc
 import httpx
 import pytest
 
+from tests.integration.gateways import Gateway, gateway, until
+
 pytestmark = pytest.mark.timeout(180)
-
-_READY_SECONDS = 120.0
-
-
-class Gateway:
-    """A running `tuner gateway`."""
-
-    def __init__(self, process: subprocess.Popen[str], rest: str, calls: str) -> None:
-        self.process = process
-        self.http = httpx.Client(base_url=f"http://{rest}", timeout=60)
-        self.rest = rest
-        self.calls = calls
-
-    def post(self, path: str, document: Any, **headers: str) -> httpx.Response:
-        body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        return self.http.post(f"/v1/models/{path}", content=body, headers=headers)
-
-    def replicas(self) -> list[int]:
-        """The pids of the replicas, the zygote's children."""
-        zygotes = _children(self.process.pid)
-        return [pid for zygote in zygotes for pid in _children(zygote)]
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def answered_more(statuses: Counter[int]) -> None:
@@ -68,43 +31,9 @@ def answered_more(statuses: Counter[int]) -> None:
     until(lambda: statuses[200] > enough)
 
 
-@contextmanager
-def gateway(folder: Path, *flags: str) -> Iterator[Gateway]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", "gateway", str(folder), "--rest-port", "0",
-         "--grpc-port", "0", "--json", *flags],
-        stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        said = json.loads(process.stdout.readline())
-        running = Gateway(process, said["rest"], said["grpc"])
-        with running.http:
-            yield running
-    finally:
-        process.stdout.close()
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "tests.integration.serving_models", str(folder)]
-    subprocess.run(command, check=True, timeout=_READY_SECONDS, capture_output=True)
-    (folder / "broken" / "1").mkdir(parents=True)
-    (folder / "broken" / "1" / "saved_model.pb").write_bytes(b"no model")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def served(models: Path) -> Iterator[Gateway]:
-    with gateway(models, "--cors") as running:
+    with gateway(str(models), "--cors") as running:
         yield running
 
 
@@ -167,6 +96,11 @@ def test_a_packed_body(served: Gateway) -> None:
         ("POST", "%2e%2e%2fhalf:predict", b"{}", 404, "Servable not found"),
         ("POST", "half/versions/99999999999999999999:predict", b"{}", 400, "to numeric"),
         ("POST", "strict:predict", b'{"instances": [-1]}', 400, "it is negative"),
+        ("POST", "half:predict", b"[" * 100_000, 400, "nested too deep"),
+        ("POST", "half:predict", b'{"instances": ' + b"[" * 900 + b"]" * 900 + b"}", 400, "deep"),
+        ("POST", "half:predict", b'{"instances": ["x"]}', 400, "JSON Value: \"x\""),
+        ("POST", "half:predict", b'{"instances": [[1, 2], [3]]}', 400, ""),
+        ("POST", "strict:predict", b'{"instances": [1.5]}', 400, "JSON Value"),
         ("GET", "none", b"", 404, "Could not find any versions of model none"),
         ("GET", "half/versions/9", b"", 404, "Could not find version 9 of model half"),
         ("GET", "", b"", 400, "Malformed request|Missing model name"),
@@ -256,10 +190,14 @@ def test_the_open_inference_protocol(served: Gateway) -> None:
         ({"datatype": "INT32"}, "has the datatype FP32"),
         ({"shape": [2]}, "has 3 values, but the shape [2]"),
         ({"data": "x"}, "is a list"),
+        ({"shape": [1] * 100}, "too many dimensions"),
+        ({"shape": [2**62, 2**62]}, "values, but the shape"),
+        ({"data": json.loads("[" * 900 + "]" * 900)}, "nested too deep|has 0 values"),
         ({"name": "y"}, "takes the inputs x, but got y"),
     ):
         refused = http.post("/v2/models/half/infer", json={"inputs": [{**nested, **change}]})
-        assert refused.status_code == 400 and said in refused.json()["error"], refused.text
+        assert refused.status_code == 400, refused.text
+        assert any(words in refused.json()["error"] for words in said.split("|")), refused.text
     assert http.get("/v2/models/none").status_code == 404
 
 
@@ -339,6 +277,44 @@ def test_the_client_of_tensorflow_serving(served: Gateway) -> None:
         assert [(s.version, s.state) for s in states.model_version_status] == [(2, 30), (1, 30)]
 
 
+def test_tensors_are_read_and_written_as_tensorflow_does() -> None:
+    import tensorflow as tf
+    from tensorflow.core.framework import types_pb2
+
+    from tuner.serving import protos
+    from tuner.serving.signature import Signature, Tensor
+    from tuner.v1 import tensorflow_serving_pb2 as pb
+
+    def check(dtype: str, proto: Any) -> None:
+        tensors = {"x": Tensor(name="x", dtype=dtype, shape=None)}
+        signature = Signature(name="", inputs=tensors, outputs=tensors)
+        body = pb.PredictRequest(inputs={"x": proto.SerializeToString()}).SerializeToString()
+        _, inputs, write = protos.read_predict(body, lambda name: signature)
+        expected = tf.make_ndarray(proto)
+        assert inputs["x"].dtype == expected.dtype and inputs["x"].shape == expected.shape
+        assert inputs["x"].tolist() == expected.tolist()
+        response = pb.PredictResponse.FromString(write(inputs))
+        assert response.outputs["x"] == tf.make_tensor_proto(expected).SerializeToString()
+
+    kinds: dict[str, list[Any]] = {
+        "DT_FLOAT": [1.5, -2.0],
+        "DT_DOUBLE": [0.1, 7.0],
+        "DT_INT32": [1, -2],
+        "DT_INT64": [2**40, 3],
+        "DT_UINT8": [1, 2],
+        "DT_BOOL": [True, False],
+        "DT_STRING": [b"a", b"b\0"],
+    }
+    for dtype, values in kinds.items():
+        of = tf.dtypes.as_dtype(getattr(types_pb2, dtype))
+        for made in (values, values[0], values[:1], [values] * 3):
+            check(dtype, tf.make_tensor_proto(made, of))
+        check(dtype, tf.make_tensor_proto([], of, shape=(0, 3)))
+    short = tf.make_tensor_proto([1.0], tf.float32)
+    short.tensor_shape.dim[0].size = 3  # the last value stands for those that are left out
+    check("DT_FLOAT", short)
+
+
 # --- replicas ---
 
 
@@ -379,13 +355,13 @@ def test_versions_come_and_go_while_it_runs(models: Path, served: Gateway) -> No
 
 
 def test_from_zero_and_back(models: Path) -> None:
-    with gateway(models, "--idle-seconds", "0.5") as running:
+    with gateway(str(models), "--idle-seconds", "0.5") as running:
         assert running.replicas() == []
         assert running.post("half:predict", {"instances": [1]}).json() == {"predictions": [3.5]}
         assert len(running.replicas()) == 1
         until(lambda: running.replicas() == [])
         assert running.post("half:predict", {"instances": [1]}).is_success
-        (zygote,) = _children(running.process.pid)
+        (zygote,) = running.zygotes()
         running.process.kill()
         until(lambda: not Path(f"/proc/{zygote}").exists())
 
@@ -430,13 +406,14 @@ def test_what_it_cannot_do_is_said(arguments: list[str], said: str) -> None:
     assert said in found.stderr and "Traceback" not in found.stderr
 
 
-def test_what_is_published_in_a_store_is_no_folder() -> None:
+def test_without_a_study_server_and_a_folder_there_is_nothing_to_serve(tmp_path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "tuner.cli", "gateway"],
-        env={**os.environ, "TUNER_MODELS": "s3://bucket/models"},
+        env={**os.environ, "TUNER_DATA_DIR": str(tmp_path), "TUNER_SERVER_PORT": "1"},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert found.returncode == 2
-    assert "published at s3://bucket/models" in found.stderr and "Traceback" not in found.stderr
+    assert "there is nothing to serve: no study server at" in found.stderr
+    assert "tuner gateway FOLDER" in found.stderr and "Traceback" not in found.stderr

@@ -12,7 +12,6 @@ import pytest
 
 from tests.unit.test_cli import run
 from tuner.cli import models
-from tuner.errors import InvalidArgumentError
 
 ROWS = "age,town,income\n" + "".join(
     f"{20 + i % 40},{['Rome', 'Oslo', ''][i % 3]},{['low', 'high'][i % 2]}\n" for i in range(120)
@@ -112,10 +111,12 @@ def test_predictions_are_written_with_the_digits_they_have() -> None:
     ]
 
 
-def test_a_models_newest_version_is_used(tmp_path: Path) -> None:
+def test_a_models_newest_version_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for version in ("2", "10", "9"):
         (tmp_path / version).mkdir()
     assert models._version(tmp_path) == tmp_path / "10"
     assert models._version(tmp_path / "2") == tmp_path / "2"
-    with pytest.raises(InvalidArgumentError, match="is no folder"):
-        models._version(tmp_path / "3")
+    code, _, err = run(capsys, "predict", str(tmp_path / "3"), "--input", "rows.csv")
+    assert code == 2 and "is no folder, and no endpoint's name" in err

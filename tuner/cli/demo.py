@@ -120,7 +120,9 @@ def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
 @contextmanager
 def _running(session: Session, data_dir: Path) -> Iterator[str]:
     """A `tuner up` for the demo alone, on free ports; yields the address of the web pages."""
-    settings = Settings.read(data_dir=data_dir, server_port=0, web_port=0)
+    settings = Settings.read(
+        data_dir=data_dir, server_port=0, web_port=0, rest_port=0, grpc_port=0
+    )
     local = LocalTuner.start(settings, announce=False)
     try:
         session.access = Access.of(replace(settings, server=""))

@@ -1,4 +1,4 @@
-"""Studies, trials, models and what admins see as the JSON that commands print."""
+"""Studies, trials, models, endpoints and what admins see as the JSON that commands print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from tuner import admin
 from tuner import study as values
 from tuner.client import Importance, Trial
+from tuner.endpoint import Endpoint, Report
 from tuner.model import Model, ModelVersion
 from tuner.space import Categorical, Discrete, Parameter
 
@@ -158,6 +159,93 @@ def model_version(item: ModelVersion) -> dict[str, Any]:
         "creator": item.creator or None,
         "create_time": _time(item.create_time),
         "finish_time": _time(item.finish_time),
+    }
+
+
+def endpoint(record: Endpoint) -> dict[str, Any]:
+    """An endpoint."""
+    canary = record.canary
+    return {
+        "endpoint": record.endpoint_id,
+        "model": record.model_id,
+        "description": record.description,
+        "deployments": [
+            {
+                "version": each.version,
+                "percent": each.percent,
+                "shadow_percent": each.shadow_percent,
+                "uri": each.uri,
+                "aliases": list(each.aliases),
+            }
+            for each in record.deployments
+        ],
+        "canary": None
+        if canary is None
+        else {
+            "version": canary.version,
+            "state": canary.state,
+            "steps": list(canary.steps),
+            "step": canary.step,
+            "step_seconds": canary.step_time.total_seconds(),
+            "step_start_time": _time(canary.step_start_time),
+            "reason": canary.reason,
+        },
+        "scaling": {
+            "min_replicas": record.scaling.min_replicas,
+            "max_replicas": record.scaling.max_replicas,
+            "target_concurrency": record.scaling.target_concurrency,
+            "idle_seconds": record.scaling.idle_time.total_seconds(),
+            "max_queue": record.scaling.max_queue,
+        },
+        "timeout_seconds": record.timeout.total_seconds(),
+        "recording": {
+            "percent": record.recording.percent,
+            "keep_seconds": record.recording.keep_time.total_seconds(),
+        },
+        "creator": record.creator or None,
+        "create_time": _time(record.create_time),
+        "update_time": _time(record.update_time),
+        "etag": record.etag,
+    }
+
+
+def endpoint_report(report: Report) -> dict[str, Any]:
+    """What is known of an endpoint's traffic and results."""
+    return {
+        "traffic": [
+            {
+                "version": version,
+                "shadow": shadow,
+                "requests": did.requests,
+                "errors": did.errors,
+                "differences": did.differences if shadow else None,
+                "p50_seconds": did.quantile(0.5),
+                "p99_seconds": did.quantile(0.99),
+            }
+            for (version, shadow), did in sorted(report.totals.items())
+        ],
+        "results": [
+            {
+                "version": each.version,
+                "result": each.result,
+                "count": each.count,
+                "mean": each.mean,
+                "standard_deviation": each.standard_deviation,
+                "difference": each.difference,
+                "p_value": each.p_value,
+            }
+            for each in report.results
+        ],
+        "replicas": [
+            {
+                "gateway": each.gateway,
+                "version": each.version,
+                "ready": each.ready,
+                "calls": each.calls,
+                "failure": each.failure or None,
+            }
+            for each in report.replicas
+        ],
     }
 
 

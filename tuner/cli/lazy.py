@@ -57,6 +57,8 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
     },
     "Model": {
         "models": Entry("tuner.cli.registry", "models", "List and manage published models."),
+        "deploy": Entry("tuner.cli.endpoints", "deploy", "Give a version traffic of an endpoint."),
+        "endpoints": Entry("tuner.cli.endpoints", "endpoints", "List and manage endpoints."),
         "export": Entry(
             "tuner.cli.models", "export", "Export a trial's model, or a published one.", "worker"
         ),

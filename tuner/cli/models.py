@@ -14,9 +14,11 @@ import click
 from tuner import registry
 from tuner.cli import documents
 from tuner.cli.quiet import quiet_libraries
-from tuner.cli.session import Session, json_option, server_option
-from tuner.client import Study, Trial, tables
+from tuner.cli.session import Session, server_option
+from tuner.client import Access, Study, Trial, tables
+from tuner.client.predictions import Predictions
 from tuner.config import Settings
+from tuner.endpoint import check_endpoint_id
 from tuner.errors import (
     DataError,
     FailedPreconditionError,
@@ -140,23 +142,20 @@ def _artifacts(trial: Trial) -> Path:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", metavar="FOLDER|ENDPOINT")
 @click.option("--input", required=True, metavar="FILE", help="Raw rows: CSV, Parquet or TFRecord.")
 @click.option("--output", type=click.Path(path_type=Path), help="A CSV file; else the screen.")
-@json_option
+@click.option("--gateway", help="Where the endpoint is asked, host:port; else one is looked for.")
+@server_option
 @click.pass_obj
-def predict(session: Session, model: Path, input: str | Path, output: Path | None) -> None:
-    """Predict raw rows with the exported MODEL, a folder."""
-    directory = _version(model)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_libraries(), session.spinner("loading the model"):
-        from tuner_trainers.predict import Predictor  # TensorFlow costs seconds
-
-        predictor = Predictor(directory)
-        columns = predictor.read(str(input))
-        if not next((len(column) for column in columns.values()), 0):
-            raise DataError(f"{input} has no rows; give it some.")
-        predicted = predictor.predict(columns)
+def predict(
+    session: Session, model: str, input: str | Path, output: Path | None, gateway: str | None
+) -> None:
+    """Predict raw rows with the exported model in a FOLDER, or with an ENDPOINT."""
+    if gateway is None and Path(model).is_dir():
+        predicted = _predicted(session, Path(model), str(input))
+    else:
+        predicted = _predicted_remotely(session, model, str(input), gateway)
     rows = _rows(predicted)
     if output is not None:
         _save_csv(session, output, predicted, rows)
@@ -167,10 +166,47 @@ def predict(session: Session, model: Path, input: str | Path, output: Path | Non
         _write_csv(sys.stdout, predicted, rows)
 
 
+def _predicted(session: Session, model: Path, file: str) -> Mapping[str, Any]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_libraries(), session.spinner("loading the model"):
+        from tuner_trainers.predict import Predictor  # TensorFlow costs seconds
+
+        predictor = Predictor(_version(model))
+        return predictor.predict(_checked(predictor.read(file), file))
+
+
+def _predicted_remotely(
+    session: Session, name: str, file: str, gateway: str | None
+) -> Mapping[str, Any]:
+    from tuner.cli.remote import Remote  # needs the serving extra
+
+    try:
+        endpoint = check_endpoint_id(name)
+    except InvalidArgumentError:
+        raise InvalidArgumentError(
+            f"{name} is no folder, and no endpoint's name; give the folder of an exported model, "
+            "or an endpoint."
+        ) from None
+    if gateway is None:
+        predictions = session.client.endpoint(endpoint).predictions()
+    else:
+        predictions = Predictions(Access.of(Settings.read(server=session.server)), [gateway])
+    with predictions:
+        remote = Remote(predictions, endpoint)
+        columns = _checked(remote.read(file), file)
+        count = len(next(iter(columns.values())))
+        with session.progress("predicting", count) as told:
+            return remote.predict(columns, told)
+
+
+def _checked(columns: Mapping[str, Any], file: str) -> Mapping[str, Any]:
+    if not next((len(column) for column in columns.values()), 0):
+        raise DataError(f"{file} has no rows; give it some.")
+    return columns
+
+
 def _version(model: Path) -> Path:
     """A model's newest version, or the folder itself."""
-    if not model.is_dir():
-        raise InvalidArgumentError(f"{model} is no folder; give the folder of an exported model.")
     versions = [path for path in model.iterdir() if path.name.isdecimal() and path.is_dir()]
     return max(versions, key=lambda path: int(path.name), default=model)
 

@@ -114,6 +114,21 @@ class Session:
                 task, completed=done, total=total, rows=rows
             )
 
+    @contextmanager
+    def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar of what is done, where somebody looks; yields what is told how much was."""
+        if self.as_json or not self.err.is_terminal:
+            yield lambda done: None
+            return
+        columns = (
+            TextColumn(text),
+            BarColumn(),
+            TextColumn("{task.completed:,} of {task.total:,}"),
+        )
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.advance(task, done)
+
     def note(self, text: str) -> None:
         """Prints text for people on standard error."""
         self.err.print(text, soft_wrap=True, style="dim")

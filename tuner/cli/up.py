@@ -32,13 +32,15 @@ _HEALTH_SECONDS = 10.0
 _CHECK_SECONDS = 0.2
 #: How long a killed `tuner up` may take to be cleaned up by its keepers.
 _TAKEOVER_SECONDS = 30.0
-_SERVER, _RUNNER, _WEB = "study server", "runner", "web pages"
+_SERVER, _RUNNER, _WEB, _GATEWAY = "study server", "runner", "web pages", "gateway"
 
 _FLAGS: Mapping[str, tuple[Any, str]] = {
     "data-dir": (click.Path(file_okay=False), "Where the database, artifacts and logs lie."),
     "host": (str, "The address to listen on."),
     "server-port": (int, "The study server's port; 0 takes a free one."),
     "web-port": (int, "The web pages' port; 0 takes a free one."),
+    "rest-port": (int, "The gateway's port for REST; 0 takes a free one."),
+    "grpc-port": (int, "The gateway's port for gRPC; 0 takes a free one."),
     "server": (str, "The study server's address, host:port."),
     "database-url": (str, "A PostgreSQL server, instead of the embedded one."),
     "artifacts": (click.Path(file_okay=False), "Where statistics, weights and models lie."),
@@ -75,10 +77,10 @@ def settings_options(*names: str) -> Callable[[F], F]:
 
 @click.command()
 @settings_options(
-    "data-dir", "host", "server-port", "web-port", "database-url", "artifacts", "ray-address",
-    "cpus", "placement", "idle-seconds", "lease-seconds", "log-level", "log-format",
-    "metrics-port", "auth",
-    "tls-certificate", "tls-key", "tls-client-ca", "advertise",
+    "data-dir", "host", "server-port", "web-port", "rest-port", "grpc-port", "database-url",
+    "artifacts", "ray-address", "cpus", "placement", "idle-seconds", "lease-seconds",
+    "log-level", "log-format", "metrics-port", "auth", "tls-certificate", "tls-key",
+    "tls-client-ca", "advertise",
 )  # fmt: skip
 @click.pass_obj
 def up(session: Session, /, **flags: Any) -> None:
@@ -205,6 +207,9 @@ class _Running:
 
     address: str
     web: str
+    #: Where the gateway answers REST and gRPC.
+    rest: str
+    grpc: str
     cpus: float
     data_dir: Path
 
@@ -213,6 +218,8 @@ class _Running:
         return {
             "address": self.address,
             "web": self.web,
+            "rest": self.rest,
+            "grpc": self.grpc,
             "cpus": self.cpus,
             "data_dir": str(self.data_dir),
             "logs": str(self.data_dir / "logs"),
@@ -225,6 +232,7 @@ class _Running:
             "tuner is up\n"
             f"  study server  {self.address}\n"
             f"  web pages     {self.web}\n"
+            f"  predictions   {self.rest} (REST), {self.grpc} (gRPC)\n"
             f"  training      {self.cpus:g} CPUs\n"
             f"  data          {self.data_dir}\n"
             f"  logs          {self.data_dir / 'logs'}\n"
@@ -235,7 +243,7 @@ class _Running:
 def _run(session: Session, settings: Settings, lock: int) -> None:
     supervisor = Supervisor(start_seconds=_START_SECONDS, keep_open=[lock], on_event=session.note)
     with supervisor:
-        session.note("starting the study server, the runner and the web pages")
+        session.note("starting the study server, the runner, the web pages and the gateway")
         running = _start(supervisor, settings)
         if session.as_json:
             session.print_line(running.document())
@@ -255,17 +263,27 @@ def _start(supervisor: Supervisor, settings: Settings) -> _Running:
     settings = replace(settings, server_port=port)
     runner = _client(settings, named or _local_address(settings))
     pages = replace(_client(settings, _local_address(settings)), host=_web_host(settings))
-    server_said, runner_said, web_said = supervisor.start(
+    gateway = replace(_client(settings, _local_address(settings)), host=_gateway_host(settings))
+    server_said, runner_said, web_said, gateway_said = supervisor.start(
         [_command(_SERVER, "server", settings)],
-        [_command(_RUNNER, "runner", runner), _command(_WEB, "web", pages)],
+        [
+            _command(_RUNNER, "runner", runner),
+            _command(_WEB, "web", pages),
+            _command(_GATEWAY, "gateway", gateway),
+        ],
     )
     _check_health(str(server_said["local"]))
     web = str(web_said["url"])
-    pages = replace(pages, web_port=int(web.rpartition(":")[2].rstrip("/")))
+    pages = replace(pages, web_port=_port(web))
     supervisor.replace(_command(_WEB, "web", pages))
+    rest, calls = str(gateway_said["rest"]), str(gateway_said["grpc"])
+    gateway = replace(gateway, rest_port=_port(rest), grpc_port=_port(calls))
+    supervisor.replace(_command(_GATEWAY, "gateway", gateway))
     return _Running(
         address=str(server_said["address"]),
         web=web,
+        rest=f"{'https' if settings.tls_certificate else 'http'}://{rest}",
+        grpc=calls,
         cpus=float(runner_said["cpus"]),
         data_dir=settings.data_dir,
     )
@@ -290,6 +308,17 @@ def _web_host(settings: Settings) -> str:
     """The pages ask for no sign-in: only the server listens beyond this machine."""
     open_to_all = settings.insecure or is_loopback(settings.host)
     return settings.host if open_to_all else "127.0.0.1"
+
+
+def _gateway_host(settings: Settings) -> str:
+    """The gateway asks who calls where the study server does, and has its certificate."""
+    safe = settings.has_tokens and settings.tls_certificate
+    open_to_all = safe or settings.insecure or is_loopback(settings.host)
+    return settings.host if open_to_all else "127.0.0.1"
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2].rstrip("/"))
 
 
 def _free_port(host: str) -> int:

@@ -27,6 +27,8 @@ class Access:
     token_file: Path | None = None
     #: None: no TLS.
     trust: tls.Trust | None = None
+    #: The same of gateways.
+    gateway_trust: tls.Trust | None = None
     #: Whether the token may be sent over a network without TLS.
     insecure: bool = False
 
@@ -54,6 +56,7 @@ class Access:
             token=settings.token,
             token_file=_token_file(settings, is_own=set(addresses) <= {*map(str, said.values())}),
             trust=_trust(settings),
+            gateway_trust=_gateway_trust(settings),
             insecure=settings.insecure,
         )
 
@@ -113,6 +116,13 @@ def _token_file(settings: Settings, *, is_own: bool) -> Path | None:
     if settings.token_file:
         return Path(settings.token_file).expanduser()
     return settings.local_token_file if is_own else None
+
+
+def _gateway_trust(settings: Settings) -> tls.Trust | None:
+    """A gateway shows what study servers show; this machine's own is trusted as it is."""
+    if settings.tls_ca or not settings.tls_certificate:
+        return _trust(settings)
+    return tls.Trust(authorities=tls.authorities("tls_certificate", settings.tls_certificate))
 
 
 def _trust(settings: Settings) -> tls.Trust | None:

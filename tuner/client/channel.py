@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tuner.client.access import Access, is_socket
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
 from tuner.v1.admin_service_pb2_grpc import AdminServiceStub
+from tuner.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from tuner.v1.model_service_pb2_grpc import ModelServiceStub
 from tuner.v1.statistics_service_pb2_grpc import StatisticsServiceStub
 from tuner.v1.study_service_pb2_grpc import StudyServiceStub
@@ -67,13 +68,24 @@ _HINTS: Mapping[str, str] = {
 }
 
 
-class ServerStub(StudyServiceStub, ModelServiceStub, StatisticsServiceStub, AdminServiceStub):
+class ServerStub(
+    StudyServiceStub,
+    ModelServiceStub,
+    EndpointServiceStub,
+    StatisticsServiceStub,
+    AdminServiceStub,
+):
     """The methods of every service of a study server."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         # The generated classes set their methods here; their stubs only know __new__.
-        services = (StudyServiceStub, ModelServiceStub, StatisticsServiceStub, AdminServiceStub)
-        for service in services:
+        for service in (
+            StudyServiceStub,
+            ModelServiceStub,
+            EndpointServiceStub,
+            StatisticsServiceStub,
+            AdminServiceStub,
+        ):
             service.__init__(self, channel)  # type: ignore[call-arg]
 
 
@@ -106,7 +118,8 @@ class Connection:
     """
 
     def __init__(self, access: Access | str) -> None:
-        self._access = Access.to(access) if isinstance(access, str) else access
+        #: How the servers are reached.
+        self.access = Access.to(access) if isinstance(access, str) else access
         self._lock = threading.Lock()
         self._turn = 0
         self._pid = 0
@@ -117,7 +130,7 @@ class Connection:
     @property
     def address(self) -> str:
         """The address of the server in use."""
-        return self._access.addresses[self._turn]
+        return self.access.addresses[self._turn]
 
     def close(self) -> None:
         """Closes the channels of this process."""
@@ -148,8 +161,8 @@ class Connection:
         name = secrets.token_hex(8)
         while True:
             tries += 1
-            line, token = self._line(), self._access.current_token()
-            metadata = (*self._access.metadata(line.address, token), (REQUEST_KEY, name))
+            line, token = self._line(), self.access.current_token()
+            metadata = (*self.access.metadata(line.address, token), (REQUEST_KEY, name))
             try:
                 return verb(line.stub)(request, timeout=timeout_seconds, metadata=metadata)
             except grpc.RpcError as error:
@@ -158,7 +171,7 @@ class Connection:
                 if _code(error) not in _RETRIED:
                     raise rebuilt(error, line.address) from None
                 self._leave(line)
-                if tries % len(self._access.addresses):
+                if tries % len(self.access.addresses):
                     continue
                 # Jitter keeps the workers of a restarted server from calling all at once.
                 pause = delay * _JITTER.uniform(0.5, 1.0)
@@ -180,8 +193,8 @@ class Connection:
         Raises:
             TunerError: what the server said, or UnavailableError.
         """
-        line, token = self._line(), self._access.current_token()
-        metadata = self._access.metadata(line.address, token)
+        line, token = self._line(), self.access.current_token()
+        metadata = self.access.metadata(line.address, token)
         call = verb(line.stub)(request, timeout=STREAM_SECONDS, metadata=metadata)
         try:
             yield from call
@@ -205,7 +218,7 @@ class Connection:
                 self._pid = os.getpid()
             line = self._lines.get(self.address)
             if line is None:
-                channel = open_channel(self._access, self.address, _OPTIONS)
+                channel = open_channel(self.access, self.address, _OPTIONS)
                 line = _Line(address=self.address, channel=channel, stub=ServerStub(channel))
                 self._lines[self.address] = line
             return line
@@ -214,12 +227,12 @@ class Connection:
         """Turns to the next address, if no other thread has done so already."""
         with self._lock:
             if line.address == self.address:
-                self._turn = (self._turn + 1) % len(self._access.addresses)
+                self._turn = (self._turn + 1) % len(self.access.addresses)
 
     def _is_outdated(self, error: grpc.RpcError, token: str) -> bool:
         """Whether a call was refused for a token in whose place there is another by now."""
         refused = _code(error) is grpc.StatusCode.UNAUTHENTICATED
-        return refused and self._access.current_token() != token
+        return refused and self.access.current_token() != token
 
 
 def rebuilt(error: grpc.RpcError, address: str) -> TunerError:

@@ -14,12 +14,14 @@ from tuner.client import specification
 from tuner.client.access import Access
 from tuner.client.admin import Admin
 from tuner.client.channel import Connection
+from tuner.client.endpoints import Endpoint, list_endpoints, list_gateways
 from tuner.client.heartbeat import Heartbeat
 from tuner.client.local import LocalTuner
 from tuner.client.models import Models
 from tuner.client.statistics import ServerShelf
 from tuner.client.study import Study
 from tuner.config import Settings
+from tuner.endpoint import Gateway
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
 from tuner.space import Domain, Parameter, Space
 from tuner.study import (
@@ -122,6 +124,18 @@ class Client:
     def models(self) -> Models:
         """The registry of models."""
         return Models(self._connection)
+
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Yields the endpoints, by name."""
+        return list_endpoints(self._connection)
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint of a name; deploying a version to it creates it if there is none."""
+        return Endpoint(self._connection, name)
+
+    def gateways(self) -> list[Gateway]:
+        """Returns the gateways that report."""
+        return list_gateways(self._connection)
 
     @property
     def shelf(self) -> ServerShelf:

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -14,9 +15,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from tuner import convert
 from tuner import study as values
 from tuner.client.channel import Connection
+from tuner.client.endpoints import Endpoint
 from tuner.client.heartbeat import Heartbeat
 from tuner.client.models import PATIENCE_SECONDS, Models
 from tuner.client.trial import RunningTrial, hostname, worker_id
+from tuner.endpoint import Canary
 from tuner.errors import DataError, FailedPreconditionError, NotFoundError, UnavailableError
 from tuner.model import ModelVersion
 from tuner.space import Value
@@ -41,8 +44,10 @@ class Trial:
 
     record: values.Trial
     metric: values.Metric
-    #: The registry beside its study; None of a trial that was read by nobody's client.
-    models: Models | None = field(default=None, repr=False, compare=False)
+    #: To its study's server; None of a trial that was read by nobody's client.
+    connection: Connection | None = field(default=None, repr=False, compare=False)
+    #: The model that its study exports to; empty: none.
+    export_model: str = field(default="", repr=False, compare=False)
 
     def publish(
         self,
@@ -64,10 +69,48 @@ class Trial:
             ModelRejectedError: it does not predict what training recorded, or left no model.
             UnavailableError: no runner has published it in time.
         """
-        if self.models is None:
+        models = Models(self._connected())
+        return models.publish(model, self.record.name, wait=wait, timeout_seconds=timeout_seconds)
+
+    def deploy(
+        self,
+        endpoint: str,
+        *,
+        traffic: int = 100,
+        canary: Canary | Sequence[int] | None = None,
+        model: str = "",
+        timeout_seconds: float = PATIENCE_SECONDS,
+    ) -> Endpoint:
+        """Publishes the trial and gives it a part of an endpoint's traffic.
+
+        The endpoint is created if there is none, and its first version gets all.
+
+        Args:
+            endpoint: the endpoint's name; letters, digits, `.`, `_` and `-`.
+            traffic: how much of the traffic it gets, 0 to 100; not read with a canary.
+            canary: the percents that it gets one after the other, as long as it does no worse
+                than the others; a `Canary` also says for how long each.
+            model: the model whose next version it becomes; left out: the endpoint's, else the one
+                that the study exports to, else one of the endpoint's name.
+            timeout_seconds: how long to wait until it is published.
+
+        Raises:
+            ModelRejectedError: it does not predict what training recorded, or left no model.
+            UnavailableError: no runner has published it in time.
+        """
+        to = Endpoint(self._connected(), endpoint)
+        with suppress(NotFoundError):
+            model = model or to.record.model_id
+        version = self.publish(
+            model or self.export_model or endpoint, timeout_seconds=timeout_seconds
+        )
+        to.deploy(version, traffic, canary=canary)
+        return to
+
+    def _connected(self) -> Connection:
+        if self.connection is None:
             raise FailedPreconditionError("read the trial by a client: study.trial(number).")
-        name = self.record.name
-        return self.models.publish(model, name, wait=wait, timeout_seconds=timeout_seconds)
+        return self.connection
 
     @property
     def number(self) -> int:
@@ -228,6 +271,23 @@ class Study:
             f"no trial of {self.study_id!r} has a result{within_words} yet; try again later."
         )
 
+    def deploy(
+        self,
+        endpoint: str,
+        *,
+        traffic: int = 100,
+        canary: Canary | Sequence[int] | None = None,
+        model: str = "",
+        timeout_seconds: float = PATIENCE_SECONDS,
+    ) -> Endpoint:
+        """Publishes the best trial and gives it a part of an endpoint's traffic.
+
+        Its arguments are those of a trial's `deploy`.
+        """
+        return self.best().deploy(
+            endpoint, traffic=traffic, canary=canary, model=model, timeout_seconds=timeout_seconds
+        )
+
     def optimal(self) -> list[Trial]:
         """Returns the Pareto front: the trials that no other one beats in every metric."""
         return list(self.trials(optimal=True))
@@ -270,7 +330,8 @@ class Study:
                 time.sleep(_POLL_SECONDS)
 
     def _seen(self, message: trial_pb2.Trial) -> Trial:
-        return Trial(convert.trial_from_proto(message), self.metric, Models(self._connection))
+        model = self._record.spec.export_model or ""
+        return Trial(convert.trial_from_proto(message), self.metric, self._connection, model)
 
     # --- what happens to it ----------------------------------------------------------------
 

@@ -173,10 +173,25 @@ def copy_to(version: ModelVersion, to: str) -> str:
         )
     with _workshop(to) as workshop, tempfile.TemporaryDirectory(dir=workshop) as folder:
         directory = Path(folder) / "model"
-        transfer.download(version.uri, directory)
-        transfer.check_sum(directory, version.sha256)
-        checksums.check(directory, directory / layout.SUMS)
+        fetch(version.uri, version.sha256, directory)
         return _put(directory, to)
+
+
+def fetch(uri: str, sha256: str, directory: Path) -> None:
+    """Copies a published version into a new directory, and checks that it is what was published.
+
+    Args:
+        uri: where it lies: a path or a URI.
+        sha256: the sum of its checksums, in hexadecimal.
+        directory: what is made.
+
+    Raises:
+        ModelRejectedError: its files are not those that were published.
+        DataError: it cannot be read.
+    """
+    transfer.download(uri, directory)
+    transfer.check_sum(directory, sha256)
+    checksums.check(directory, directory / layout.SUMS)
 
 
 def publisher_id() -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,8 +15,6 @@ from tuner.client.access import Access
 from tuner.client.channel import Options, open_channel
 from tuner.config import Settings, is_loopback
 from tuner.errors import FailedPreconditionError
-
-logger = logging.getLogger(__name__)
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 #: Longer paths no system takes for a socket.
@@ -48,7 +45,7 @@ def listen(server: grpc.Server, settings: Settings) -> str:
     """
     host, port = settings.host, settings.server_port
     shown = f"[{host}]" if ":" in host else host
-    credentials = _credentials(settings)
+    credentials = tls.server_credentials(settings)
     try:
         if credentials is None:
             bound = server.add_insecure_port(f"{shown}:{port}")
@@ -117,56 +114,3 @@ def _trust(settings: Settings) -> tls.Trust:
         certificate, key = settings.tls_client_certificate, settings.tls_client_key
         shown = tls.identity("tls_client_certificate", certificate, key)
     return tls.Trust(authorities=trusted, identity=shown)
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """What the server shows, read again for the next connection whenever its files change."""
-    if not settings.tls_certificate:
-        return None
-    files = [settings.tls_certificate, settings.tls_key, settings.tls_client_ca]
-    read = _stamps(files)
-    configuration = _configuration(settings)
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal read
-        found = _stamps(files)
-        if found == read:
-            return None
-        read = found
-        try:
-            renewed = _configuration(settings)
-        except FailedPreconditionError as error:
-            # Maybe one file is written and the other is not yet.
-            logger.warning("the certificates in use are kept: %s", error.message)
-            return None
-        logger.info("the certificates were read again")
-        return renewed
-
-    return grpc.dynamic_ssl_server_credentials(
-        configuration,
-        fetch,  # type: ignore[arg-type]  # None is "as before"; the stubs do not know
-        require_client_authentication=bool(settings.tls_client_ca),
-    )
-
-
-def _stamps(files: Sequence[str]) -> list[tuple[int, int] | None]:
-    """What changes with a file; None for one that is not there, or has no name."""
-    stamps = list[tuple[int, int] | None]()
-    for file in files:
-        try:
-            status = Path(file).expanduser().stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((status.st_mtime_ns, status.st_ino))
-    return stamps
-
-
-def _configuration(settings: Settings) -> grpc.ServerCertificateConfiguration:
-    own = tls.identity("tls_certificate", settings.tls_certificate, settings.tls_key)
-    clients = None
-    if settings.tls_client_ca:
-        clients = tls.authorities("tls_client_ca", settings.tls_client_ca)
-    return grpc.ssl_server_certificate_configuration(
-        [(own.key, own.certificate)], root_certificates=clients
-    )

@@ -19,7 +19,7 @@ from tuner.errors import (
     NotFoundError,
     TunerError,
 )
-from tuner.service import outcome
+from tuner.service import outcome, validate
 from tuner.service.events import Reported
 from tuner.service.exchange import (
     Asking,
@@ -550,6 +550,18 @@ class LiveStudy:
     def label(self, number: int, labels: Mapping[str, str], reply: Reply[Trial, M]) -> M:
         """Changes a trial's labels."""
         return self.record.run(reply, lambda now: self._label(number, labels))
+
+    def add_labels(self, number: int, labels: Mapping[str, str]) -> None:
+        """Adds to a trial's labels, or replaces some, as far as there is room for more."""
+
+        def verb(now: datetime) -> Trial:
+            known = self._known(number).labels
+            fresh = [name for name in labels if name not in known]
+            fit = {*known, *fresh[: max(0, validate.LABELS - len(known))]}
+            added = {name: label for name, label in labels.items() if name in fit}
+            return self._label(number, dict(sorted({**known, **added}.items())))
+
+        self.record.run(silent(), verb)
 
     def _label(self, number: int, labels: Mapping[str, str]) -> Trial:
         trial = replace(self._known(number), labels=labels)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -23,15 +21,13 @@ from tuner.model import (
     parse_model_name,
     parse_version_name,
 )
+from tuner.service import asking, pages, validate
 from tuner.service import call as calls
-from tuner.service import pages, roles, validate
 from tuner.service.allowed import check_model_place
 from tuner.v1 import model_pb2
 from tuner.v1 import model_service_pb2 as pb
 from tuner.v1.model_service_pb2_grpc import ModelServiceServicer
-from tuner_storage.models import Asked, Beginning, Changes, ModelStore
-
-R = TypeVar("R")
+from tuner_storage.models import Beginning, Changes, ModelStore
 
 Context = grpc.ServicerContext
 
@@ -55,7 +51,7 @@ class ModelServicer(ModelServiceServicer):
     # --- models ---
 
     def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> model_pb2.Model:
-        now, model_id = _now(), check_model_id(request.model_id)
+        now, model_id = asking.now(), check_model_id(request.model_id)
         model = Model(
             model_id=model_id,
             **_described(request.model),
@@ -63,7 +59,7 @@ class ModelServicer(ModelServiceServicer):
             create_time=now,
             update_time=now,
         )
-        asked = _asked(_model, f"models/{model_id}", request.request_id, now)
+        asked = asking.asked(_model, f"models/{model_id}", request.request_id, now)
         return model_pb2.Model.FromString(self._store.create_model(model, asked))
 
     def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
@@ -87,12 +83,12 @@ class ModelServicer(ModelServiceServicer):
             )
         given = {name: v for name, v in _described(request.model).items() if name in paths}
         changes = Changes(etag=request.model.etag, **given)
-        asked = _asked(_model, request.model.name, request.request_id)
+        asked = asking.asked(_model, request.model.name, request.request_id)
         return model_pb2.Model.FromString(self._store.update_model(model_id, changes, asked))
 
     def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> Empty:
         model_id = parse_model_name(request.name)
-        asked = _asked(_nothing, request.name, request.request_id, kind="model")
+        asked = asking.asked(_nothing, request.name, request.request_id, kind="model")
         return Empty.FromString(self._store.delete_model(model_id, asked))
 
     # --- versions ---
@@ -100,7 +96,7 @@ class ModelServicer(ModelServiceServicer):
     def BeginModelVersion(
         self, request: pb.BeginModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
-        now, model_id = _now(), parse_model_name(request.parent)
+        now, model_id = asking.now(), parse_model_name(request.parent)
         if not 0 <= request.after_version < 2**31 - 1:
             raise InvalidArgumentError(
                 f"`after_version` is the number of a version, or 0, but got "
@@ -115,7 +111,7 @@ class ModelServicer(ModelServiceServicer):
             after_version=request.after_version,
             retry_rejected=request.retry_rejected,
         )
-        asked = _asked(_version, request.parent, request.request_id, now)
+        asked = asking.asked(_version, request.parent, request.request_id, now)
         body = self._store.begin_version(begun, asked)
         return model_pb2.ModelVersion.FromString(body)
 
@@ -123,7 +119,10 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.FinishModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
         model_id, number = _place(request.name)
-        outcome, asked = _outcome(request), _asked(_version, request.name, request.request_id)
+        outcome, asked = (
+            _outcome(request),
+            asking.asked(_version, request.name, request.request_id),
+        )
         if isinstance(outcome, Published):
             check_model_place(outcome.uri, self._root)
         token = request.publication_token
@@ -155,7 +154,7 @@ class ModelServicer(ModelServiceServicer):
 
     def DeleteModelVersion(self, request: pb.DeleteModelVersionRequest, context: Context) -> Empty:
         model_id, number = _place(request.name)
-        asked = _asked(_nothing, request.name, request.request_id, kind="model version")
+        asked = asking.asked(_nothing, request.name, request.request_id, kind="model version")
         return Empty.FromString(
             self._store.delete_version(
                 model_id, number, files_removed=request.files_removed, asked=asked
@@ -167,38 +166,15 @@ class ModelServicer(ModelServiceServicer):
     def SetModelAlias(self, request: pb.SetModelAliasRequest, context: Context) -> model_pb2.Model:
         model_id, alias = parse_model_name(request.name), check_alias(request.alias)
         version = check_version(request.version)
-        asked = _asked(_model, request.name, request.request_id)
+        asked = asking.asked(_model, request.name, request.request_id)
         return model_pb2.Model.FromString(self._store.set_alias(model_id, alias, version, asked))
 
     def DeleteModelAlias(
         self, request: pb.DeleteModelAliasRequest, context: Context
     ) -> model_pb2.Model:
         model_id, alias = parse_model_name(request.name), check_alias(request.alias)
-        asked = _asked(_model, request.name, request.request_id)
+        asked = asking.asked(_model, request.name, request.request_id)
         return model_pb2.Model.FromString(self._store.delete_alias(model_id, alias, asked))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _asked(
-    build: Callable[[R], Message],
-    resource: str,
-    request_id: str,
-    now: datetime | None = None,
-    *,
-    kind: str = "",
-) -> Asked[R]:
-    """What the store is told of the call that this thread answers."""
-    call = calls.current()
-    name = resource.removeprefix("models/")
-    return Asked(
-        audit=calls.audit_entry(resource, now or _now()),
-        request_id=validate.request_id(request_id),
-        answer=lambda result: build(result).SerializeToString(),
-        check_delete=lambda creator: roles.check_delete(call, name, creator, kind=kind),
-    )
 
 
 def _model(model: Model) -> Message:

@@ -25,6 +25,7 @@ from tuner.service import health, listen
 from tuner.service.admin import AdminServicer
 from tuner.service.allowed import Allowed
 from tuner.service.auth import TokenGuard
+from tuner.service.endpoints import EndpointServicer
 from tuner.service.fleet import Fleet
 from tuner.service.forwarding import Forwarder
 from tuner.service.health import Health
@@ -32,6 +33,7 @@ from tuner.service.holdings import holdings
 from tuner.service.interceptor import STREAMS, CallInterceptor, Everybody
 from tuner.service.local_token import LocalToken
 from tuner.service.models import ModelServicer
+from tuner.service.online import OnlineResults
 from tuner.service.servicer import StudyServicer
 from tuner.service.statistics import StatisticsServicer
 from tuner.service.studies import Studies
@@ -40,18 +42,23 @@ from tuner.service.threads import CallThreads
 from tuner.service.ticker import Ticker
 from tuner.v1 import (
     admin_service_pb2,
+    endpoint_service_pb2,
     model_service_pb2,
     statistics_service_pb2,
     study_service_pb2,
 )
 from tuner.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tuner.v1.endpoint_service_pb2_grpc import add_EndpointServiceServicer_to_server
 from tuner.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from tuner.v1.statistics_service_pb2_grpc import add_StatisticsServiceServicer_to_server
 from tuner.v1.study_service_pb2_grpc import add_StudyServiceServicer_to_server
 from tuner_storage import Database, DataDirectory, EmbeddedPostgres, Store
 from tuner_storage.directory import replace_file
 from tuner_storage.embedded import POSTGRES
+from tuner_storage.endpoints import EndpointStore
+from tuner_storage.gateways import GatewayStore
 from tuner_storage.models import ModelStore
+from tuner_storage.results import ResultStore
 from tuner_storage.statistics import StatisticsStore
 from tuner_storage.tokens import AdminStore
 
@@ -66,6 +73,7 @@ _STOP_SECONDS = 45.0
 _SERVICES = (
     study_service_pb2.DESCRIPTOR.services_by_name["StudyService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    endpoint_service_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name,
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"].full_name,
 )
@@ -185,15 +193,28 @@ class StudyServer:
         stack.callback(studies.close)
         telemetry.metrics.read_from(holdings=lambda: holdings(studies))
         statistics = StatisticsServicer(StatisticsStore(database))
+        gateways, results = GatewayStore(database), ResultStore(database)
+        endpoints = EndpointServicer(
+            EndpointStore(database),
+            gateways,
+            results,
+            has_tokens=settings.has_tokens,
+        )
         refresh = (lambda: None) if guard is None else guard.refresh
         housekeeping: Mapping[str, Callable[[], None]] = {
             "changes": partial(_forget_changes, tokens, settings.audit_days),
             "statistics": statistics.forget,
+            "gateways": gateways.forget,
+            "predictions": results.forget,
         }
-        stack.enter_context(Ticker(studies, refresh=refresh, housekeeping=housekeeping))
+        online = OnlineResults(results, studies, fleet.server)
+        stack.enter_context(
+            Ticker(studies, refresh=refresh, tell=online.tell, housekeeping=housekeeping)
+        )
         add_StudyServiceServicer_to_server(StudyServicer(studies), server)
         root = settings.models_uri if settings.has_tokens else None
         add_ModelServiceServicer_to_server(ModelServicer(ModelStore(database), root), server)
+        add_EndpointServiceServicer_to_server(endpoints, server)
         add_StatisticsServiceServicer_to_server(statistics, server)
         forget = (lambda: None) if guard is None else guard.forget
         admin = AdminServicer(tokens, store.list_servers, forget)

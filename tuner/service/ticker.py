@@ -18,6 +18,7 @@ _CHECK_SECONDS = 1.0
 _REFRESH_SECONDS = 1.0
 _TAKE_OVER_SECONDS = 1.0
 _HAND_OVER_SECONDS = 5.0
+_TELL_SECONDS = 3.0
 _HOUSEKEEPING_SECONDS = 3600.0
 
 
@@ -29,6 +30,7 @@ class Ticker:
     Args:
         studies: Whose clock it is.
         refresh: Something else to do every second.
+        tell: Something else to do every few seconds.
         housekeeping: What else to do every hour, by name.
     """
 
@@ -37,11 +39,13 @@ class Ticker:
         studies: Studies,
         *,
         refresh: Callable[[], None],
+        tell: Callable[[], None],
         housekeeping: Mapping[str, Callable[[], None]],
     ) -> None:
         self._stop = threading.Event()
         work: Mapping[str, tuple[Callable[[], None], float]] = {
             "refresh": (refresh, _REFRESH_SECONDS),
+            "tell": (tell, _TELL_SECONDS),
             "tick": (studies.tick, _TICK_SECONDS),
             "check": (studies.check_owned, _CHECK_SECONDS),
             "take-over": (studies.take_over, _TAKE_OVER_SECONDS),

@@ -30,7 +30,8 @@ _METRICS = 100
 _EARLIER = 5
 _ADDED = 1000
 _MEASURED = 100_000
-_LABELS = 64
+#: How many labels a study or a trial may have.
+LABELS = 64
 #: Words of a command, and how long each may be.
 _ARGUMENTS = 1000
 _ARGUMENT = 4096
@@ -55,7 +56,7 @@ _STACK_KEPT = 20_000
 
 def spec(asked: StudySpec) -> StudySpec:
     """Returns what a study asks for; raises InvalidArgumentError if it may not."""
-    _at_most(len(asked.metrics), _METRICS, "metrics")
+    at_most(len(asked.metrics), _METRICS, "metrics")
     _different("metric", [metric.name for metric in asked.metrics])
     for metric in asked.metrics:
         word("a metric's name", metric.name)
@@ -64,14 +65,14 @@ def spec(asked: StudySpec) -> StudySpec:
     for feature in asked.features:
         word("a feature's name", feature.name)
         values(f"the settings of feature {feature.name!r}", feature.settings)
-    _at_most(len(asked.features), _PARAMETERS, "features")
+    at_most(len(asked.features), _PARAMETERS, "features")
     _different("feature", [feature.name for feature in asked.features])
     limits(asked.limits)
     labels(asked.labels)
-    _at_most(len(asked.constraints), _METRICS, "constraints")
+    at_most(len(asked.constraints), _METRICS, "constraints")
     for constraint in asked.constraints:
         word("a constraint's metric", constraint.metric)
-    _at_most(len(asked.warm_start), _EARLIER, "studies to start from")
+    at_most(len(asked.warm_start), _EARLIER, "studies to start from")
     _different("earlier study", asked.warm_start)
     _check_managed(asked)
     _check_resources(asked)
@@ -108,8 +109,8 @@ def _check_own(asked: StudySpec) -> None:
             "`export` knows the models that are trained on `data`; leave it out: what the winner "
             "wrote is kept."
         )
-    _at_most(len(own.command), _ARGUMENTS, "words of a command")
-    _at_most(len(own.environment), _ARGUMENTS, "variables")
+    at_most(len(own.command), _ARGUMENTS, "words of a command")
+    at_most(len(own.environment), _ARGUMENTS, "variables")
     for argument in (*own.command, *own.environment, *own.environment.values()):
         if len(argument) > _ARGUMENT or "\0" in argument:
             raise InvalidArgumentError(
@@ -160,16 +161,16 @@ def _check_resources(asked: StudySpec) -> None:
 def space(asked: Space) -> Space:
     """Returns a space; raises InvalidArgumentError if it is too large."""
     parameters = list(asked.walk())
-    _at_most(len(parameters), _PARAMETERS, "parameters")
+    at_most(len(parameters), _PARAMETERS, "parameters")
     for parameter in parameters:
         domain = parameter.domain
         if isinstance(domain, Categorical):
-            _at_most(len(domain.choices), _CHOICES, f"choices of {parameter.name!r}")
+            at_most(len(domain.choices), _CHOICES, f"choices of {parameter.name!r}")
             for choice in domain.choices:
                 _value(f"a choice of {parameter.name!r}", choice)
         elif isinstance(domain, Discrete):
-            _at_most(len(domain.values), _CHOICES, f"values of {parameter.name!r}")
-    _at_most(sum(map(_longest, parameters)), _POINT_BYTES, "bytes of names and words in a trial")
+            at_most(len(domain.values), _CHOICES, f"values of {parameter.name!r}")
+    at_most(sum(map(_longest, parameters)), _POINT_BYTES, "bytes of names and words in a trial")
     return asked
 
 
@@ -190,7 +191,7 @@ def size(what: str, asked: int) -> None:
 
 def values(what: str, asked: Mapping[str, Value]) -> Mapping[str, Value]:
     """Returns named values; raises InvalidArgumentError for NaN, infinities and long words."""
-    _at_most(len(asked), _PARAMETERS, what)
+    at_most(len(asked), _PARAMETERS, what)
     for name, value in asked.items():
         word(f"a name in {what}", name)
         _value(f"{name!r} in {what}", value)
@@ -225,7 +226,7 @@ def limits(asked: Limits) -> Limits:
 
 def labels(asked: Mapping[str, str]) -> Mapping[str, str]:
     """Returns labels; raises InvalidArgumentError for too many or too long ones."""
-    _at_most(len(asked), _LABELS, "labels")
+    at_most(len(asked), LABELS, "labels")
     for key, value in asked.items():
         word("a label's name", key)
         _value(f"label {key!r}", value)
@@ -262,7 +263,7 @@ def measurement(asked: Measurement) -> Measurement:
         raise InvalidArgumentError(f"`step` counts from 0, but got {asked.step}.")
     if not asked.metrics:
         raise InvalidArgumentError("a measurement needs at least one metric.")
-    _at_most(len(asked.metrics), _METRICS, "metrics")
+    at_most(len(asked.metrics), _METRICS, "metrics")
     for name in asked.metrics:
         word("a metric's name", name)
     if asked.elapsed < timedelta(0):
@@ -282,8 +283,8 @@ def new_trials(asked: Sequence[NewTrial]) -> Sequence[NewTrial]:
     """Returns trials to add; raises InvalidArgumentError for too many, or what may not be."""
     if not asked:
         raise InvalidArgumentError("`trials` is empty; add at least one.")
-    _at_most(len(asked), _ADDED, "trials in one request")
-    _at_most(sum(len(trial.measurements) for trial in asked), _MEASURED, "measurements")
+    at_most(len(asked), _ADDED, "trials in one request")
+    at_most(sum(len(trial.measurements) for trial in asked), _MEASURED, "measurements")
     for trial in asked:
         values("parameters", trial.parameters)
         labels(trial.labels)
@@ -342,7 +343,7 @@ def published(asked: Published) -> Published:
         raise InvalidArgumentError(
             f"`published.size_bytes` must not be negative, but got {asked.size_bytes}."
         )
-    _at_most(len(asked.metrics), _METRICS, "metrics")
+    at_most(len(asked.metrics), _METRICS, "metrics")
     for name in asked.metrics:
         word("a metric's name", name)
     if len(asked.card) > _CARD:
@@ -404,7 +405,8 @@ def clean(asked: str) -> str:
     return asked.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _at_most(length: int, most: int, what: str) -> None:
+def at_most(length: int, most: int, what: str) -> None:
+    """Raises InvalidArgumentError for too many of something."""
     if length > most:
         raise InvalidArgumentError(f"at most {most} {what} are allowed, but got {length}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ Run = Callable[[Signature, Mapping[str, Array]], Outputs]
 MOST_ROWS = 1024
 #: Models that take longer than this for a batch have a thread of their own.
 _LONG_SECONDS = 0.002
-#: How much the last batch counts when the next one's time is guessed.
-_NEWEST = 0.2
+#: The next batch is taken to last as long as the median of so many before it: one that another
+#: process held up says nothing of the model.
+_REMEMBERED = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Batcher:
         self._is_due = False
         self._is_busy = False
         # Slow until it proved fast: the first call of a model also prepares it.
-        self._seconds = 1.0
+        self._seconds = deque([1.0] * _REMEMBERED, maxlen=_REMEMBERED)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
 
     def close(self) -> None:
@@ -89,7 +91,7 @@ class Batcher:
     def _start(self) -> None:
         self._is_due = False
         batch = self._next()
-        if self._seconds < _LONG_SECONDS:
+        if sorted(self._seconds)[_REMEMBERED // 2] < _LONG_SECONDS:
             self._end(batch, *self._timed(batch))
             return
         self._is_busy = True
@@ -109,7 +111,7 @@ class Batcher:
     def _end(
         self, batch: Sequence[_Waiting], answers: Sequence[Outputs | TunerError], seconds: float
     ) -> None:
-        self._seconds += _NEWEST * (seconds - self._seconds)
+        self._seconds.append(seconds)
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.done(answer)
         self._plan()

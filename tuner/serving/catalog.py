@@ -1,15 +1,15 @@
-"""Which versions of which models a gateway serves."""
+"""The models in a folder, for a gateway without a study server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tuner.errors import InvalidArgumentError, NotFoundError
-from tuner.serving.pool import Pool, PoolFactory
+from tuner.serving.pool import Pool
+from tuner.serving.predictions import Served, chosen, no_label, not_served
 
 logger = logging.getLogger(__name__)
 
@@ -19,61 +19,55 @@ _POLL_SECONDS = 1.0
 class Folder:
     """The models in a folder, MODEL/VERSION/saved_model.pb, as TensorFlow Serving reads them.
 
-    The latest version answers who names none; others answer who names them. New versions are
-    found within a second. It belongs to an event loop.
+    The latest version answers who names none, whatever the key; others answer who names them. New
+    versions are found within a second. It belongs to an event loop.
 
     Args:
         root: The folder.
         pool_of: Makes the pool of a version, from its name and its directory.
+        seconds: How long a prediction may take.
     """
 
-    def __init__(self, root: Path, pool_of: PoolFactory) -> None:
+    is_ready = True
+
+    def __init__(
+        self, root: Path, pool_of: Callable[[str, Path], Pool], *, seconds: float
+    ) -> None:
         self._root = root
         self._pool_of = pool_of
-        self._pools: dict[str, dict[int, Pool]] = {}
+        self._seconds = seconds
+        self._models: dict[str, dict[int, Served]] = {}
         self._look()
         self._ticker = asyncio.create_task(self._poll())
+        self._ending: set[asyncio.Task[None]] = set()
 
-    def find(self, model: str, version: int | None, label: str) -> tuple[int, Pool]:
-        """The version that answers a call, and its number.
-
-        Raises:
-            NotFoundError, InvalidArgumentError: there is none, in TensorFlow Serving's words.
-        """
-        versions = self._pools.get(model)
+    def find(self, model: str, version: int | None, label: str, key: bytes) -> Served:
+        """See `Source`."""
+        versions = self._models.get(model)
+        if not versions:
+            raise not_served(model, version)
         if label:
-            raise InvalidArgumentError(f"Unrecognized servable version label: {label}")
-        if not versions:
-            which = f"Latest({model})" if version is None else f"Specific({model}, {version})"
-            raise NotFoundError(f"Servable not found for request: {which}")
-        number = max(versions) if version is None else version
-        if number not in versions:
-            raise NotFoundError(f"Servable not found for request: Specific({model}, {version})")
-        return number, versions[number]
+            raise no_label(label)
+        found = versions.get(max(versions) if version is None else version)
+        if found is None:
+            raise not_served(model, version)
+        return found
 
-    def versions(self, model: str, version: int | None) -> Mapping[int, Pool]:
-        """The versions of a model, or one of them; raises NotFoundError."""
-        versions = self._pools.get(model, {})
-        if not versions:
-            raise NotFoundError(f"Could not find any versions of model {model}")
-        if version is None:
-            return versions
-        if version not in versions:
-            raise NotFoundError(f"Could not find version {version} of model {model}")
-        return {version: versions[version]}
+    def versions(self, model: str, version: int | None) -> Mapping[int, Served]:
+        """See `Source`."""
+        return chosen(model, self._models.get(model, {}), version)
 
-    @property
-    def models(self) -> list[str]:
-        """The names of all models."""
-        return sorted(self._pools)
+    def all(self) -> Iterable[tuple[str, Served]]:
+        """See `Source`."""
+        for model, versions in self._models.items():
+            yield from ((model, served) for served in versions.values())
 
     async def close(self) -> None:
         """Ends all replicas."""
         self._ticker.cancel()
         with suppress(asyncio.CancelledError):
             await self._ticker
-        pools = [pool for versions in self._pools.values() for pool in versions.values()]
-        await asyncio.gather(*(pool.close() for pool in pools))
+        await asyncio.gather(*self._ending, *(served.pool.close() for _, served in self.all()))
 
     async def _poll(self) -> None:
         while True:
@@ -83,11 +77,13 @@ class Folder:
             except OSError as error:
                 logger.warning("%s cannot be read: %s", self._root, error)
                 continue
-            for pool in gone:
-                await pool.close()
+            for served in gone:
+                task = asyncio.create_task(served.pool.close())
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
 
-    def _look(self) -> list[Pool]:
-        """Takes in what is there now; returns the pools of what is not there any more."""
+    def _look(self) -> list[Served]:
+        """Takes in what is there now; returns what is not there any more."""
         found = {
             model.name: {
                 int(version.name): version
@@ -101,16 +97,17 @@ class Folder:
             if model.is_dir() and not model.name.startswith(".")
         }
         gone = [
-            self._pools[model].pop(version)
-            for model, versions in self._pools.items()
+            self._models[model].pop(version)
+            for model, versions in self._models.items()
             for version in list(versions)
             if version not in found.get(model, {})
         ]
         for model, directories in found.items():
-            known = self._pools.setdefault(model, {})
+            known = self._models.setdefault(model, {})
             for version, directory in directories.items():
                 if version not in known:
                     logger.info("%s/%d is served", model, version)
-                    known[version] = self._pool_of(f"{model}/{version}", directory)
-        self._pools = {model: versions for model, versions in self._pools.items() if versions}
+                    pool = self._pool_of(f"{model}/{version}", directory)
+                    known[version] = Served(model, version, pool, self._seconds)
+        self._models = {model: versions for model, versions in self._models.items() if versions}
         return gone

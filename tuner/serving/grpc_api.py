@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import Int64Value
 
+from tuner.endpoint import STICKY_KEY
 from tuner.errors import InternalError, InvalidArgumentError, TunerError, UnimplementedError
-from tuner.serving.catalog import Folder
-from tuner.serving.monitoring import Monitor
+from tuner.serving.callers import Callers
+from tuner.serving.predictions import VERSION, Call, Predictions, Served, parse_version
 from tuner.serving.wire import Method
 from tuner.v1 import tensorflow_serving_pb2 as pb
 
@@ -23,24 +23,26 @@ logger = logging.getLogger(__name__)
 _PREDICTION = "tensorflow.serving.PredictionService"
 _MODELS = "tensorflow.serving.ModelService"
 _DEFAULT_SIGNATURE = "serving_default"
+_REQUEST_ID = "x-request-id"
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Answer = Callable[[bytes, Context], Awaitable[bytes]]
+Metadata = Mapping[str, str | bytes]
+Answer = Callable[[bytes, Metadata, Context], Awaitable[bytes]]
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
 
 
 class PredictionApi:
     """Answers gRPC calls; bodies of predictions pass through as they are.
 
     Args:
-        models: What is served.
-        monitor: Is told of every call.
-        seconds: How long a prediction may take, where the client gives no earlier deadline.
+        predictions: Has predictions answered.
+        callers: Who may call.
     """
 
-    def __init__(self, models: Folder, monitor: Monitor, *, seconds: float = 30.0) -> None:
-        self._models = models
-        self._monitor = monitor
-        self._seconds = seconds
+    def __init__(self, predictions: Predictions, callers: Callers) -> None:
+        self._predictions = predictions
+        self._source = predictions.source
+        self._callers = callers
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Registers the services."""
@@ -50,9 +52,7 @@ class PredictionApi:
                 "classify", Method.CLASSIFY_PROTO, pb.ClassificationResponse
             ),
             "Regress": self._forwarded("regress", Method.REGRESS_PROTO, pb.RegressionResponse),
-            "GetModelMetadata": self._forwarded(
-                "metadata", Method.METADATA_PROTO, pb.GetModelMetadataResponse
-            ),
+            "GetModelMetadata": self._answered(self._metadata),
             "MultiInference": self._missing("MultiInference"),
         }
         models = {
@@ -66,52 +66,62 @@ class PredictionApi:
             )
         )
 
-    def _forwarded(self, verb: str, method: Method, response: type[Any]) -> Answer:
-        async def answer(body: bytes, context: Context) -> bytes:
+    def _forwarded(self, verb: str, method: Method, response: type[Any]) -> Handler:
+        async def answer(body: bytes, metadata: Metadata, context: Context) -> bytes:
             spec = _spec(body)
-            start, code = time.perf_counter(), InternalError.code
-            try:
-                number, pool = self._models.find(spec.name, _version(spec), spec.version_label)
-                seconds = min(self._seconds, context.time_remaining() or self._seconds)
-                found = await pool.call(method, body, seconds)
-                code = "OK"
-            except TunerError as error:
-                code = error.code
-                raise
-            finally:
-                self._monitor.called(spec.name, verb, "gRPC", code, time.perf_counter() - start)
-            resolved = pb.ModelSpec(
-                name=spec.name,
-                version=Int64Value(value=number),
-                signature_name=spec.signature_name or _DEFAULT_SIGNATURE,
+            version, label = _version(spec), spec.version_label
+            if version is None and not label and VERSION in metadata:
+                version, label = parse_version(_text(metadata[VERSION]))
+            sent = _text(metadata.get(_REQUEST_ID, ""))[:64]
+            call = Call(
+                model=spec.name,
+                version=version,
+                label=label,
+                key=_text(metadata.get(STICKY_KEY, "")).encode(),
+                request=sent or secrets.token_hex(8),
+                verb=verb,
+                method=method,
+                body=body,
+                entrypoint="gRPC",
             )
-            # Messages that follow one another are one message.
-            merged: bytes = found + response(model_spec=resolved).SerializeToString()
-            return merged
+            served, found = await self._predictions.predict(call, context.time_remaining())
+            context.set_trailing_metadata(
+                ((_REQUEST_ID, call.request), ("x-model-version", str(served.number)))
+            )
+            return _merged(found, response, spec, served)
 
         return self._answered(answer)
 
-    async def _status(self, body: bytes, context: Context) -> bytes:
+    async def _metadata(self, body: bytes, metadata: Metadata, context: Context) -> bytes:
         spec = _spec(body)
-        versions = self._models.versions(spec.name, _version(spec))
+        served = self._source.find(spec.name, _version(spec), spec.version_label, b"")
+        found = await served.pool.call(Method.METADATA_PROTO, body, served.seconds)
+        return _merged(found, pb.GetModelMetadataResponse, spec, served)
+
+    async def _status(self, body: bytes, metadata: Metadata, context: Context) -> bytes:
+        spec = _spec(body)
+        versions = self._source.versions(spec.name, _version(spec))
         response = pb.GetModelStatusResponse()
-        for number, pool in sorted(versions.items(), reverse=True):
+        for number, served in sorted(versions.items(), reverse=True):
+            pool = served.pool
             state = pb.ModelVersionStatus.END if pool.failure else pb.ModelVersionStatus.AVAILABLE
             added = response.model_version_status.add(version=number, state=state)
             added.status.error_message = pool.failure
             added.status.error_code = 2 if pool.failure else 0
         return response.SerializeToString()
 
-    def _missing(self, name: str) -> Answer:
-        async def answer(body: bytes, context: Context) -> bytes:
+    def _missing(self, name: str) -> Handler:
+        async def answer(body: bytes, metadata: Metadata, context: Context) -> bytes:
             raise UnimplementedError(f"{name} is not served here; send the calls one by one.")
 
         return self._answered(answer)
 
-    def _answered(self, method: Answer) -> Answer:
+    def _answered(self, method: Answer) -> Handler:
         async def answer(body: bytes, context: Context) -> bytes:
             try:
-                return await method(body, context)
+                metadata = dict(context.invocation_metadata() or ())
+                self._callers.check(_text(metadata.get("authorization", "")).encode())
+                return await method(body, metadata, context)
             except TunerError as error:
                 code, message = error.code, error.message
             except Exception as error:
@@ -125,7 +135,7 @@ class PredictionApi:
         return answer
 
 
-def _handlers(calls: dict[str, Answer]) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+def _handlers(calls: dict[str, Handler]) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     # Without serializers: messages come and go as bytes.
     return {name: grpc.unary_unary_rpc_method_handler(call) for name, call in calls.items()}
 
@@ -142,3 +152,19 @@ def _spec(body: bytes) -> pb.ModelSpec:
 
 def _version(spec: pb.ModelSpec) -> int | None:
     return spec.version.value if spec.HasField("version") else None
+
+
+def _merged(found: bytes, response: type[Any], spec: pb.ModelSpec, served: Served) -> bytes:
+    """A replica's answer, and which version it is from."""
+    resolved = pb.ModelSpec(
+        name=spec.name,
+        version=Int64Value(value=served.number),
+        signature_name=spec.signature_name or _DEFAULT_SIGNATURE,
+    )
+    # Messages that follow one another are one message.
+    merged: bytes = found + response(model_spec=resolved).SerializeToString()
+    return merged
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")

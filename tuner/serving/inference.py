@@ -98,10 +98,16 @@ def _array(sent: Mapping[str, Any], tensor: Tensor) -> Array:
         )
     if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
         raise InvalidArgumentError(f"the `shape` of {tensor.name!r} is a list of sizes.")
+    if len(shape) > json_tensors.MOST_DIMENSIONS:
+        raise InvalidArgumentError(f"the `shape` of {tensor.name!r} has too many dimensions.")
     if type(sent.get("data")) is not list:
         raise InvalidArgumentError(f"the `data` of {tensor.name!r} is a list.")
+    try:
+        leaves = list(_flat(sent["data"]))
+    except RecursionError:
+        raise InvalidArgumentError(f"the `data` of {tensor.name!r} is nested too deep.") from None
     # Nested or flat, in the same order.
-    return json_tensors.of_leaves(list(_flat(sent["data"])), tuple(shape), tensor)
+    return json_tensors.of_leaves(leaves, tuple(shape), tensor)
 
 
 def _flat(values: list[Any]) -> Iterator[Any]:

@@ -23,6 +23,8 @@ from tuner.serving.signature import DTYPES, Signature, Tensor
 Array = npt.NDArray[Any]
 
 _DECODER = json.JSONDecoder()
+#: `json.dumps` makes one for each call.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _B64 = "b64"
 _BYTES = "_bytes"
 #: Of a value that is at fault, so much is shown.
@@ -36,9 +38,14 @@ _KINDS = {
     float: "Number",
     type(None): "Null",
 }
-#: The whole numbers up to which floating types have them all.
+#: The whole numbers up to which floating types have them all, and the largest that they have.
 _EXACT = {"DT_HALF": 2**11, "DT_FLOAT": 2**24 - 1, "DT_DOUBLE": 2**53 - 1}
+_MOST = {name: float(np.finfo(DTYPES[name][1]).max) for name in _EXACT}
+_MISSING: Mapping[str, Any] = {"DT_STRING": "", "DT_DOUBLE": math.nan, "DT_FLOAT": math.nan}
 _INDENT = "    "
+
+#: How many a tensor of a request may have; NumPy takes two more.
+MOST_DIMENSIONS = 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,9 +208,10 @@ def _of_columns(value: Any, signature: Signature) -> dict[str, Array]:
 
 def stacked(items: list[Any], tensor: Tensor, takes_missing: bool, key: str) -> Array:
     """One item of each row, all of the same shape, as an array [rows, ...]."""
-    if not any(type(item) is list for item in items):
+    types = set(map(type, items))
+    if list not in types:
         try:
-            return _array(items, (len(items),), tensor, takes_missing)
+            return _flat(items, types, tensor, takes_missing)
         except InvalidArgumentError:
             pass  # which of them it is, is found below
     parts, first = [], None
@@ -239,6 +247,8 @@ def _dense(value: Any, tensor: Tensor, takes_missing: bool) -> Array:
     inner = value
     while type(inner) is list:
         shape.append(len(inner))
+        if len(shape) > MOST_DIMENSIONS:
+            raise InvalidArgumentError("JSON Value: [...] is nested too deep.")
         if not inner:
             break
         inner = inner[0]
@@ -271,38 +281,39 @@ def _leaves(value: Any, shape: Sequence[int], level: int) -> Iterator[Any]:
 def _array(
     values: list[Any], shape: tuple[int, ...], tensor: Tensor, takes_missing: bool
 ) -> Array:
+    """Values of a tensor's type, none of them a list, in a shape."""
+    return _flat(values, set(map(type, values)), tensor, takes_missing).reshape(shape)
+
+
+def _flat(values: list[Any], types: set[type], tensor: Tensor, takes_missing: bool) -> Array:
     """Values of a tensor's type, none of them a list."""
     if tensor.dtype not in DTYPES:
         raise UnimplementedError(
             f"Conversion of JSON Value: {_shown(values)} to type: {tensor.type_name}"
         )
+    if takes_missing and type(None) in types and tensor.dtype in _MISSING:
+        missing = _MISSING[tensor.dtype]
+        values = [missing if value is None else value for value in values]
+        types = set(map(type, values))
     dtype = DTYPES[tensor.dtype][1]
-    types = set(map(type, values))
-    if takes_missing and type(None) in types:
-        missing = {"DT_STRING": "", "DT_DOUBLE": math.nan, "DT_FLOAT": math.nan}
-        if tensor.dtype in missing:
-            values = [missing[tensor.dtype] if value is None else value for value in values]
-            types = set(map(type, values))
     if tensor.dtype == "DT_STRING":
-        array = np.empty(len(values), np.object_)
-        array[:] = [
+        encoded = [
             value.encode("utf-8", "surrogatepass") if type(value) is str else _bytes(value, tensor)
             for value in values
         ]
-        return array.reshape(shape)
+        return np.array(encoded, np.object_)
     if tensor.dtype == "DT_BOOL":
         _check_types(values, types, {bool}, tensor)
-        return np.array(values, dtype).reshape(shape)
-    if tensor.dtype in _EXACT:
+    elif tensor.dtype in _EXACT:
         _check_types(values, types, {int, float}, tensor)
-        _check_decimals(values, types, tensor)
-        return np.array(values, dtype).reshape(shape)
-    _check_types(values, types, {int}, tensor)
-    bounds = np.iinfo(dtype)
-    for value in values:
-        if not bounds.min <= value <= bounds.max:
-            raise _type_error(value, tensor)
-    return np.array(values, dtype).reshape(shape)
+        _check_decimals(values, tensor)
+    else:
+        _check_types(values, types, {int}, tensor)
+        bounds = np.iinfo(dtype)
+        for value in values:
+            if not bounds.min <= value <= bounds.max:
+                raise _type_error(value, tensor)
+    return np.array(values, dtype)
 
 
 def _check_types(
@@ -312,9 +323,8 @@ def _check_types(
         raise _type_error(next(v for v in values if type(v) not in allowed), tensor)
 
 
-def _check_decimals(values: Sequence[Any], types: set[type], tensor: Tensor) -> None:
-    most = float(np.finfo(DTYPES[tensor.dtype][1]).max)
-    exact = _EXACT[tensor.dtype]
+def _check_decimals(values: Sequence[Any], tensor: Tensor) -> None:
+    most, exact = _MOST[tensor.dtype], _EXACT[tensor.dtype]
     for value in values:
         if type(value) is int:
             is_lossy = abs(value) > exact
@@ -481,4 +491,4 @@ def decimals(flat: Array) -> list[str]:
 
 def text(value: str) -> str:
     """A string as JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)

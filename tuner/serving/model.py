@@ -51,9 +51,10 @@ class Model:
                 )
             except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
                 raise DataError(f"{directory} cannot be loaded: {first_line(error)}.") from error
-        metadata = read_metadata(directory)
+        #: What tuner wrote of it; empty for others.
+        self.about = read_metadata(directory)
         # Of what was imported nobody knows what a missing value would mean to it.
-        takes_missing = bool(metadata) and metadata.get("kind") != IMPORTED
+        takes_missing = bool(self.about) and self.about.get("kind") != IMPORTED
         self.signatures: dict[str, Signature] = {
             name: _signature(name, definition, takes_missing)
             for name, definition in self.meta_graph.signature_def.items()

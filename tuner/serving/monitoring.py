@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 #: In microseconds.
 _BOUNDS = [float(10 * 1.8**step) for step in range(33)]
@@ -27,13 +30,21 @@ class Monitor:
             registry=self._registry,
         )
 
+        # To look a series up costs more than to count in it.
+        self._request_count = cache(self._requests.labels)
+        self._request_latency = cache(self._latency.labels)
+
     def called(self, model: str, verb: str, entrypoint: str, code: str, seconds: float) -> None:
         """Takes note of a call that was answered."""
         if code == "NOT_FOUND":
             model = ""  # so that callers cannot make up names without end
-        self._requests.labels(model, code).inc()
+        self._request_count(model, code).inc()
         if code == "OK":
-            self._latency.labels(model, verb.capitalize(), entrypoint).observe(seconds * 1e6)
+            self._request_latency(model, verb.capitalize(), entrypoint).observe(seconds * 1e6)
+
+    def add(self, collector: Collector) -> None:
+        """Says what somebody else counts, too."""
+        self._registry.register(collector)
 
     def exposition(self) -> bytes:
         """All counts, as Prometheus reads them."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tuner.endpoint import Scaling
 from tuner.errors import (
     DataError,
     DeadlineError,
+    ModelRejectedError,
     ResourceExhaustedError,
     TunerError,
     UnavailableError,
@@ -35,6 +36,9 @@ _TRIES = 3
 class Replicas(Protocol):
     """Starts and ends replicas."""
 
+    async def prepare(self) -> None:
+        """Does beforehand what the first replica would wait for; raises UnavailableError."""
+
     async def start(self, directory: Path) -> Running:
         """Returns a replica that can predict; raises DataError or UnavailableError."""
 
@@ -42,18 +46,8 @@ class Replicas(Protocol):
         """Ends one that has nothing more to answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """How many replicas there should be."""
-
-    #: Without traffic; 0 ends the last one after `idle_seconds`.
-    least: int = 0
-    most: int = 1
-    #: How many calls under way one replica is meant to have, on average.
-    concurrency: float = 16.0
-    idle_seconds: float = 300.0
-    #: The most calls that may be under way or wait; more are refused.
-    queue: int = 1024
+#: Says where a version's directory lies on this machine; fetches it if it lies elsewhere.
+Locate = Callable[[], Awaitable[Path]]
 
 
 class Pool:
@@ -64,16 +58,16 @@ class Pool:
 
     Args:
         name: The version, for messages.
-        directory: Its SavedModel.
+        locate: Returns its SavedModel; raises DataError or ModelRejectedError.
         replicas: Starts and ends them.
-        scaling: How many there should be.
+        scaling: How many there should be; it may be changed.
     """
 
-    def __init__(self, name: str, directory: Path, replicas: Replicas, scaling: Scaling) -> None:
+    def __init__(self, name: str, locate: Locate, replicas: Replicas, scaling: Scaling) -> None:
         self.name = name
-        self._directory = directory
+        self.scaling = scaling
+        self._locate = locate
         self._replicas = replicas
-        self._scaling = scaling
         self._running: list[Running] = []
         self._starting = 0
         self._calls = 0
@@ -84,7 +78,8 @@ class Pool:
         self._not_before = 0.0
         self._load = 0.0
         self._enough_since = self._used = asyncio.get_running_loop().time()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._stops: set[asyncio.Task[None]] = set()
         self._closed = False
         self._ticker = asyncio.create_task(self._tick())
 
@@ -92,6 +87,11 @@ class Pool:
     def size(self) -> int:
         """How many replicas can predict."""
         return len(self._running)
+
+    @property
+    def calls(self) -> int:
+        """How many calls are under way or wait."""
+        return self._calls
 
     @property
     def failure(self) -> str:
@@ -114,10 +114,10 @@ class Pool:
             DeadlineError: it took too long.
             UnavailableError: no replica starts.
         """
-        if self._calls >= self._scaling.queue:
+        if self._calls >= self.scaling.max_queue:
             raise ResourceExhaustedError(
                 f"{self.name} has {self._calls} calls under way, and takes no more; try again, "
-                "or raise its `queue` or `most` replicas."
+                "or raise its `max_replicas` or `max_queue`."
             )
         self._calls += 1
         self._used = asyncio.get_running_loop().time()
@@ -140,16 +140,35 @@ class Pool:
             self._calls -= 1
             self._used = asyncio.get_running_loop().time()
 
+    async def warm(self, seconds: float) -> None:
+        """Returns once a replica can predict, which it starts if there is none.
+
+        Raises:
+            UnavailableError: the model cannot be loaded.
+            DeadlineError: it took too long.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._free()
+        except TimeoutError:
+            raise DeadlineError(f"{self.name} did not start within {seconds:g} s.") from None
+        self._used = asyncio.get_running_loop().time()
+
     async def close(self) -> None:
-        """Lets calls under way be answered, and ends all replicas."""
+        """Lets calls under way and those that wait be answered, and ends all replicas."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _DRAIN_SECONDS
+        while self._calls and loop.time() < end:
+            await asyncio.sleep(_TICK_SECONDS)
         self._closed = True
         self._ticker.cancel()
         with suppress(asyncio.CancelledError):
             await self._ticker
         for running in list(self._running):
             self._retire(running)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_DRAIN_SECONDS)
+        # Those that still start end by themselves, once they have.
+        if self._stops:
+            await asyncio.wait(self._stops, timeout=_DRAIN_SECONDS)
 
     async def _free(self) -> Running:
         """The replica with the fewest calls; waits until there is one."""
@@ -170,20 +189,21 @@ class Pool:
         if missing > 0 and now >= self._not_before and not self._closed:
             for _ in range(missing):
                 self._starting += 1
-                self._spawn(self._start())
+                _spawn(self._start(), self._starts)
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            running = await self._replicas.start(self._directory)
+            running = await self._replicas.start(await self._locate())
         except (TunerError, OSError) as error:
             self._failures += 1
             self._failure = str(error)
             # A model that cannot be loaded is not waited for; a process that died is.
-            self._is_broken = isinstance(error, DataError)
+            self._is_broken = isinstance(error, (DataError, ModelRejectedError))
             backoff = _FIRST_BACKOFF_SECONDS * 2 ** (self._failures - 1)
             self._not_before = loop.time() + min(backoff, _LAST_BACKOFF_SECONDS)
-            logger.warning("%s: a replica did not start: %s", self.name, error)
+            if not self._closed:
+                logger.warning("%s: a replica did not start: %s", self.name, error)
         else:
             self._failures, self._failure, self._not_before = 0, "", 0.0
             self._is_broken = False
@@ -199,11 +219,11 @@ class Pool:
         if running in self._running:
             self._running.remove(running)
             logger.warning("%s: a replica died", self.name)
-            self._grow(max(self._scaling.least, 1 if self._calls else 0))
+            self._grow(max(self.scaling.min_replicas, 1 if self._calls else 0))
 
     def _retire(self, running: Running) -> None:
         self._running.remove(running)
-        self._spawn(self._stop(running))
+        _spawn(self._stop(running), self._stops)
 
     async def _stop(self, running: Running) -> None:
         loop = asyncio.get_running_loop()
@@ -211,11 +231,6 @@ class Pool:
         while running.caller.in_flight and loop.time() < end:
             await asyncio.sleep(0.01)
         await self._replicas.stop(running)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _tick(self) -> None:
         while True:
@@ -227,19 +242,21 @@ class Pool:
             await asyncio.sleep(_TICK_SECONDS)
 
     def _scale(self) -> None:
-        scaling, now = self._scaling, asyncio.get_running_loop().time()
+        scaling, now = self.scaling, asyncio.get_running_loop().time()
         weight = min(1.0, _TICK_SECONDS / _UP_SECONDS)
         self._load += weight * (self._calls - self._load)
-        wanted = math.ceil(self._load / scaling.concurrency - 0.05)
-        wanted = min(max(wanted, scaling.least, 1 if self._calls else 0), scaling.most)
+        wanted = math.ceil(self._load / scaling.target_concurrency - 0.05)
+        wanted = min(
+            max(wanted, scaling.min_replicas, 1 if self._calls else 0), scaling.max_replicas
+        )
         size = len(self._running)
         if wanted > size + self._starting:
             self._grow(wanted)
         if wanted >= size:
             self._enough_since = now
             return
-        idle = not self._calls and now - self._used > scaling.idle_seconds
-        if idle and scaling.least == 0 and wanted == 0:
+        idle = not self._calls and now - self._used > scaling.idle_time.total_seconds()
+        if idle and scaling.min_replicas == 0 and wanted == 0:
             for running in list(self._running):
                 self._retire(running)
         elif size > max(wanted, 1) and now - self._enough_since > _DOWN_SECONDS:
@@ -247,4 +264,7 @@ class Pool:
             self._retire(min(self._running, key=lambda each: each.caller.in_flight))
 
 
-PoolFactory = Callable[[str, Path], Pool]
+def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,12 +14,12 @@ import tensorflow as tf
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from tensorflow.core.example import example_pb2
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from tuner.errors import InvalidArgumentError
-from tuner.serving import examples
-from tuner.serving.signature import DTYPES, Signature
+from tuner.serving import examples, json_tensors
+from tuner.serving.signature import DTYPES, Signature, Tensor
 from tuner.v1 import tensorflow_serving_pb2 as pb
 from tuner_trainers import warmup
 
@@ -25,6 +27,34 @@ Array = npt.NDArray[Any]
 Find = Callable[[str], Signature]
 #: A signature, its inputs, and how to write what it gives for them.
 Call = tuple[Signature, Mapping[str, Array], Callable[[Mapping[str, Array]], bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """How a TensorProto holds the values of a type."""
+
+    number: int
+    field: str
+    dtype: np.dtype[Any]
+
+    @property
+    def has_content(self) -> bool:
+        """Whether they may come as the bytes of an array."""
+        return self.dtype != np.object_
+
+
+#: Of the types that inputs and outputs mostly have.
+_VALUES = {
+    name: _Values(types_pb2.DataType.Value(name), field, np.dtype(DTYPES[name][1]))
+    for name, field in {
+        "DT_FLOAT": "float_val",
+        "DT_DOUBLE": "double_val",
+        "DT_INT32": "int_val",
+        "DT_INT64": "int64_val",
+        "DT_STRING": "string_val",
+    }.items()
+}
+_OF_ARRAYS = {values.dtype: values for values in _VALUES.values()}
 
 #: In the type of an `Any`; the message is `SignatureDefMap`, with a map as its only field.
 _SIGNATURES_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
@@ -81,6 +111,20 @@ def metadata(body: bytes, meta_graph: meta_graph_pb2.MetaGraphDef) -> bytes:
     return response.SerializeToString()
 
 
+def to_json(body: bytes) -> bytes:
+    """The JSON that answers a request with rows as a `PredictResponse` does.
+
+    Raises:
+        InvalidArgumentError: it cannot be written so.
+    """
+    response = _parsed(pb.PredictResponse, body)
+    outputs = {
+        name: tf.make_ndarray(tensor_pb2.TensorProto.FromString(tensor))
+        for name, tensor in sorted(response.outputs.items())
+    }
+    return json_tensors.write_predict(outputs, in_rows=True)
+
+
 def _parsed(kind: type[Any], body: bytes) -> Any:
     try:
         message: Message = kind.FromString(body)
@@ -100,11 +144,46 @@ def _check_names(names: Any, signature: Signature) -> None:
         )
 
 
+def _plain_array(proto: tensor_pb2.TensorProto, expected: Tensor) -> Array | None:
+    """What `tf.make_ndarray` gives, in a tenth of its time; None for what is rare."""
+    values = _VALUES.get(expected.dtype)
+    if values is None or proto.dtype != values.number:
+        return None
+    shape = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.tensor_content and values.has_content:
+        return np.frombuffer(proto.tensor_content, values.dtype).copy().reshape(shape)
+    found = getattr(proto, values.field)
+    if proto.tensor_content or len(found) != math.prod(shape):
+        return None
+    return np.array(list(found), values.dtype).reshape(shape)
+
+
+def _proto(array: Array) -> bytes:
+    """What `tf.make_tensor_proto` gives, in a tenth of its time, serialized."""
+    values = _OF_ARRAYS.get(array.dtype)
+    if values is None or (values.has_content and array.size < 2):
+        made = tf.make_tensor_proto(array)
+    else:
+        made = tensor_pb2.TensorProto(dtype=values.number)
+        # A scalar has a shape, too, one without dimensions.
+        made.tensor_shape.SetInParent()
+        for size in array.shape:
+            made.tensor_shape.dim.add(size=size)
+        if values.has_content:
+            made.tensor_content = array.tobytes()
+        else:
+            made.string_val.extend(array.ravel().tolist())
+    serialized: bytes = made.SerializeToString()
+    return serialized
+
+
 def _array(name: str, body: bytes, signature: Signature) -> Array:
     expected = signature.inputs[name]
     try:
         proto = tensor_pb2.TensorProto.FromString(body)
-        array: Array = tf.make_ndarray(proto)
+        array = _plain_array(proto, expected)
+        if array is None:
+            array = tf.make_ndarray(proto)
     except (DecodeError, ValueError, TypeError) as error:
         raise InvalidArgumentError(f"the tensor {name} cannot be read: {error}") from None
     if array.dtype != np.dtype(DTYPES[expected.dtype][1]):
@@ -118,8 +197,7 @@ def _array(name: str, body: bytes, signature: Signature) -> Array:
 def _write_predict(outputs: Mapping[str, Array], wanted: Sequence[str]) -> bytes:
     response = pb.PredictResponse()
     for name in wanted or outputs:
-        proto = tf.make_tensor_proto(outputs[name])
-        response.outputs[name] = proto.SerializeToString()
+        response.outputs[name] = _proto(outputs[name])
     return response.SerializeToString()
 
 

@@ -1,16 +1,20 @@
 """A replica: one model version in a process of its own, which answers a gateway's frames.
 
-    python -m tuner.serving.replica DIRECTORY SOCKET [--threads N]
+    python -m tuner.serving.replica DIRECTORY SOCKET [--threads N] [--host HOST]
 
-It says on standard output, as JSON, that it is ready, and ends at SIGTERM.
+It listens on a Unix socket, or on a free port of a host, where callers show the secret that it
+finds in TUNER_REPLICA_SECRET. It says on standard output, as JSON, that it is ready, and ends at
+SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hmac
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -19,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import uvloop
 
 from tuner.errors import InternalError, TunerError, UnimplementedError
 from tuner.serving import examples, inference, json_tensors, metadata, protos
 from tuner.serving.batching import Batcher, Outputs
 from tuner.serving.model import Model, zeros
-from tuner.serving.wire import CODES, OK, Frames, Method
+from tuner.serving.wire import CODES, OK, SECRET, Frames, Method
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +100,14 @@ class Replica:
                 self._call(inference.read(body, find), answer)
             case Method.DESCRIBE_JSON:
                 answer(OK, inference.describe(find("")))
+            case Method.SHOW_PROTO:
+                answer(OK, protos.to_json(body))
+            case Method.ABOUT_JSON:
+                answer(OK, json.dumps(self._model.about).encode())
             case Method.METADATA_JSON:
                 answer(OK, metadata.to_json(self._model.meta_graph))
+            case Method.HELLO:
+                answer(OK, b"")
             case Method.END:
                 answer(OK, b"")
                 self.ends.set()
@@ -120,25 +131,50 @@ class Replica:
 
 
 class _Connection(Frames):
-    """A gateway's connection."""
+    """A gateway's connection.
 
-    def __init__(self, replica: Replica) -> None:
+    Args:
+        replica: Answers.
+        secret: What the first frame has to say; empty: nothing.
+    """
+
+    def __init__(self, replica: Replica, secret: bytes) -> None:
         super().__init__()
         self._replica = replica
+        self._secret = secret
 
     def received(self, number: int, code: int, body: bytes) -> None:
         """Has a call answered."""
+        if self._secret:
+            if code != Method.HELLO or not hmac.compare_digest(body, self._secret):
+                logger.warning("a connection without the secret was closed")
+                self.close()
+                return
+            self._secret = b""
         self._replica.handle(code, body, partial(self.send, number))
 
 
-async def serve(replica: Replica, socket: Path, ready: Callable[[], None]) -> None:
-    """Answers whoever connects to a Unix socket, until SIGTERM or SIGINT."""
+async def serve(
+    replica: Replica, socket: Path, host: str, secret: str, ready: Callable[[int], None]
+) -> None:
+    """Answers whoever connects, until SIGTERM or SIGINT.
+
+    Args:
+        replica: Answers.
+        socket: The Unix socket to listen on, unless there is a host.
+        host: The address to listen on, at a free port; empty: the socket.
+        secret: What callers have to show first; not read for a socket, which others cannot open.
+        ready: Is told the port, 0 for a socket.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, replica.ends.set)
-    server = await loop.create_unix_server(lambda: _Connection(replica), str(socket))
+    if host:
+        server = await loop.create_server(lambda: _Connection(replica, secret.encode()), host, 0)
+    else:
+        server = await loop.create_unix_server(lambda: _Connection(replica, b""), str(socket))
     async with server:
-        ready()
+        ready(server.sockets[0].getsockname()[1] if host else 0)
         await replica.ends.wait()
 
 
@@ -148,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("socket", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--host", default="")
     options = parser.parse_args(arguments)
     try:
         replica = Replica(Model(options.directory, threads=options.threads))
@@ -155,9 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({"socket": str(options.socket), "error": error.message}), flush=True)
         return 2
     replica.warm_up()
+
+    def said(port: int) -> None:
+        print(json.dumps({"socket": str(options.socket), "port": port}), flush=True)
+
     try:
-        say = partial(print, json.dumps({"socket": str(options.socket)}), flush=True)
-        asyncio.run(serve(replica, options.socket, say))
+        secret = os.environ.get(SECRET, "")
+        # It writes all answers of a batch at once, where asyncio writes each by itself.
+        uvloop.run(serve(replica, options.socket, options.host, secret, said))
     finally:
         replica.close()
     return 0

@@ -20,6 +20,8 @@ from tuner.errors import TunerError, UnavailableError
 #: The body's length in bytes, the call's number, and the method or the status.
 _HEADER = struct.Struct("<IQB")
 OK = 0
+#: The variable with what callers have to show where a replica listens on a host.
+SECRET = "TUNER_REPLICA_SECRET"
 #: The status codes by name, `INVALID_ARGUMENT`, and the names by code.
 CODES = {code.name: int(code.value[0]) for code in grpc.StatusCode}
 NAMES = {number: name for name, number in CODES.items()}
@@ -41,6 +43,8 @@ class RefusedError(TunerError):
 class Method(IntEnum):
     """What a replica can be asked. JSON and protos are those of TensorFlow Serving."""
 
+    #: Shows the secret of a replica that listens on a host.
+    HELLO = 0
     #: Ends the replica.
     END = 1
     PREDICT_JSON = 2
@@ -54,6 +58,10 @@ class Method(IntEnum):
     #: Of the Open Inference Protocol.
     INFER_JSON = 10
     DESCRIBE_JSON = 11
+    #: What a model of tuner's own says of itself.
+    ABOUT_JSON = 12
+    #: A PredictResponse of its own, as the JSON of the same answer.
+    SHOW_PROTO = 13
 
 
 class Frames(asyncio.Protocol, ABC):

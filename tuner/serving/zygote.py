@@ -2,10 +2,10 @@
 
     python -m tuner.serving.zygote
 
-It reads lines of JSON, `{"directory": ..., "socket": ..., "threads": 1}`, and forks a replica for
-each. On standard output it says `{"ready": true}` once, its replicas what `replica` says, and
-`{"exited": SOCKET, "code": N}` when one has ended. It ends with its standard input, and its
-replicas end with it.
+It reads lines of JSON, `{"directory": ..., "socket": ..., "threads": "1", "host": ""}`, and forks
+a replica for each. On standard output it says `{"ready": true}` once, its replicas what `replica`
+says, and `{"exited": SOCKET, "code": N}` when one has ended. It ends with its standard input, and
+its replicas end with it.
 
 Importing TensorFlow takes seconds, and its memory is shared. To fork is safe as long as
 TensorFlow has run nothing and started no threads: so this process never calls it.
@@ -65,7 +65,8 @@ def _become_replica(asked: dict[str, str]) -> NoReturn:
     os.dup2(null, 0)
     code = 1
     try:
-        code = replica.main([asked["directory"], asked["socket"], "--threads", asked["threads"]])
+        named = ["--threads", asked["threads"], "--host", asked["host"]]
+        code = replica.main([asked["directory"], asked["socket"], *named])
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -216,7 +216,9 @@ class DeployVersionRequest(_message.Message):
     """A UUID that makes the request repeatable."""
     @_builtins.property
     def canary(self) -> _endpoint_pb2.Canary:
-        """Gives it its traffic step by step; `version` is not read."""
+        """Gives it its traffic step by step; its `version` is not read. Where no other version has traffic, there is nothing to
+        compare with: it gets all, at once.
+        """
 
     @_builtins.property
     def scaling(self) -> _endpoint_pb2.Scaling:
@@ -403,7 +405,7 @@ class EndpointReport(_message.Message):
         """The difference to the version with the most results of this name; 0 for that version itself."""
         p_value: _builtins.float
         """The probability of such a difference, or a larger one, by chance: Welch's t test, two-sided. Unset for the version
-        with the most, and where there are fewer than two results on a side.
+        with the most, and where a side has fewer than two results or neither spreads.
         """
         def __init__(
             self,
@@ -587,7 +589,7 @@ class ReportGatewayRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ENDS_FIELD_NUMBER: _builtins.int
     gateway: _builtins.str
-    """The gateway's id, a UUID made at its start."""
+    """The gateway's id, a UUID made at its start. One that says nothing for 60 s is taken for dead."""
     sequence: _builtins.int
     """Counts its reports from 1: a repeated one is counted once."""
     host: _builtins.str
@@ -784,9 +786,9 @@ class RecordResultsRequest(_message.Message):
         `squared_error` where the prediction is a number.
         """
         reward: _builtins.float
-        """How good it was."""
+        """How good it was: at most 1e100 in size."""
         name: _builtins.str
-        """What the reward is called; empty means `reward`."""
+        """What the reward is called, at most 64 characters; empty means `reward`."""
         def __init__(
             self,
             *,
@@ -806,11 +808,8 @@ class RecordResultsRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The endpoint's name."""
-    request_id: _builtins.str
-    """A UUID that makes the request repeatable."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordResultsRequest.Result]:
         """The results; at most 10,000."""
@@ -820,11 +819,10 @@ class RecordResultsRequest(_message.Message):
         *,
         name: _builtins.str = ...,
         results: _abc.Iterable[Global___RecordResultsRequest.Result] | None = ...,
-        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -190,7 +190,8 @@ class EndpointServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RecordResults(self, request, context):
-        """Tells what became of predictions. A second result of the same name for a prediction replaces the first.
+        """Tells what became of predictions. A second result of the same name for a row of a prediction replaces the first, so
+        that the request may be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,9 @@ class EndpointServiceStub:
     RecordPredictions: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.RecordPredictionsRequest, _empty_pb2.Empty]
     """For gateways: keeps predictions, so that results find them."""
     RecordResults: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.RecordResultsRequest, _endpoint_service_pb2.RecordResultsResponse]
-    """Tells what became of predictions. A second result of the same name for a prediction replaces the first."""
+    """Tells what became of predictions. A second result of the same name for a row of a prediction replaces the first, so
+    that the request may be repeated.
+    """
     ListGateways: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.ListGatewaysRequest, _endpoint_service_pb2.ListGatewaysResponse]
     """Lists the gateways that report."""
 
@@ -102,7 +104,9 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     RecordPredictions: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.RecordPredictionsRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """For gateways: keeps predictions, so that results find them."""
     RecordResults: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.RecordResultsRequest, _endpoint_service_pb2.RecordResultsResponse]  # type: ignore[assignment]
-    """Tells what became of predictions. A second result of the same name for a prediction replaces the first."""
+    """Tells what became of predictions. A second result of the same name for a row of a prediction replaces the first, so
+    that the request may be repeated.
+    """
     ListGateways: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.ListGatewaysRequest, _endpoint_service_pb2.ListGatewaysResponse]  # type: ignore[assignment]
     """Lists the gateways that report."""
 
@@ -209,7 +213,9 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _endpoint_service_pb2.RecordResultsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_service_pb2.RecordResultsResponse, _abc.Awaitable[_endpoint_service_pb2.RecordResultsResponse]]:
-        """Tells what became of predictions. A second result of the same name for a prediction replaces the first."""
+        """Tells what became of predictions. A second result of the same name for a row of a prediction replaces the first, so
+        that the request may be repeated.
+        """
 
     @_abc_1.abstractmethod
     def ListGateways(

@@ -17,7 +17,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 from tuner.errors import NotFoundError, TunerError
-from tuner.web import api, model_pages, pages, trial_pages
+from tuner.web import api, endpoint_pages, model_pages, pages, trial_pages
 from tuner.web.security import LOOPBACK, HostCheck, SecurityHeaders
 from tuner.web.site import STATIC, Site
 from tuner.web.source import StudySource
@@ -55,7 +55,8 @@ def create_app(
     # The generated documentation would load its scripts from elsewhere.
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.site = Site(source)
-    for router in (pages.router, trial_pages.router, model_pages.router, api.router):
+    routers = (pages, trial_pages, model_pages, endpoint_pages, api)
+    for router in (module.router for module in routers):
         app.include_router(router)
     app.add_api_route("/healthz", _health, include_in_schema=False)
     app.add_api_route("/static/vendor/plotly.min.js", _plotly, include_in_schema=False)

@@ -51,9 +51,9 @@ def progress(trials: Iterable[Trial], metric: Metric, *, by_time: bool = False) 
     if best:
         data.append(_best_line(best, ordered, metric, place))
     values = [v for t in ordered if (v := format.result(t, metric)) is not None]
-    axis: dict[str, Any] = {"title": _title("ended" if by_time else "trial")}
+    axis: dict[str, Any] = {"title": title("ended" if by_time else "trial")}
     axis |= {"type": "date"} if by_time else {}
-    return _figure([trace for trace in data if trace["x"]], axis, _axis(values))
+    return figure([trace for trace in data if trace["x"]], axis, _axis(values))
 
 
 def _number(trial: Trial) -> int:
@@ -190,8 +190,8 @@ def curves(
         line = {"color": "--accent", "width": 2.8}
         data.append(_lines(f"best: trial {best}", series, [best], line))
     values = [value for points in series.values() for _, value in points]
-    axis = {"title": _title("step")}
-    return _figure([trace for trace in data if trace["x"]], axis, _axis(values))
+    axis = {"title": title("step")}
+    return figure([trace for trace in data if trace["x"]], axis, _axis(values))
 
 
 def _lines(
@@ -234,10 +234,10 @@ def metrics(series: Mapping[str, Series]) -> Figure:
         del trace["customdata"]
         data.append(trace)
     values = [value for points in series.values() for _, value in points]
-    axis = {"title": _title("step")}
-    figure = _figure(data, axis, _axis(values))
-    figure["layout"]["height"] = 220
-    return figure
+    axis = {"title": title("step")}
+    drawn = figure(data, axis, _axis(values))
+    drawn["layout"]["height"] = 220
+    return drawn
 
 
 def finite(value: float) -> float | None:
@@ -259,7 +259,8 @@ def view(values: Iterable[float]) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _title(text: str) -> dict[str, Any]:
+def title(text: str) -> dict[str, Any]:
+    """An axis's title."""
     return {"text": text, "standoff": 8, "font": {"size": 12, "color": "--muted"}}
 
 
@@ -272,7 +273,8 @@ def _plain(x: Any) -> Any:
     return x.isoformat() if isinstance(x, datetime) else x
 
 
-def _figure(data: list[Figure], x: dict[str, Any], y: dict[str, Any]) -> Figure:
+def figure(data: list[Figure], x: dict[str, Any], y: dict[str, Any]) -> Figure:
+    """A figure in the house style, from its traces and what is special about its axes."""
     shared = {
         "gridcolor": "--grid",
         "linecolor": "--line",

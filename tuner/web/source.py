@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
-from tuner import convert, convert_model
+from tuner import convert, convert_endpoint, convert_model
 from tuner.client.access import Access
 from tuner.client.channel import Connection
+from tuner.client.endpoints import Endpoint as ClientEndpoint
+from tuner.client.predictions import Predictions
 from tuner.client.study import Importance
+from tuner.endpoint import Endpoint, Gateway, Report
 from tuner.model import Model, ModelVersion
 from tuner.study import Measurement, Study, Trial, parse_trial_name
+from tuner.v1 import endpoint_service_pb2 as endpoints_pb
 from tuner.v1 import model_service_pb2 as models_pb
 from tuner.v1 import study_service_pb2 as pb
 
@@ -125,6 +130,42 @@ class StudySource:
         request = models_pb.GetModelVersionRequest(name=name)
         answer = self._connection.call(lambda s: s.GetModelVersion, request, **_ONCE)
         return convert_model.version_from_proto(answer)
+
+    def list_endpoints(self, page_token: str = "") -> tuple[tuple[Endpoint, ...], str]:
+        """A page of the endpoints by name, and the token of the next page."""
+        request = endpoints_pb.ListEndpointsRequest(page_token=page_token)
+        answer = self._connection.call(lambda s: s.ListEndpoints, request, **_ONCE)
+        endpoints = tuple(map(convert_endpoint.endpoint_from_proto, answer.endpoints))
+        return endpoints, answer.next_page_token
+
+    def get_endpoint(self, endpoint_id: str) -> Endpoint:
+        """The endpoint as it is now."""
+        request = endpoints_pb.GetEndpointRequest(name=f"endpoints/{endpoint_id}")
+        answer = self._connection.call(lambda s: s.GetEndpoint, request, **_ONCE)
+        return convert_endpoint.endpoint_from_proto(answer)
+
+    def endpoint_report(self, endpoint_id: str, window: timedelta) -> Report:
+        """What is known of an endpoint's traffic in the last time, and of results."""
+        request = endpoints_pb.GetEndpointReportRequest(
+            name=f"endpoints/{endpoint_id}", window=convert.duration_to_proto(window)
+        )
+        answer = self._connection.call(lambda s: s.GetEndpointReport, request, **_ONCE)
+        return convert_endpoint.report_from_proto(answer)
+
+    def list_gateways(self) -> tuple[Gateway, ...]:
+        """The gateways that report."""
+        request = endpoints_pb.ListGatewaysRequest()
+        answer = self._connection.call(lambda s: s.ListGateways, request, **_ONCE)
+        return tuple(map(convert_endpoint.gateway_from_proto, answer.gateways))
+
+    def split(self, endpoint_id: str, percents: Mapping[int, int], etag: str) -> None:
+        """Splits an endpoint's traffic otherwise, unless it has changed since it had this etag."""
+        ClientEndpoint(self._connection, endpoint_id).split(percents, etag=etag)
+
+    def predictions(self) -> Predictions:
+        """A connection to the gateways."""
+        addresses = [gateway.rest_address for gateway in self.list_gateways()]
+        return Predictions(self._connection.access, addresses)
 
     def watch(self, study_id: str, resume_token: str = "") -> Iterator[Event]:
         """What happens to the study; without a token, first everything as it is."""

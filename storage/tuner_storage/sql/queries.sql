@@ -1052,9 +1052,411 @@ DELETE FROM tuner.model_aliases
 WHERE model_id = %(model_id)s::text AND alias = %(alias)s::text
 RETURNING version;
 
--- record_model_answer --
--- The answer to a request about models belongs to no study.
+-- record_shared_answer --
+-- The answer to a request about models or endpoints belongs to no study.
 INSERT INTO tuner.requests (study, request_id, method, answer, create_time)
 VALUES (
     0, %(request_id)s::text, %(method)s::text, %(answer)s::bytea, %(now)s::timestamptz
 );
+
+-- --- endpoints ---
+
+-- create_endpoint --
+INSERT INTO tuner.endpoints (
+    endpoint_id, model_id, description, min_replicas, max_replicas, target_concurrency, idle_time,
+    max_queue, timeout, record_percent, record_keep_time, creator, create_time, update_time
+)
+VALUES (
+    %(endpoint_id)s::text, %(model_id)s::text, %(description)s::text, %(min_replicas)s::integer,
+    %(max_replicas)s::integer, %(target_concurrency)s::double precision,
+    %(idle_time)s::interval, %(max_queue)s::integer, %(timeout)s::interval,
+    %(record_percent)s::double precision, %(record_keep_time)s::interval, %(creator)s::text,
+    %(now)s::timestamptz, %(now)s::timestamptz
+);
+
+-- ensure_endpoint --
+-- For the first version that is deployed under a name.
+INSERT INTO tuner.endpoints (
+    endpoint_id, model_id, description, min_replicas, max_replicas, target_concurrency, idle_time,
+    max_queue, timeout, record_percent, record_keep_time, creator, create_time, update_time
+)
+VALUES (
+    %(endpoint_id)s::text, %(model_id)s::text, %(description)s::text, %(min_replicas)s::integer,
+    %(max_replicas)s::integer, %(target_concurrency)s::double precision,
+    %(idle_time)s::interval, %(max_queue)s::integer, %(timeout)s::interval,
+    %(record_percent)s::double precision, %(record_keep_time)s::interval, %(creator)s::text,
+    %(now)s::timestamptz, %(now)s::timestamptz
+)
+ON CONFLICT ON CONSTRAINT endpoints_pkey DO NOTHING;
+
+-- lock_endpoint --
+-- After the lock of its model: whoever changes what an endpoint serves waits here. No row: there is
+-- no such endpoint. What only refers to the endpoint goes on.
+SELECT model_id FROM tuner.endpoints
+WHERE endpoint_id = %(endpoint_id)s::text
+FOR NO KEY UPDATE;
+
+-- share_endpoint --
+-- Keeps an endpoint from being deleted until the commit. No row: there is no such endpoint.
+SELECT model_id FROM tuner.endpoints WHERE endpoint_id = %(endpoint_id)s::text FOR KEY SHARE;
+
+-- find_endpoint --
+SELECT * FROM tuner.endpoint_summaries WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- list_endpoints --
+SELECT * FROM tuner.endpoint_summaries
+WHERE endpoint_id > %(after)s::text
+ORDER BY endpoint_id
+LIMIT %(limit)s::integer;
+
+-- update_endpoint --
+UPDATE tuner.endpoints
+SET description = %(description)s::text,
+    min_replicas = %(min_replicas)s::integer,
+    max_replicas = %(max_replicas)s::integer,
+    target_concurrency = %(target_concurrency)s::double precision,
+    idle_time = %(idle_time)s::interval,
+    max_queue = %(max_queue)s::integer,
+    timeout = %(timeout)s::interval,
+    record_percent = %(record_percent)s::double precision,
+    record_keep_time = %(record_keep_time)s::interval,
+    slots = %(slots)s::integer[],
+    revision = revision + 1,
+    update_time = %(now)s::timestamptz
+WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- remove_deployments --
+DELETE FROM tuner.endpoint_deployments WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- set_deployments --
+INSERT INTO tuner.endpoint_deployments (
+    endpoint_id, model_id, version, percent, shadow_percent
+)
+SELECT %(endpoint_id)s::text, %(model_id)s::text, told.version, told.percent, told.shadow_percent
+FROM json_to_recordset(%(deployments)s::json) AS told (
+    version integer, percent integer, shadow_percent integer
+);
+
+-- delete_endpoint --
+DELETE FROM tuner.endpoints WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- begin_canary --
+-- In place of the one that ran last.
+INSERT INTO tuner.canaries (
+    endpoint_id, version, steps, step_seconds, min_requests, max_error_increase,
+    max_latency_ratio, state, step, step_start_time, reason, percents_before
+)
+VALUES (
+    %(endpoint_id)s::text, %(version)s::integer, %(steps)s::integer[],
+    %(step_seconds)s::double precision, %(min_requests)s::integer,
+    %(max_error_increase)s::double precision, %(max_latency_ratio)s::double precision, 'RUNNING',
+    0, clock_timestamp(), '', %(percents_before)s::json
+)
+ON CONFLICT ON CONSTRAINT canaries_pkey DO UPDATE SET
+    version = EXCLUDED.version,
+    steps = EXCLUDED.steps,
+    step_seconds = EXCLUDED.step_seconds,
+    min_requests = EXCLUDED.min_requests,
+    max_error_increase = EXCLUDED.max_error_increase,
+    max_latency_ratio = EXCLUDED.max_latency_ratio,
+    state = EXCLUDED.state,
+    step = EXCLUDED.step,
+    step_start_time = EXCLUDED.step_start_time,
+    reason = EXCLUDED.reason,
+    percents_before = EXCLUDED.percents_before,
+    requests = 0,
+    errors = 0,
+    latencies = '{}',
+    other_requests = 0,
+    other_errors = 0,
+    other_latencies = '{}';
+
+-- end_canary --
+UPDATE tuner.canaries
+SET state = %(state)s::text, reason = %(reason)s::text
+WHERE endpoint_id = %(endpoint_id)s::text AND state = 'RUNNING';
+
+-- step_canary --
+-- Its next step begins, and with it another count.
+UPDATE tuner.canaries
+SET step = %(step)s::integer,
+    step_start_time = clock_timestamp(),
+    requests = 0,
+    errors = 0,
+    latencies = '{}',
+    other_requests = 0,
+    other_errors = 0,
+    other_latencies = '{}'
+WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- lock_canaries --
+-- The endpoints with canaries that a report may move: those with traffic in it, and those whose step
+-- has lasted long enough.
+SELECT endpoints.endpoint_id
+FROM tuner.endpoints
+JOIN tuner.canaries ON canaries.endpoint_id = endpoints.endpoint_id
+WHERE canaries.state = 'RUNNING'
+    AND (
+        endpoints.endpoint_id = ANY (%(endpoints)s::text[])
+        OR extract(epoch FROM now() - canaries.step_start_time) >= canaries.step_seconds
+    )
+ORDER BY endpoints.endpoint_id
+FOR NO KEY UPDATE OF endpoints;
+
+-- find_canary --
+-- Of an endpoint that is held.
+SELECT
+    requests, errors, latencies, other_requests, other_errors, other_latencies,
+    step_start_time, clock_timestamp() - step_start_time AS elapsed
+FROM tuner.canaries
+WHERE endpoint_id = %(endpoint_id)s::text AND state = 'RUNNING';
+
+-- find_percents_before --
+-- By version; the canary itself may not be among them.
+SELECT percents_before FROM tuner.canaries WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- count_canary --
+UPDATE tuner.canaries
+SET requests = %(requests)s::bigint,
+    errors = %(errors)s::bigint,
+    latencies = %(latencies)s::bigint[],
+    other_requests = %(other_requests)s::bigint,
+    other_errors = %(other_errors)s::bigint,
+    other_latencies = %(other_latencies)s::bigint[]
+WHERE endpoint_id = %(endpoint_id)s::text;
+
+-- --- gateways ---
+
+-- enter_gateway --
+-- For a gateway's first report.
+INSERT INTO tuner.gateways (
+    gateway, sequence, host, rest_address, grpc_address, replicas, create_time, report_time
+)
+VALUES (
+    %(gateway)s::uuid, 0, '', '', '', '[]', clock_timestamp(), clock_timestamp()
+)
+ON CONFLICT ON CONSTRAINT gateways_pkey DO NOTHING;
+
+-- lock_gateway --
+-- No row: the gateway is taken for dead.
+SELECT sequence, report_time
+FROM tuner.gateways
+WHERE gateway = %(gateway)s::uuid
+    AND report_time > clock_timestamp() - %(lifetime)s::interval
+FOR UPDATE;
+
+-- keep_report --
+UPDATE tuner.gateways
+SET sequence = %(sequence)s::bigint,
+    host = %(host)s::text,
+    rest_address = %(rest_address)s::text,
+    grpc_address = %(grpc_address)s::text,
+    replicas = %(replicas)s::json,
+    ended = %(ended)s::boolean,
+    report_time = clock_timestamp()
+WHERE gateway = %(gateway)s::uuid;
+
+-- touch_gateway --
+-- It repeats a report that was counted.
+UPDATE tuner.gateways SET report_time = clock_timestamp() WHERE gateway = %(gateway)s::uuid;
+
+-- list_gateways --
+SELECT gateway, host, rest_address, grpc_address, replicas, create_time, report_time
+FROM tuner.gateways
+WHERE NOT ended AND report_time > now() - %(within)s::interval
+ORDER BY create_time, gateway;
+
+-- forget_gateways --
+DELETE FROM tuner.gateways WHERE report_time < now() - %(lifetime)s::interval;
+
+-- add_traffic --
+-- What reports of one minute say is added up; of endpoints that are gone nothing is kept.
+INSERT INTO tuner.endpoint_traffic (
+    endpoint_id, minute, version, shadow, requests, errors, differences, latencies
+)
+SELECT
+    endpoints.endpoint_id, date_trunc('minute', now()), told.version, told.shadow, told.requests,
+    told.errors, told.differences, told.latencies
+FROM json_to_recordset(%(rows)s::json) AS told (
+    endpoint_id text, version integer, shadow boolean, requests bigint, errors bigint,
+    differences bigint, latencies bigint[]
+)
+JOIN tuner.endpoints ON endpoints.endpoint_id = told.endpoint_id
+ORDER BY endpoints.endpoint_id, told.version, told.shadow
+FOR KEY SHARE OF endpoints
+ON CONFLICT ON CONSTRAINT endpoint_traffic_pkey DO UPDATE SET
+    requests = endpoint_traffic.requests + EXCLUDED.requests,
+    errors = endpoint_traffic.errors + EXCLUDED.errors,
+    differences = endpoint_traffic.differences + EXCLUDED.differences,
+    latencies = tuner.added(endpoint_traffic.latencies, EXCLUDED.latencies);
+
+-- list_traffic --
+SELECT minute, version, shadow, requests, errors, differences, latencies
+FROM tuner.endpoint_traffic
+WHERE endpoint_id = %(endpoint_id)s::text
+    AND minute > now() - %(window)s::interval - interval '1 minute'
+ORDER BY minute, version, shadow;
+
+-- forget_traffic --
+DELETE FROM tuner.endpoint_traffic WHERE minute < now() - %(keep_time)s::interval;
+
+-- served_revision --
+-- Another word whenever something changes that gateways serve by: endpoints, aliases, tokens.
+SELECT md5(concat_ws(
+    '/',
+    (
+        SELECT string_agg(
+            endpoint_id || ' ' || revision || ' ' || update_time, ',' ORDER BY endpoint_id
+        )
+        FROM tuner.endpoints
+    ),
+    (
+        SELECT string_agg(
+            model_id || ' ' || alias || ' ' || version, ',' ORDER BY model_id, alias
+        )
+        FROM tuner.model_aliases
+        WHERE model_id IN (SELECT model_id FROM tuner.endpoints)
+    ),
+    (
+        SELECT string_agg(
+            concat_ws(' ', token_id, secret_hash, expire_time), ',' ORDER BY token_id
+        )
+        FROM tuner.tokens
+        WHERE revoke_time IS NULL
+            AND (expire_time IS NULL OR expire_time > %(now)s::timestamptz)
+    )
+));
+
+-- --- predictions and results ---
+
+-- record_predictions --
+-- What is told again changes nothing; of endpoints that are gone nothing is kept.
+INSERT INTO tuner.predictions (endpoint_id, request, version, time, answer)
+SELECT endpoints.endpoint_id, told.request, told.version, told.time, told.answer
+FROM json_to_recordset(%(rows)s::json) AS told (
+    endpoint_id text, request text, version integer, time timestamptz, answer text
+)
+JOIN tuner.endpoints ON endpoints.endpoint_id = told.endpoint_id
+ORDER BY endpoints.endpoint_id, told.request
+FOR KEY SHARE OF endpoints
+ON CONFLICT ON CONSTRAINT predictions_pkey DO NOTHING;
+
+-- lock_predictions --
+-- Results of the same predictions wait for each other.
+SELECT request, version, answer
+FROM tuner.predictions
+WHERE endpoint_id = %(endpoint_id)s::text AND request = ANY (%(requests)s::text[])
+ORDER BY request
+FOR NO KEY UPDATE;
+
+-- record_results --
+-- What replaces a result is added to the sums, and what it replaces taken from them.
+WITH told AS (
+    SELECT *
+    FROM json_to_recordset(%(rows)s::json) AS told (
+        request text, version integer, place integer, result text, value double precision
+    )
+), replaced AS (
+    SELECT told.version, told.result, prediction_results.value
+    FROM told
+    JOIN tuner.prediction_results
+        ON prediction_results.endpoint_id = %(endpoint_id)s::text
+        AND prediction_results.request = told.request
+        AND prediction_results.place = told.place
+        AND prediction_results.result = told.result
+), kept AS (
+    INSERT INTO tuner.prediction_results (endpoint_id, request, place, result, value)
+    SELECT %(endpoint_id)s::text, request, place, result, value FROM told
+    ON CONFLICT ON CONSTRAINT prediction_results_pkey DO UPDATE SET value = EXCLUDED.value
+), changes AS (
+    SELECT version, result, 1 AS sign, value::numeric AS value FROM told
+    UNION ALL
+    SELECT version, result, -1, value::numeric FROM replaced
+)
+INSERT INTO tuner.endpoint_results (endpoint_id, version, result, count, total, squares)
+SELECT
+    %(endpoint_id)s::text, version, result, sum(sign), sum(sign * value),
+    sum(sign * value * value)
+FROM changes
+GROUP BY version, result
+ORDER BY version, result
+ON CONFLICT ON CONSTRAINT endpoint_results_pkey DO UPDATE SET
+    count = endpoint_results.count + EXCLUDED.count,
+    total = endpoint_results.total + EXCLUDED.total,
+    squares = endpoint_results.squares + EXCLUDED.squares,
+    is_told = false;
+
+-- list_results --
+SELECT
+    version, result, count, (total / count)::double precision AS mean,
+    CASE
+        WHEN count > 1 THEN
+            sqrt(greatest(squares - total * total / count, 0) / (count - 1))::double precision
+        ELSE 0.0
+    END AS standard_deviation
+FROM tuner.endpoint_results
+WHERE endpoint_id = %(endpoint_id)s::text
+ORDER BY result, version;
+
+-- forget_predictions --
+-- Nobody waits for results of them any more; what they added to the sums stays.
+DELETE FROM tuner.predictions
+USING tuner.endpoints
+WHERE predictions.endpoint_id = endpoints.endpoint_id
+    AND predictions.time < now() - endpoints.record_keep_time;
+
+-- list_untold --
+-- Results that the trials of their versions do not say yet, of studies that this server owns or that
+-- no living server does.
+SELECT
+    endpoint_results.endpoint_id, endpoint_results.version, endpoint_results.result,
+    endpoint_results.count, endpoint_results.total,
+    (endpoint_results.total / endpoint_results.count)::double precision AS mean,
+    studies.study_id, model_versions.trial
+FROM tuner.endpoint_results
+JOIN tuner.endpoints ON endpoints.endpoint_id = endpoint_results.endpoint_id
+JOIN tuner.model_versions
+    ON model_versions.model_id = endpoints.model_id
+    AND model_versions.version = endpoint_results.version
+JOIN tuner.studies ON studies.study = model_versions.study
+LEFT JOIN tuner.servers ON servers.server = studies.owner AND servers.expire_time > now()
+WHERE NOT endpoint_results.is_told
+    AND (servers.server IS NULL OR servers.server = %(server)s::uuid)
+ORDER BY endpoint_results.endpoint_id, endpoint_results.version, endpoint_results.result
+LIMIT %(limit)s::integer;
+
+-- mark_told --
+-- Unless there are more results by now.
+UPDATE tuner.endpoint_results
+SET is_told = true
+WHERE endpoint_id = %(endpoint_id)s::text
+    AND version = %(version)s::integer
+    AND result = %(result)s::text
+    AND count = %(count)s::bigint
+    AND total = %(total)s::numeric;
+
+-- mark_untellable --
+-- Of versions without a trial, or whose study or themselves are deleted. What somebody is adding to
+-- waits for the next time.
+WITH untellable AS (
+    SELECT endpoint_results.endpoint_id, endpoint_results.version, endpoint_results.result
+    FROM tuner.endpoint_results
+    WHERE NOT endpoint_results.is_told
+        AND NOT EXISTS (
+            SELECT
+            FROM tuner.endpoints
+            JOIN tuner.model_versions
+                ON model_versions.model_id = endpoints.model_id
+                AND model_versions.version = endpoint_results.version
+            JOIN tuner.trials
+                ON trials.study = model_versions.study AND trials.number = model_versions.trial
+            WHERE endpoints.endpoint_id = endpoint_results.endpoint_id
+        )
+    FOR UPDATE OF endpoint_results SKIP LOCKED
+)
+UPDATE tuner.endpoint_results
+SET is_told = true
+FROM untellable
+WHERE endpoint_results.endpoint_id = untellable.endpoint_id
+    AND endpoint_results.version = untellable.version
+    AND endpoint_results.result = untellable.result;
