@@ -115,6 +115,11 @@ def test_errors_have_its_codes_and_words(
     assert any(words in answer.json()["error"] for words in said.split("|")), answer.text
 
 
+def test_an_error_of_the_model_keeps_its_code(served: Gateway) -> None:
+    answer = served.post("lost:predict", {"inputs": "a"})
+    assert answer.status_code == 404 and "/proc/nothing/a" in answer.json()["error"]
+
+
 def test_status_and_metadata(served: Gateway) -> None:
     assert served.http.get("/v1/models").json()["error"] == "Missing model name in request."
     assert served.http.get("/elsewhere").status_code == 404
@@ -364,6 +369,12 @@ def test_from_zero_and_back(models: Path) -> None:
         (zygote,) = running.zygotes()
         running.process.kill()
         until(lambda: not Path(f"/proc/{zygote}").exists())
+
+
+def test_what_a_model_prints_keeps_no_other_from_starting(models: Path) -> None:
+    with gateway(str(models)) as running:
+        assert running.post("loud:predict", {"instances": [1]}).json() == {"predictions": [1.0]}
+        assert running.post("half:predict", {"instances": [1]}).json() == {"predictions": [3.5]}
 
 
 def test_what_cannot_be_loaded_is_said(served: Gateway) -> None:
