@@ -31,6 +31,9 @@ _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 30.0
 _DRAIN_SECONDS = 30.0
 #: How many replicas a call may lose: it may be what they die of.
 _TRIES = 3
+#: A replica that owes answers hangs when it gave none for this many times as long as calls may
+#: take, and at least for so long: nobody waits for those any more.
+_HANGS, _HANGS_SECONDS = 2.0, 10.0
 
 
 class Replicas(Protocol):
@@ -77,6 +80,8 @@ class Pool:
         self._is_broken = False
         self._not_before = 0.0
         self._load = 0.0
+        #: The longest that a call might take so far.
+        self._patience = 0.0
         self._enough_since = self._used = asyncio.get_running_loop().time()
         self._starts: set[asyncio.Task[None]] = set()
         self._stops: set[asyncio.Task[None]] = set()
@@ -121,6 +126,7 @@ class Pool:
             )
         self._calls += 1
         self._used = asyncio.get_running_loop().time()
+        self._patience = max(self._patience, seconds)
         try:
             async with asyncio.timeout(seconds):
                 for _ in range(_TRIES):
@@ -234,12 +240,23 @@ class Pool:
 
     async def _tick(self) -> None:
         while True:
-            for running in [each for each in self._running if each.caller.is_lost]:
-                self._forget(running)
+            self._look()
             self._scale()
             if self._not_before and not self._running:
                 self._changed.set()  # who waits asks again, after a failure
             await asyncio.sleep(_TICK_SECONDS)
+
+    def _look(self) -> None:
+        """Replaces replicas that died or hang."""
+        now, most = asyncio.get_running_loop().time(), max(_HANGS * self._patience, _HANGS_SECONDS)
+        for running in list(self._running):
+            if running.caller.is_lost:
+                self._forget(running)
+            elif running.caller.silence(now) > most:
+                logger.warning("%s: a replica gave no answer for %.0f s", self.name, most)
+                running.caller.close()
+                self._forget(running)
+                _spawn(self._replicas.stop(running), self._stops)
 
     def _scale(self) -> None:
         scaling, now = self.scaling, asyncio.get_running_loop().time()

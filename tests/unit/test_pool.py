@@ -1,0 +1,76 @@
+"""The replicas of a version, without processes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tuner.endpoint import Scaling
+from tuner.errors import DeadlineError
+from tuner.serving import pool as pools
+from tuner.serving.pool import Pool
+from tuner.serving.starter import Running
+from tuner.serving.wire import OK, Caller, Frames, Method
+
+
+class Replica(Frames):
+    """Answers, unless it hangs."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        super().__init__()
+        self._hangs = hangs
+
+    def received(self, number: int, code: int, body: bytes) -> None:
+        """Echoes."""
+        if not self._hangs:
+            self.send(number, OK, body)
+
+
+class Hanging:
+    """Starts replicas of which the first hangs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started = 0
+        self.stopped = list[str]()
+        self.servers = list[asyncio.Server]()
+
+    async def prepare(self) -> None:
+        """Nothing."""
+
+    async def start(self, directory: Path) -> Running:
+        """A replica in this process."""
+        loop, name = asyncio.get_running_loop(), str(self.folder / str(self.started))
+        hangs, self.started = self.started == 0, self.started + 1
+        self.servers.append(await loop.create_unix_server(lambda: Replica(hangs=hangs), name))
+        _, caller = await loop.create_unix_connection(Caller, name)
+        return Running(name, caller)
+
+    async def stop(self, running: Running) -> None:
+        """Takes note."""
+        running.caller.close()
+        self.stopped.append(running.socket)
+
+
+def test_a_replica_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_HANGS_SECONDS", 0.3)
+
+    async def locate() -> Path:
+        return tmp_path
+
+    async def ask() -> None:
+        replicas = Hanging(tmp_path)
+        pool = Pool("m/1", locate, replicas, Scaling())
+        with pytest.raises(DeadlineError):
+            await pool.call(Method.PREDICT_JSON, b"one", 0.1)
+        # It waits where the first one did, until that one is given up.
+        assert await pool.call(Method.PREDICT_JSON, b"two", 5.0) == b"two"
+        assert (replicas.started, replicas.stopped) == (2, [str(tmp_path / "0")])
+        await pool.close()
+        for server in replicas.servers:
+            server.close()
+
+    monkeypatch.setattr(pools, "_HANGS", 0.05)
+    asyncio.run(ask())
