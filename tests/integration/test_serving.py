@@ -137,7 +137,7 @@ def test_status_and_metadata(served: Gateway) -> None:
 def test_what_is_counted_has_its_names(served: Gateway) -> None:
     served.post("half:predict", {"instances": [1]})
     text = served.http.get("/monitoring/prometheus/metrics").text
-    assert ':tensorflow:serving:request_count_total{model_name="half",status="OK"}' in text
+    assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in text
     assert ':tensorflow:serving:request_latency_bucket{API="Predict"' in text
 
 
