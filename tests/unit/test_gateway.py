@@ -12,7 +12,7 @@ import pytest
 from tuner.endpoint import Traffic
 from tuner.errors import InvalidArgumentError, UnauthenticatedError
 from tuner.serving.callers import Callers
-from tuner.serving.predictions import parse_version
+from tuner.serving.predictions import parse_version, request_id
 from tuner.serving.recording import results_of
 from tuner.serving.sync import Kept
 from tuner.v1 import endpoint_service_pb2 as pb
@@ -83,6 +83,21 @@ def test_results_are_read_as_they_are_meant() -> None:
     both = {"results": [{"request": "a", "label": "x", "reward": 1}]}
     with pytest.raises(InvalidArgumentError, match="one of them"):
         results_of("endpoints/live", json.dumps(both).encode())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"reward": 10**400}, {"reward": float("nan")}, {"label": "\ud800"}]
+)
+def test_results_that_cannot_be_kept_are_refused(wrong: dict[str, object]) -> None:
+    body = json.dumps({"results": [{"request": "a", **wrong}]}).encode()
+    with pytest.raises(InvalidArgumentError):
+        results_of("endpoints/live", body)
+
+
+def test_an_id_that_results_cannot_name_is_replaced() -> None:
+    assert request_id("order 17") == "order 17"
+    for sent in ("", "a\tb", "a\x85b", "a" * 65):
+        assert len(request_id(sent)) == 16
 
 
 def test_traffic_since_a_moment_is_what_came_after() -> None:

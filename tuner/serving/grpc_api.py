@@ -14,7 +14,14 @@ from google.protobuf.wrappers_pb2 import Int64Value
 from tuner.endpoint import STICKY_KEY
 from tuner.errors import InternalError, InvalidArgumentError, TunerError, UnimplementedError
 from tuner.serving.callers import Callers
-from tuner.serving.predictions import VERSION, Call, Predictions, Served, parse_version
+from tuner.serving.predictions import (
+    VERSION,
+    Call,
+    Predictions,
+    Served,
+    parse_version,
+    request_id,
+)
 from tuner.serving.wire import Method
 from tuner.v1 import tensorflow_serving_pb2 as pb
 
@@ -72,13 +79,12 @@ class PredictionApi:
             version, label = _version(spec), spec.version_label
             if version is None and not label and VERSION in metadata:
                 version, label = parse_version(_text(metadata[VERSION]))
-            sent = _text(metadata.get(_REQUEST_ID, ""))[:64]
             call = Call(
                 model=spec.name,
                 version=version,
                 label=label,
                 key=_text(metadata.get(STICKY_KEY, "")).encode(),
-                request=sent or secrets.token_hex(8),
+                request=request_id(_text(metadata.get(_REQUEST_ID, ""))[:64]),
                 verb=verb,
                 method=method,
                 body=body,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ ERRORS = frozenset(
 )
 _CANCELLED = "CANCELLED"
 _MOST_VERSION_DIGITS = 18
+_MOST_ID = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,6 +160,11 @@ def not_served(model: str, version: int | None) -> NotFoundError:
 def no_label(label: str) -> InvalidArgumentError:
     """That no version has this label, in TensorFlow Serving's words."""
     return InvalidArgumentError(f"Unrecognized servable version label: {label[:160]}")
+
+
+def request_id(sent: str) -> str:
+    """The id that a caller gave a request, if results can be told by it, or else a new one."""
+    return sent if 0 < len(sent) <= _MOST_ID and sent.isprintable() else secrets.token_hex(8)
 
 
 def parse_version(text: str) -> tuple[int | None, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import secrets
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from importlib.metadata import version
@@ -21,7 +20,14 @@ from tuner.errors import (
     TunerError,
 )
 from tuner.serving.callers import Callers
-from tuner.serving.predictions import VERSION, Call, Predictions, Served, parse_version
+from tuner.serving.predictions import (
+    VERSION,
+    Call,
+    Predictions,
+    Served,
+    parse_version,
+    request_id,
+)
 from tuner.serving.recording import Recorder
 from tuner.serving.wire import Method
 
@@ -109,10 +115,9 @@ class _Request:
         self.path: str = scope["raw_path"].decode("latin-1")
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.receive = receive
-        sent = self.headers.get(_REQUEST_ID, b"")[:64] or secrets.token_hex(8).encode()
-        self.id = sent.decode("latin-1")
+        self.id = request_id(self.headers.get(_REQUEST_ID, b"")[:64].decode("latin-1"))
         #: The headers of the answer besides its kind and length.
-        self.extra = [(_REQUEST_ID, sent), *extra]
+        self.extra = [(_REQUEST_ID, self.id.encode("latin-1")), *extra]
 
 
 class Rest:
