@@ -273,7 +273,8 @@ def _scaling(known: Record | None, given: Mapping[str, object]) -> Scaling | Non
     usual = Scaling() if known is None else known.scaling
     names = ("min_replicas", "max_replicas", "target_concurrency", "idle_time", "max_queue")
     values = {**{name: getattr(usual, name) for name in names}, **given}
-    values["max_replicas"] = max(values["max_replicas"], values["min_replicas"])
+    if "max_replicas" not in given:
+        values["max_replicas"] = max(values["max_replicas"], values["min_replicas"])
     return Scaling(**values)
 
 
