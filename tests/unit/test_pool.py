@@ -29,10 +29,11 @@ class Replica(Frames):
 
 
 class Hanging:
-    """Starts replicas of which the first hangs."""
+    """Starts replicas of which the first hangs, or several."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hang: int = 1) -> None:
         self.folder = folder
+        self.hang = hang
         self.started = 0
         self.stopped = list[str]()
         self.servers = list[asyncio.Server]()
@@ -43,7 +44,7 @@ class Hanging:
     async def start(self, directory: Path) -> Running:
         """A replica in this process."""
         loop, name = asyncio.get_running_loop(), str(self.folder / str(self.started))
-        hangs, self.started = self.started == 0, self.started + 1
+        hangs, self.started = self.started < self.hang, self.started + 1
         self.servers.append(await loop.create_unix_server(lambda: Replica(hangs=hangs), name))
         _, caller = await loop.create_unix_connection(Caller, name)
         return Running(name, caller)
@@ -73,4 +74,27 @@ def test_a_replica_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
             server.close()
 
     monkeypatch.setattr(pools, "_HANGS", 0.05)
+    asyncio.run(ask())
+
+
+def test_replicas_that_die_together_cost_no_call(tmp_path: Path) -> None:
+    async def locate() -> Path:
+        return tmp_path
+
+    async def ask() -> None:
+        replicas = Hanging(tmp_path, hang=4)
+        pool = Pool("m/1", locate, replicas, Scaling(min_replicas=4, max_replicas=4))
+        while pool.size < 4:
+            await asyncio.sleep(0.01)
+        call = asyncio.create_task(pool.call(Method.PREDICT_JSON, b"one", 5.0))
+        await asyncio.sleep(0.01)
+        # Their ends are heard of one after the other.
+        for running in sorted(pool._running, key=lambda each: -each.caller.in_flight):
+            running.caller.close()
+            await asyncio.sleep(0.002)
+        assert await call == b"one"
+        await pool.close()
+        for server in replicas.servers:
+            server.close()
+
     asyncio.run(ask())

@@ -31,6 +31,7 @@ _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 30.0
 _DRAIN_SECONDS = 30.0
 #: How many replicas a call may lose: it may be what they die of.
 _TRIES = 3
+_PAUSE_SECONDS = 0.05
 #: A replica that owes answers hangs when it gave none for this many times as long as calls may
 #: take, and at least for so long: nobody waits for those any more.
 _HANGS, _HANGS_SECONDS = 2.0, 10.0
@@ -135,6 +136,8 @@ class Pool:
                         return await running.caller.call(method, body)
                     except UnavailableError:
                         self._forget(running)
+                    # Those that die together are not lost one by one.
+                    await asyncio.sleep(_PAUSE_SECONDS)
                 raise UnavailableError(
                     f"{_TRIES} replicas of {self.name} died of this call or while it was under "
                     "way; if it is the call, the gateway's log shows what they said."
