@@ -107,9 +107,10 @@ def test_traffic_since_a_moment_is_what_came_after() -> None:
         before.count(seconds)
     traffic.count(0.1)
     traffic.count(0.1, is_error=True)
+    traffic.count(0.1, is_refusal=True)
     traffic.differences += 1
     since = traffic.since(before)
-    assert (since.requests, since.errors, since.differences) == (2, 1, 1)
-    assert sum(since.latencies) == 1
+    assert (since.requests, since.errors, since.differences, since.refusals) == (3, 1, 1, 1)
+    assert sum(since.latencies) == 2
     before.add(since)
     assert before == traffic

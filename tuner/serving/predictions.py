@@ -67,7 +67,9 @@ class Served:
     def count(self, seconds: float, code: str) -> None:
         """Takes note of a call that it answered, or failed to."""
         if code != _CANCELLED:
-            self.answered.count(seconds, is_error=code in ERRORS)
+            is_error = code in ERRORS
+            is_refusal = code != "OK" and not is_error
+            self.answered.count(seconds, is_error=is_error, is_refusal=is_refusal)
 
     def done(self, call: Call, answer: bytes) -> None:
         """Is told of a good answer, just before it is sent."""
