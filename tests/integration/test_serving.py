@@ -251,6 +251,13 @@ def test_the_client_of_tensorflow_serving(served: Gateway) -> None:
             "input size does not match signature: 2!=1 len({more,x}) != len({x}). Sent extra: "
             "{more}. Missing but required: {}.",
         )
+        del request.inputs["more"]
+        request.inputs["x"].tensor_shape.dim[0].size = 2**31
+        request.inputs["x"].ClearField("tensor_content")
+        request.inputs["x"].float_val[:] = [1.0]
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "it has 2147483648 values")
+        request.model_spec.signature_name = "none"
+        refused(grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "none" not found.')
         request.model_spec.name = "none"
         refused(grpc.StatusCode.NOT_FOUND, "Servable not found")
 
