@@ -185,9 +185,12 @@ def show(session: Session, name: str, window: timedelta) -> None:
             session.say(line)
     _show_versions(session, record, report)
     _show_results(session, report)
-    for each in report.replicas:
-        if each.failure:
-            session.say(f"version {each.version} does not start: {each.failure}")
+    # Gateways say the same of the same version.
+    for version, failure in dict.fromkeys(
+        (each.version, each.failure) for each in report.replicas
+    ):
+        if failure:
+            session.say(f"version {version} does not start: {failure}")
 
 
 @endpoints.command()
