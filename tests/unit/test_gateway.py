@@ -64,6 +64,17 @@ def test_what_was_kept_is_read_if_it_is_of_the_same_server(tmp_path: Path) -> No
         assert kept.read() is None
 
 
+def test_what_cannot_be_kept_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tuner.serving.sync.os.replace", full)
+    Kept(tmp_path / "endpoints.json", "").write(pb.ReportGatewayResponse())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_version_is_named_by_number_or_label() -> None:
     assert parse_version("12") == (12, "")
     assert parse_version("stable") == (None, "stable")
