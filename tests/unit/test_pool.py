@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuner.endpoint import Scaling
-from tuner.errors import DeadlineError
+from tuner.errors import DeadlineError, ResourceExhaustedError
 from tuner.serving import pool as pools
 from tuner.serving.pool import Pool
 from tuner.serving.starter import Running
@@ -93,6 +93,26 @@ def test_replicas_that_die_together_cost_no_call(tmp_path: Path) -> None:
             running.caller.close()
             await asyncio.sleep(0.002)
         assert await call == b"one"
+        await pool.close()
+        for server in replicas.servers:
+            server.close()
+
+    asyncio.run(ask())
+
+
+def test_calls_that_took_too_long_count_until_they_are_answered(tmp_path: Path) -> None:
+    async def locate() -> Path:
+        return tmp_path
+
+    async def ask() -> None:
+        replicas = Hanging(tmp_path)
+        pool = Pool("m/1", locate, replicas, Scaling(max_queue=2))
+        for _ in range(2):
+            with pytest.raises(DeadlineError):
+                await pool.call(Method.PREDICT_JSON, b"one", 0.05)
+        with pytest.raises(ResourceExhaustedError, match="has 2 calls"):
+            await pool.call(Method.PREDICT_JSON, b"two", 0.05)
+        pool._running[0].caller.close()
         await pool.close()
         for server in replicas.servers:
             server.close()

@@ -120,10 +120,12 @@ class Pool:
             DeadlineError: it took too long.
             UnavailableError: no replica starts.
         """
-        if self._calls >= self.scaling.max_queue:
+        # Replicas still work on calls that took too long for who asked.
+        calls = self._calls + sum(running.caller.abandoned for running in self._running)
+        if calls >= self.scaling.max_queue:
             raise ResourceExhaustedError(
-                f"{self.name} has {self._calls} calls under way, and takes no more; try again, "
-                "or raise its `max_replicas` or `max_queue`."
+                f"{self.name} has {calls} calls under way, and takes no more; try again, or raise "
+                "its `max_replicas` or `max_queue`."
             )
         self._calls += 1
         self._used = asyncio.get_running_loop().time()

@@ -122,15 +122,19 @@ class Caller(Frames):
         super().__init__()
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
-        #: How many calls have no answer yet, also those for which nobody waits any more.
         self._owed = 0
         self._silent_since = 0.0
         self.is_lost = False
 
     @property
     def in_flight(self) -> int:
-        """How many calls wait for their answers."""
-        return len(self._waiting)
+        """How many calls have no answer yet, also those for which nobody waits any more."""
+        return self._owed
+
+    @property
+    def abandoned(self) -> int:
+        """For how many of those nobody waits."""
+        return self._owed - len(self._waiting)
 
     def silence(self, now: float) -> float:
         """For how many seconds it has owed answers and given none."""
