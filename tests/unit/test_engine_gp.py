@@ -47,7 +47,7 @@ SQUARE = Cube(("x", "y"), (Axis(UNIT), Axis(UNIT)))
 RNG = np.random.default_rng(0)
 POINTS = RNG.random((20, 3))
 OWNERS = np.arange(3)
-KERNEL = Kernel(np.array([0.3, 0.8, 2.0]), 1.5, 0.01)
+KERNEL = Kernel(np.array([0.3, 0.8, 2.0]), 1.5, 0.01, 0.2)
 MODEL = Regressor(KERNEL, POINTS, OWNERS, np.sin(6 * POINTS[:, 0]) + POINTS[:, 1])
 OTHER = Regressor(KERNEL, POINTS, OWNERS, np.cos(5 * POINTS[:, 1]) - POINTS[:, 0])
 
@@ -90,7 +90,9 @@ def test_the_posterior_is_the_textbooks() -> None:
     def matern(a: Array, b: Array) -> float:
         r = math.sqrt(float((((a - b) / KERNEL.lengthscales) ** 2).sum()))
         root = math.sqrt(5) * r
-        return KERNEL.signal * (1 + root + 5 * r**2 / 3) * math.exp(-root)
+        near = KERNEL.signal * (1 + root + 5 * r**2 / 3) * math.exp(-root)
+        off, other = 2 * a - 1, 2 * b - 1
+        return near + KERNEL.trend * float(1 + off @ other + off**2 @ other**2)
 
     values = np.sin(6 * POINTS[:, 0]) + POINTS[:, 1]
     covariance = np.array([[matern(a, b) for b in POINTS] for a in POINTS])
@@ -99,7 +101,8 @@ def test_the_posterior_is_the_textbooks() -> None:
     cross = np.array([[matern(a, b) for b in POINTS] for a in there])
     mean, deviation = MODEL.predict(there)
     np.testing.assert_allclose(mean, cross @ inverse @ values, atol=1e-8)
-    variance = KERNEL.signal - np.einsum("ij,jk,ik->i", cross, inverse, cross)
+    before = np.array([matern(a, a) for a in there])
+    variance = before - np.einsum("ij,jk,ik->i", cross, inverse, cross)
     np.testing.assert_allclose(deviation**2, variance, atol=1e-8)
 
 
@@ -119,11 +122,13 @@ def test_a_fit_is_at_an_optimum() -> None:
     values = np.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * RNG.standard_normal(40)
     axes = np.arange(2)
     kernel, _ = regressor.fit(points, axes, values)
+    off = 2 * points - 1
 
     def evidence(theta: Array) -> float:
         square = (((points[:, None] - points[None]) / np.exp(theta[:2])) ** 2).sum(-1)
         covariance = np.exp(theta[2]) * regressor.matern(square)[0]
         covariance += (np.exp(theta[3]) + 1e-6) * np.eye(40)
+        covariance += np.exp(theta[4]) * (1 + off @ off.T + off**2 @ (off**2).T)
         mean = [regressor.LENGTHSCALE.mean + 0.5 * math.log(2)] * 2
         priors = [
             *(
@@ -132,17 +137,18 @@ def test_a_fit_is_at_an_optimum() -> None:
             ),
             norm.logpdf(theta[2], regressor.SIGNAL.mean, regressor.SIGNAL.deviation),
             norm.logpdf(theta[3], regressor.NOISE.mean, regressor.NOISE.deviation),
+            norm.logpdf(theta[4], regressor.TREND.mean, regressor.TREND.deviation),
         ]
         _, size = np.linalg.slogdet(covariance)
         return float(
             -0.5 * values @ np.linalg.solve(covariance, values) - 0.5 * size + np.sum(priors)
         )
 
-    theta = np.log([*kernel.lengthscales, kernel.signal, kernel.noise])
+    theta = np.log([*kernel.lengthscales, kernel.signal, kernel.noise, kernel.trend])
     top = evidence(theta)
-    for index in range(4):
+    for index in range(5):
         for step in (-0.1, 0.1):
-            assert evidence(theta + step * np.eye(4)[index]) < top + 1e-3
+            assert evidence(theta + step * np.eye(5)[index]) < top + 1e-3
 
 
 # Acquisitions.
