@@ -46,8 +46,9 @@ UNIT = FloatDistribution(0, 1)
 SQUARE = Cube(("x", "y"), (Axis(UNIT), Axis(UNIT)))
 RNG = np.random.default_rng(0)
 POINTS = RNG.random((20, 3))
-OWNERS = np.arange(3)
-KERNEL = Kernel(np.array([0.3, 0.8, 2.0]), 1.5, 0.01, 0.2)
+# An axis, and one of choices.
+OWNERS = np.array([0, 1, 1])
+KERNEL = Kernel(np.array([0.3, 0.8]), 1.5, 0.01, 0.2)
 MODEL = Regressor(KERNEL, POINTS, OWNERS, np.sin(6 * POINTS[:, 0]) + POINTS[:, 1])
 OTHER = Regressor(KERNEL, POINTS, OWNERS, np.cos(5 * POINTS[:, 1]) - POINTS[:, 0])
 
@@ -88,7 +89,7 @@ def seen(count: int, seed: int = 0) -> list[FrozenTrial]:
 
 def test_the_posterior_is_the_textbooks() -> None:
     def matern(a: Array, b: Array) -> float:
-        r = math.sqrt(float((((a - b) / KERNEL.lengthscales) ** 2).sum()))
+        r = math.sqrt(float((((a - b) / KERNEL.lengthscales[OWNERS]) ** 2).sum()))
         root = math.sqrt(5) * r
         near = KERNEL.signal * (1 + root + 5 * r**2 / 3) * math.exp(-root)
         off, other = 2 * a - 1, 2 * b - 1
@@ -109,8 +110,8 @@ def test_the_posterior_is_the_textbooks() -> None:
 def test_a_fit_tells_what_matters_and_how_much_is_noise() -> None:
     points = RNG.random((60, 3))
     values = np.sin(8 * points[:, 0])
-    exact, evidence = regressor.fit(points, OWNERS, values)
-    noisy, less = regressor.fit(points, OWNERS, values + 0.5 * RNG.standard_normal(60))
+    exact, evidence = regressor.fit(points, np.arange(3), values)
+    noisy, less = regressor.fit(points, np.arange(3), values + 0.5 * RNG.standard_normal(60))
     assert exact.lengthscales[0] < 0.5 * exact.lengthscales[1:].min()
     assert exact.noise < 0.01 < 0.1 < noisy.noise < 0.5
     assert less < evidence
@@ -118,14 +119,13 @@ def test_a_fit_tells_what_matters_and_how_much_is_noise() -> None:
 
 def test_a_fit_is_at_an_optimum() -> None:
     """Moving any of its parameters makes it less probable, so its gradient is right."""
-    points = RNG.random((40, 2))
+    points = RNG.random((40, 3))
     values = np.sin(5 * points[:, 0]) + points[:, 1] + 0.1 * RNG.standard_normal(40)
-    axes = np.arange(2)
-    kernel, _ = regressor.fit(points, axes, values)
+    kernel, _ = regressor.fit(points, OWNERS, values)
     off = 2 * points - 1
 
     def evidence(theta: Array) -> float:
-        square = (((points[:, None] - points[None]) / np.exp(theta[:2])) ** 2).sum(-1)
+        square = (((points[:, None] - points[None]) / np.exp(theta[OWNERS])) ** 2).sum(-1)
         covariance = np.exp(theta[2]) * regressor.matern(square)[0]
         covariance += (np.exp(theta[3]) + 1e-6) * np.eye(40)
         covariance += np.exp(theta[4]) * (1 + off @ off.T + off**2 @ (off**2).T)
@@ -149,6 +149,27 @@ def test_a_fit_is_at_an_optimum() -> None:
     for index in range(5):
         for step in (-0.1, 0.1):
             assert evidence(theta + step * np.eye(5)[index]) < top + 1e-3
+
+
+def test_a_choice_seldom_made_is_judged_by_what_suits_the_others() -> None:
+    cube = Cube(("x", "c"), (Axis(UNIT), Axis(CategoricalDistribution(["a", "b"]))))
+    seen = np.column_stack([np.linspace(0, 1, 9), np.zeros(9)])
+    points = cube.embed(np.vstack([seen, [[0.9, 1.0]]]))
+    values = 4 * np.append((seen[:, 0] - 0.3) ** 2, 0.36) + np.append(np.zeros(9), 0.5)
+
+    def means(trend: float) -> list[float]:
+        # Too short for one choice to say anything of another one.
+        kernel = Kernel(np.array([0.5, 0.02]), 1.0, 1e-6, trend)
+        model = Regressor(kernel, points, cube.owners, values)
+        there = cube.embed(np.array([[0.05, 1.0], [0.3, 1.0], [0.9, 1.0]]))
+        found: list[float] = model.predict(there)[0].tolist()
+        return found
+
+    start, bottom, known = means(3.0)
+    assert bottom < start < known == pytest.approx(1.94, abs=0.01)
+    assert bottom == pytest.approx(0.5, abs=0.3)
+    # Without it, the furthest corner is best.
+    assert means(0.0) == sorted(means(0.0))
 
 
 # Acquisitions.
