@@ -44,13 +44,17 @@ def limit(problem: Problem, violations: Array) -> tuple[Regressor, float]:
 
 
 def believing(model: Regressor, problem: Problem) -> Regressor:
-    """The model as if running trials had ended as it expects (the kriging believer).
+    """The model as if all trials had ended as it expects (the kriging believer).
 
     Ginsbourger, Le Riche and Carraro, Kriging Is Well-Suited to Parallelize Optimization, 2010.
+    Those that were stopped, too: what stopped them would stop their neighbours, so how they would
+    have ended is not to be learned there, however little is known of it.
+
     Failed trials are believed to be no better than the average, so that others keep away.
     """
-    if len(problem.pending):
-        points = problem.cube.embed(problem.pending)
+    unfinished = np.vstack([problem.pending, problem.points[problem.progress < 1]])
+    if len(unfinished):
+        points = problem.cube.embed(unfinished)
         model = model.with_values(points, model.predict(points)[0])
     if len(problem.failed):
         points = problem.cube.embed(problem.failed)
