@@ -340,11 +340,16 @@ def test_values_on_the_way_say_less_than_those_at_the_end() -> None:
     trial = ended(None, TrialState.PRUNED, x=0.4, y=0.9, curve={1: 0.0})
     trusted = ended([0.0], x=0.4, y=0.9, curve={1: 0.0, 50: 0.0})
     here = SQUARE.embed(np.array([[0.4, 0.9]]))
-    deviations = [
-        float(models.objective(read, read.losses[:, 0]).predict(here)[1][0])
-        for read in (problem([*complete, trial]), problem([*complete, trusted]))
-    ]
-    assert deviations[0] > 2 * deviations[1]
+    stopped = problem([*complete, trial])
+    model = models.objective(stopped, stopped.losses[:, 0])
+    read = problem([*complete, trusted])
+    _, sure = models.objective(read, read.losses[:, 0]).predict(here)
+    mean, deviation = model.predict(here)
+    assert deviation > 2 * sure
+    # But no more of it is to be had: another trial there would be stopped as well.
+    believed, left = models.believing(model, stopped).predict(here)
+    assert left < 0.2 * deviation
+    assert believed == pytest.approx(mean, abs=1e-3)
 
 
 def test_what_ended_without_a_value_is_kept_away_from() -> None:
