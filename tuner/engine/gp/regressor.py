@@ -147,10 +147,16 @@ class Regressor:
         points: Embedded, [points, columns].
         owners: The axis of each column.
         values: [points].
+        doubts: Variances of single values beside the noise of all, [points].
     """
 
     def __init__(
-        self, kernel: Kernel, points: Array, owners: npt.NDArray[np.intp], values: Array
+        self,
+        kernel: Kernel,
+        points: Array,
+        owners: npt.NDArray[np.intp],
+        values: Array,
+        doubts: Array | None = None,
     ) -> None:
         self.kernel = kernel
         self._scale = 1 / kernel.lengthscales[owners]
@@ -158,20 +164,22 @@ class Regressor:
         self._points = points
         self._scaled = points * self._scale
         self._values = values
+        self._doubts = np.zeros(len(values)) if doubts is None else doubts
         self._features = kernel.trend * features(points, owners)
         covariance = self._cross(points)[0]
-        covariance[np.diag_indices(len(values))] += kernel.noise + _JITTER
+        covariance[np.diag_indices(len(values))] += kernel.noise + _JITTER + self._doubts
         factor = np.linalg.cholesky(covariance)
         self._inverse = lapack.dtrtri(factor, lower=1)[0]
         self._weights = self._inverse.T @ (self._inverse @ values)
 
-    def with_values(self, points: Array, values: Array) -> Regressor:
+    def with_values(self, points: Array, values: Array, doubts: Array | None = None) -> Regressor:
         """The posterior given more values, with the same kernel."""
         return Regressor(
             self.kernel,
             np.vstack([self._points, self._whole(points)]),
             self._owners,
             np.concatenate([self._values, values]),
+            np.concatenate([self._doubts, np.zeros(len(values)) if doubts is None else doubts]),
         )
 
     def predict(self, points: Array) -> tuple[Array, Array]:
