@@ -449,6 +449,29 @@ def test_choices_and_whole_numbers_are_found() -> None:
     assert abs(best["n"] - 23) <= 1
 
 
+def test_a_neglected_choice_is_tried_where_it_does_better_than_before() -> None:
+    """Not in corners, for the little chance that it beats what the other one came to."""
+    cube = Cube(
+        ("x", "y", "c"), (Axis(UNIT), Axis(UNIT), Axis(CategoricalDistribution(["a", "b"])))
+    )
+    distributions = dict(zip(cube.names, (axis.distribution for axis in cube.axes), strict=True))
+    near = np.random.default_rng(1).normal((0.3, 0.6), 0.02, (20, 2)).clip(0, 1)
+    spread = np.random.default_rng(2).random((8, 2))
+    trials = [
+        ended([bowl(x, y)], distributions=distributions, x=x, y=y, c="a")
+        for x, y in [*spread.tolist(), *near.tolist()]
+    ]
+    trials += [
+        ended([bowl(x, y) + 0.1], distributions=distributions, x=x, y=y, c="b")
+        for x, y in ((0.9, 0.9), (0.1, 0.1))
+    ]
+    asked = [problem_of(cube, trials, [MINIMIZE], (seed,)) for seed in range(20)]
+    proposed = [cube.decode(propose(one)) for one in asked]
+    with_b = [bowl(values["x"], values["y"]) for values in proposed if values["c"] == "b"]
+    assert with_b
+    assert max(with_b) < 0.01
+
+
 def test_a_finite_space_is_not_repeated_while_there_is_another_point() -> None:
     whole = IntDistribution(0, 4)
     cube = Cube(("a",), (Axis(whole),))
