@@ -50,7 +50,7 @@ def _propose(problem: Problem, rng: np.random.Generator) -> Array:
     believed = [models.believing(model, problem) for model in objectives]
     known = cube.embed(problem.points)
     means = np.column_stack([model.predict(known)[0] for model in objectives])
-    feasible = (problem.violations <= 0).all(1)
+    feasible: Mask = np.all(problem.violations <= 0, axis=1)
     beyond = np.clip(problem.violations, 0, None).sum(1)
     rank = np.where(feasible, means.sum(1), np.inf) if feasible.any() else beyond
 

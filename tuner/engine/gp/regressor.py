@@ -213,7 +213,8 @@ class Regressor:
     def _before(self, points: Array) -> Array:
         """The variance at points before any value is known."""
         shared = self._shared(points)
-        return self.kernel.signal + self.kernel.trend * np.einsum("ij,ij->i", shared, shared)
+        before: Array = self.kernel.signal + self.kernel.trend * np.sum(shared**2, axis=1)
+        return before
 
     def _shared(self, points: Array) -> Array:
         return features(points, self._owners)
