@@ -49,8 +49,6 @@ SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
 NOISE = Prior(-8.0, 2.0, -14.0, 0.0)
 #: Of the weights of a trend.
 TREND = Prior(-2.0, 1.5, -9.0, 3.0)
-# From little noise the search would end at a kernel that bends to each value instead.
-_FIRST_NOISE = -3.0
 _ITERATIONS = 25
 
 
@@ -100,11 +98,9 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
         distance = (theta - mean) / deviation
         return data + 0.5 * distance @ distance, gradient + distance / deviation
 
-    start = mean.copy()
-    start[axes + 1] = _FIRST_NOISE
     found = minimize(
         loss,
-        start,
+        mean,
         jac=True,
         method="L-BFGS-B",
         bounds=[(prior.low, prior.high) for prior in priors],
