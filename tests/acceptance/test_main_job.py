@@ -44,7 +44,7 @@ parameters:
   units: {int: [16, 256], log: true}
   learning_rate: {float: [1.0e-4, 1.0e-1], log: true}
 search: {algorithm: auto, early_stopping: asha, seed: 7}
-limits: {trials: 20, parallel: 1}
+limits: {trials: 8, parallel: 1}
 training: {epochs: 10, batch_size: {int: [64, 512], log: true}}
 resources: {strategy: multi_worker, workers: 2}
 export: {model: adult-income}
@@ -66,8 +66,8 @@ features:
   tailnum: {kind: categorical, hash_buckets: {int: [64, 2048], log: true}, embedding: 8}
   month x hour: {kind: cross, buckets: 256}
 search: {seed: 3}
-limits: {trials: 6, parallel: 1}
-training: {epochs: 6}
+limits: {trials: 2, parallel: 1}
+training: {epochs: 4}
 """
 
 
@@ -121,7 +121,7 @@ def test_adult_from_study_file_to_predictions(up: str, shared_data: Path, tmp_pa
     study = submit(up, ADULT.replace("TRAIN", str(train)).replace("TEST", str(test)), tmp_path)
     counts = study["trials"]
     assert study["state"] == "COMPLETED"
-    assert counts["succeeded"] + counts["pruned"] == 20, counts
+    assert counts["succeeded"] + counts["pruned"] == 8, counts
 
     model = tmp_path / "exported"
     tuner("--server", up, "export", "adult-income", "--to", model)
