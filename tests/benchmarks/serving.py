@@ -92,15 +92,18 @@ class Stand:
         }
         family = self.pids.union(*map(descendants, self.pids))
         used = sum(map(cpu_seconds, family))
-        done = subprocess.run(
-            [sys.executable, "-m", serving_load.__name__],
-            input=json.dumps(order),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=_MAKE_SECONDS,
-        )
-        found = json.loads(done.stdout)
+        # A file, as uvloop makes pipes non-blocking: of many figures the last would be lost.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            subprocess.run(
+                [sys.executable, "-m", serving_load.__name__],
+                input=json.dumps(order),
+                stdout=output,
+                text=True,
+                check=True,
+                timeout=_MAKE_SECONDS,
+            )
+            output.seek(0)
+            found = json.load(output)
         self.rates.setdefault(case, []).append(len(found["latencies"]) / found["seconds"])
         self.latencies.setdefault(case, []).extend(found["latencies"])
         used = sum(map(cpu_seconds, family)) - used
