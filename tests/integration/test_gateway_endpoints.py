@@ -215,6 +215,16 @@ def traffic_of(endpoint: Endpoint, *, shadow: bool = False) -> Mapping[int, Traf
 # --- the split ---
 
 
+def test_what_was_deployed_is_served_at_once(box: Box, served: Gateway) -> None:
+    endpoint = box.client.endpoint("fresh")
+    endpoint.deploy("half/1")
+    assert version_of(ask(served.http, "fresh")) == 1
+    endpoint.deploy("half/2", 0)
+    assert version_of(ask(served.http, "fresh/versions/2")) == 2
+    assert ask(served.http, "stale").status_code == 404
+    endpoint.delete()
+
+
 def test_traffic_is_split_as_the_study_server_says(box: Box, served: Gateway) -> None:
     endpoint = box.endpoint("half", v1=30, v2=70)
     follows(served, endpoint)
