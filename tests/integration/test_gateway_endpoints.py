@@ -38,6 +38,8 @@ from tuner_storage import EmbeddedPostgres
 
 pytestmark = pytest.mark.timeout(240)
 
+#: How often one version takes another's place under load; more in `make soak`.
+SWAPS = int(os.environ.get("TUNER_TEST_SWAPS", "1"))
 #: What each version of `half` adds to the half of its input.
 PLUS = {1: 2.0, 2: 3.0, 3: 2.0}
 
@@ -285,10 +287,12 @@ def test_changes_and_dead_replicas_cost_no_request(box: Box, served: Gateway) ->
         for percent in (50, 0, 100, 20, 80, 99, 1, 50, 100, 0):
             endpoint.split({1: percent, 2: 100 - percent})
             follows(served, endpoint)
-        endpoint.deploy("half@3", 50)
-        follows(served, endpoint)
-        endpoint.undeploy(2)
-        assert set(follows(served, endpoint)) == {3}
+        for swap in range(SWAPS):
+            old, new = (2, 3) if swap % 2 == 0 else (3, 2)
+            endpoint.deploy(f"half@{new}", 50)
+            follows(served, endpoint)
+            endpoint.undeploy(old)
+            assert set(follows(served, endpoint)) == {new}
         load.more()
         assert endpoint.report().replicas  # the gateway has said how many there are
         for pid in served.replicas():
