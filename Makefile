@@ -24,8 +24,10 @@ test: install chromium
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Kills workers, servers and PostgreSQL 500 times, and looks for all that was acknowledged; takes a quarter of an hour.
+# Then swaps the version of an endpoint under load 20 times, and looks for every answer.
 soak: install
 	@TUNER_TEST_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_faults.py
+	@TUNER_TEST_SWAPS=20 $(BIN)/python -m pytest tests/integration/test_gateway_endpoints.py -k changes_and_dead
 
 # The study server beside Optuna's storages; BENCH="--quick" for a first look, BENCH="--json" for machines.
 bench: install

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -408,6 +408,17 @@ class StudySpec:
             c.metric
             for c in self.constraints
             if c.metric in metrics and c.violation(metrics[c.metric]) > 0
+        )
+
+    def rank(self, measurement: Measurement) -> tuple[bool, float]:
+        """What the best measurement of a trial is the largest by.
+
+        First come those within the constraints, then the better ones by the first metric.
+        """
+        value = replace(self, constraints=()).score(measurement)
+        return (
+            value is not None and self.within_constraints(measurement),
+            -math.inf if value is None else value,
         )
 
     def score(self, measurement: Measurement | None) -> float | None:

@@ -2,10 +2,12 @@
 
     python tests/benchmarks/serving.py [--quick] [--json] [--ray-python PYTHON] [--cycles N]
 
-All serve one winner over Adult, 14 raw columns with its preprocessing inside, to the same callers:
-one process that keeps its connections, checks every answer, and sends the next request once the
-last was answered. The servers take turns in short rounds, so that a slow minute of the machine
-strikes all alike; a ratio is the median over the rounds of ours by the other's.
+All serve one winner over Adult, 14 raw columns with its preprocessing inside, to the same callers,
+ours as an endpoint whose traffic two versions share by the callers' keys, with a tenth of the
+predictions recorded. The callers are one process that keeps its connections, checks every answer,
+and sends the next request once the last was answered. The servers take turns in short rounds, so
+that a slow minute of the machine strikes all alike; a ratio is the median over the rounds of ours
+by the other's.
 
 The rows are `adult/train.csv` in the folder that TUNER_BENCHMARK_DATA names, or beside the
 repository in `shared/data`. Ray Serve is measured where --ray-python, or
@@ -41,6 +43,9 @@ from tests.benchmarks import serving_load, serving_model, serving_peers
 from tests.benchmarks.bench import cpu_seconds, server
 from tests.benchmarks.report import Report
 from tests.benchmarks.study import adult
+from tuner.client import Client
+from tuner.endpoint import Recording, Scaling
+from tuner.model import Lineage, Published
 
 _REST, _GRPC, _RAY = "tuner, REST", "tuner, gRPC", "Ray Serve"
 _FLOOR = "an empty ASGI app"
@@ -50,6 +55,7 @@ _PREDICT = f"/v1/models/{serving_model.MODEL}:predict"
 #: Connections, and rows per request.
 _CASES = ((1, 1), (16, 1), (1, 32), (16, 32))
 _MAKE_SECONDS, _CALL_SECONDS, _IDLE_SECONDS = 600.0, 60.0, 30.0
+_RECORDED_PERCENT = 10.0
 #: How many callers wait for a version that wakes.
 _WAKERS = 4
 
@@ -92,15 +98,18 @@ class Stand:
         }
         family = self.pids.union(*map(descendants, self.pids))
         used = sum(map(cpu_seconds, family))
-        done = subprocess.run(
-            [sys.executable, "-m", serving_load.__name__],
-            input=json.dumps(order),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=_MAKE_SECONDS,
-        )
-        found = json.loads(done.stdout)
+        # A file, as uvloop makes pipes non-blocking: of many figures the last would be lost.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            subprocess.run(
+                [sys.executable, "-m", serving_load.__name__],
+                input=json.dumps(order),
+                stdout=output,
+                text=True,
+                check=True,
+                timeout=_MAKE_SECONDS,
+            )
+            output.seek(0)
+            found = json.load(output)
         self.rates.setdefault(case, []).append(len(found["latencies"]) / found["seconds"])
         self.latencies.setdefault(case, []).extend(found["latencies"])
         used = sum(map(cpu_seconds, family)) - used
@@ -174,7 +183,16 @@ def _servers(folder: Path, ray_python: str) -> Iterator[dict[str, Stand]]:
             said = stack.enter_context(server(name, folder, *args, **more))
             return said, descendants(os.getpid()) - before
 
-        said, pids = start("tuner gateway", *_gateway(folder), "--least-replicas", "1")
+        where = {"TUNER_DATA_DIR": str(folder / "study-server")}
+        said, studying = start(
+            "study server", "-m", "tuner.cli", "server", "--server-port", "0", "--json",
+            environment=where,
+        )  # fmt: skip
+        _deploy(said["address"], directory)
+        where = {"TUNER_DATA_DIR": str(folder / "gateway"), "TUNER_SERVER": said["address"]}
+        said, pids = start("tuner gateway", *_gateway(), environment=where)
+        _until(lambda: _answers(said["rest"]))
+        pids |= studying
         stands[_REST] = Stand(kind="rest", address=said["rest"], path=_PREDICT, pids=pids)
         stands[_GRPC] = Stand(kind="grpc", address=said["grpc"], path="", pids=pids)
         peers = {**_UVICORNS, _FLOOR: "nothing", **({_RAY: "ray"} if ray_python else {})}
@@ -187,9 +205,33 @@ def _servers(folder: Path, ray_python: str) -> Iterator[dict[str, Stand]]:
         yield stands
 
 
-def _gateway(folder: Path) -> tuple[str, ...]:
+def _gateway(*folder: str) -> tuple[str, ...]:
     ports = ("--rest-port", "0", "--grpc-port", "0")
-    return ("-m", "tuner.cli", "gateway", str(folder / "models"), "--json", *ports)
+    return ("-m", "tuner.cli", "gateway", *folder, "--json", *ports)
+
+
+def _deploy(address: str, directory: Path) -> None:
+    """An endpoint as one has it: two versions share its traffic, and predictions are recorded."""
+    with Client(address) as client:
+        endpoint = client.endpoint(serving_model.MODEL)
+        for percent in (100, 40):
+            lineage = Lineage(source=f"benchmark {percent}")
+            begun = client.models.begin(serving_model.MODEL, lineage, publisher="benchmark")
+            what = Published(uri=str(directory), size_bytes=1, sha256="00" * 32, lineage=lineage)
+            version = client.models.finish(begun, what)
+            endpoint.deploy(
+                version,
+                percent,
+                scaling=Scaling(min_replicas=1),
+                recording=Recording(percent=_RECORDED_PERCENT),
+            )
+
+
+def _answers(address: str) -> bool:
+    """Whether a gateway serves the model."""
+    with _connected(address) as connection:
+        connection.request("GET", f"/v1/models/{serving_model.MODEL}")
+        return connection.getresponse().status == 200
 
 
 def _ratios(stands: Mapping[str, Stand]) -> dict[str, float]:
@@ -235,7 +277,7 @@ def _make(folder: Path) -> Any:
 def _from_zero(folder: Path, request: Mapping[str, Any], cycles: int) -> list[float]:
     """The seconds to the first answer, of each cycle."""
     before = descendants(os.getpid())
-    args = (*_gateway(folder), "--idle-seconds", "0.1")
+    args = (*_gateway(str(folder / "models")), "--idle-seconds", "0.1")
     found = []
     with server("tuner gateway from zero", folder, *args) as said:
         resting = descendants(os.getpid()) - before
@@ -284,7 +326,7 @@ def _until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + _IDLE_SECONDS
     while not condition():
         if time.monotonic() > end:
-            raise RuntimeError("the model does not go to sleep.")
+            raise RuntimeError("the gateway does not come to what is expected of it.")
         time.sleep(0.05)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import asyncio
 import base64
+import itertools
 import json
 import sys
 import time
@@ -20,6 +21,10 @@ from typing import Any, Protocol
 
 import uvloop
 
+from tuner.endpoint import STICKY_KEY
+
+#: A key for each caller, by which an endpoint chooses the version.
+_keys = itertools.count()
 _METHOD = "/tensorflow.serving.PredictionService/Predict"
 _WARM_UP = 20
 _CLOSE = 1e-4
@@ -139,7 +144,7 @@ async def http(order: Mapping[str, Any], answers: Sequence[Answers]) -> Call:
     """Connects over HTTP."""
     host, _, port = order["address"].rpartition(":")
     head = f"POST {order['path']} HTTP/1.1\r\nHost: {order['address']}\r\n"
-    head += "Content-Type: application/json\r\nContent-Length: "
+    head += f"{STICKY_KEY}: {next(_keys)}\r\nContent-Type: application/json\r\nContent-Length: "
     bodies = [request["rest"].encode() for request in order["requests"]]
     requests = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
     loop = asyncio.get_running_loop()
@@ -155,8 +160,10 @@ async def grpc(order: Mapping[str, Any], answers: Sequence[Answers]) -> Call:
     call: Any = grpc.aio.insecure_channel(order["address"], options=options).unary_unary(_METHOD)
     bodies = [base64.b64decode(request["grpc"]) for request in order["requests"]]
 
+    key = ((STICKY_KEY, str(next(_keys))),)
+
     async def send(number: int) -> None:
-        answers[number].check(await call(bodies[number]))
+        answers[number].check(await call(bodies[number], metadata=key))
 
     return send
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -20,10 +21,12 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tests.integration import trials
 from tuner.errors import DataError, ModelRejectedError
 from tuner.study import Feature, Goal, Metric
+from tuner.trainer_spaces import Task
 from tuner_trainers import artifacts, checksums, export, golden, layout, statistics, training
 from tuner_trainers.data import Columns
 from tuner_trainers.layout import EXTRA, METADATA
 from tuner_trainers.predict import Predictor
+from tuner_trainers.target import Target
 
 ROW: Columns = {
     "age": np.asarray([40.0]),
@@ -338,6 +341,19 @@ def test_several_classes_and_numbers_are_exported(
         assert predicted["grade"].tolist() == recorded["grade"].to_pylist()
     else:
         np.testing.assert_allclose(predicted["price"], recorded["price"], rtol=1e-6)
+
+
+def test_large_numbers_are_compared_in_their_own_units() -> None:
+    """A sum of 200,000 and nearly -200,000 is rounded as these are."""
+    recorded = golden.Golden({}, np.asarray([217.031, 300_000.0], np.float32))
+    target = Target(label="price", task=Task.REGRESSION, mean=1e5, deviation=2e5)
+    replayed = np.asarray([217.023, 300_000.06], np.float32)
+    assert recorded.difference(replayed, target.unit) <= golden.TOLERANCE
+    assert recorded.difference(replayed + 1, target.unit) > golden.TOLERANCE
+    # Small ones, too: all of them would be near 1.
+    small = dataclasses.replace(target, mean=1e-6, deviation=2e-6)
+    few = golden.Golden({}, np.asarray([3e-6]))
+    assert few.difference(np.asarray([3.1e-6]), small.unit) > golden.TOLERANCE
 
 
 def test_columns_keep_names_that_python_forbids(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ from tuner_storage import EmbeddedPostgres
 
 pytestmark = pytest.mark.timeout(240)
 
+#: How often one version takes another's place under load; more in `make soak`.
+SWAPS = int(os.environ.get("TUNER_TEST_SWAPS", "1"))
 #: What each version of `half` adds to the half of its input.
 PLUS = {1: 2.0, 2: 3.0, 3: 2.0}
 
@@ -215,6 +217,16 @@ def traffic_of(endpoint: Endpoint, *, shadow: bool = False) -> Mapping[int, Traf
 # --- the split ---
 
 
+def test_what_was_deployed_is_served_at_once(box: Box, served: Gateway) -> None:
+    endpoint = box.client.endpoint("fresh")
+    endpoint.deploy("half/1")
+    assert version_of(ask(served.http, "fresh")) == 1
+    endpoint.deploy("half/2", 0)
+    assert version_of(ask(served.http, "fresh/versions/2")) == 2
+    assert ask(served.http, "stale").status_code == 404
+    endpoint.delete()
+
+
 def test_traffic_is_split_as_the_study_server_says(box: Box, served: Gateway) -> None:
     endpoint = box.endpoint("half", v1=30, v2=70)
     follows(served, endpoint)
@@ -275,10 +287,12 @@ def test_changes_and_dead_replicas_cost_no_request(box: Box, served: Gateway) ->
         for percent in (50, 0, 100, 20, 80, 99, 1, 50, 100, 0):
             endpoint.split({1: percent, 2: 100 - percent})
             follows(served, endpoint)
-        endpoint.deploy("half@3", 50)
-        follows(served, endpoint)
-        endpoint.undeploy(2)
-        assert set(follows(served, endpoint)) == {3}
+        for swap in range(SWAPS):
+            old, new = (2, 3) if swap % 2 == 0 else (3, 2)
+            endpoint.deploy(f"half@{new}", 50)
+            follows(served, endpoint)
+            endpoint.undeploy(old)
+            assert set(follows(served, endpoint)) == {new}
         load.more()
         assert endpoint.report().replicas  # the gateway has said how many there are
         for pid in served.replicas():

@@ -21,7 +21,7 @@ from tensorflow.python.framework.func_graph import FuncGraph
 
 from tests.integration import pictures, trials
 from tuner.errors import DataError, InfeasibleError, InvalidArgumentError
-from tuner.study import DataSource, Feature, Goal, Metric, StudySpec
+from tuner.study import DataSource, Feature, Goal, Metric, Selection, StudySpec
 from tuner_trainers import (
     artifacts,
     data,
@@ -83,6 +83,11 @@ def test_the_best_epoch_counts_and_not_the_last(folder: Path, tmp_path: Path) ->
         recorded["probability(no)"],
     )
     assert -np.log(right.astype(float)).mean() == pytest.approx(min(values), abs=1e-5)
+    # Unless the study asks for the last: then its weights are kept, too.
+    last, context = _train(replace(task, selection=Selection.LAST), tmp_path / "last")
+    assert (last.step, last.metrics) == (15, context.reports[-1])
+    record = artifacts.read_record(tmp_path / "last")
+    assert record.task.selection is Selection.LAST and record.result == last
 
 
 def test_the_same_trial_again_is_the_same(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -58,6 +60,18 @@ def test_check_finds_every_mistake_with_its_line(
     assert lines[1].startswith(f"{bad}:2:1: unknown key 'metrik'; did you mean 'metric'?")
     assert lines[2].startswith(f"{bad}:3:23: parameters.x: `low <= high` must hold")
     assert len(lines) == 3
+
+
+def test_check_keeps_what_libraries_log_off_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(
+        "import os; os.write(2, b'E0000 no GPU\\n')\nclass T: pass\n"
+    )
+    study = "study: a\nmetric: {name: m}\ntrainer: noisy:T\n"
+    (tmp_path / "study.yaml").write_text(study)
+    command = [sys.executable, "-m", "tuner.cli", "check", str(tmp_path / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "noisy:T is no trainer" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_check_says_what_a_good_file_searches(

@@ -112,7 +112,8 @@ class TestCsv:
             (b"a,b\n1,2\n1,2,3\n", "row 3 has 3 values where the header has 2"),
             (b"a,b\n1,2\n\n1\n", "has 1 values where the header has 2"),
             (b"a,b\n1,caf\xe9\n", "not UTF-8"),
-            (b"caf\xe9,b\n1,2\n", "not UTF-8"),
+            (b"caf\xe9,b\n1,2\n", "not UTF-8.*-f LATIN1"),
+            ("\ufeffa,b\n1,2\n".encode("utf-16-le"), "not UTF-8.*-f UTF-16"),
             (b"a,b, a\n1,2,3\n", "two columns 'a'"),
         ],
     )
@@ -158,6 +159,38 @@ class TestParquet:
         columns = data.read(uri, types={"a": "string", "b": "number"})
         assert listed(columns, "a") == ["3", "12", None]
         assert listed(columns, "b") == [1.0, 2.0, None]
+
+    def test_whole_numbers_as_strings_keep_all_digits(self, tmp_path: Path) -> None:
+        large = [2**53 + 1, 2**53 + 2, None, 0, -99]
+        exact = pa.array([None if n is None else Decimal(n) for n in large], pa.decimal128(38, 0))
+        uri = parquet(tmp_path, {"a": large, "b": exact, "c": pa.array(large).dictionary_encode()})
+        columns = data.read(
+            uri, types=dict.fromkeys("abc", "string"), missing_values=["0", "-99.0"]
+        )
+        for name in "abc":
+            told = ["9007199254740993", "9007199254740994", None, None, None]
+            assert listed(columns, name) == told
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            pa.array([datetime.date(2020, 1, 2)]),
+            pa.array([[1]]),
+            pa.array([b"1"]),
+        ],
+    )
+    def test_files_of_one_data_set_have_the_same_types(
+        self, tmp_path: Path, other: pa.Array
+    ) -> None:
+        for values in ([1], other), (other, [1]):
+            parquet(tmp_path, {"a": values[0]}, "0.parquet")
+            parquet(tmp_path, {"a": values[1]}, "1.parquet")
+            with pytest.raises(DataError, match=r"'a' holds .* in .*0\.parquet and .* one type"):
+                data.read(str(tmp_path))
+        for values in ([1], ["x"]), (pa.array(["x"]).dictionary_encode(), [1]):
+            parquet(tmp_path, {"a": values[0]}, "0.parquet")
+            parquet(tmp_path, {"a": values[1]}, "1.parquet")
+            assert set(listed(data.read(str(tmp_path)), "a")) == {"1", "x"}
 
     def test_truth_values_as_strings_are_as_a_csv_file_has_them(self, tmp_path: Path) -> None:
         uri = parquet(tmp_path, {"a": [True, False, None]})

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tuner.errors import DataError, InvalidArgumentError, TunerError
@@ -210,6 +212,18 @@ class TestTask:
         assert prepared(halves, task="classification").classes == ("0", "0.5")
 
 
+class TestLeftOut:
+    def test_columns_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
+        rows = {"x": [*range(40)], "tags": [["a"]] * 40, "more": [[1]] * 40, "y": ["n", "y"] * 20}
+        pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+        found = prepared(str(tmp_path / "rows.parquet"), exclude=("more",))
+        assert "list" in found.skipped["tags"] and "more" not in found.skipped
+
+    def test_huge_numbers_are_shown_by_their_first_digits(self, write: Write) -> None:
+        found = prepared(write(x=lambda i: i * 1e300 + 0.5))
+        assert "from 0.5 to 3.9e+301" in found.features[0].reason
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("columns", "asked", "message"),
@@ -217,6 +231,9 @@ class TestRefused:
             ({"y": lambda i: "no"}, {}, r"only one value, 'no'.*at least two"),
             ({"y": lambda i: ""}, {}, "missing in every row"),
             ({"y": lambda i: i if i else "inf"}, {}, "infinite in 1 rows"),
+            ({"y": lambda i: "no" if i else "yes"}, {}, "'yes' in one row only"),
+            ({"y": lambda i: f"id-{i}"}, {}, "40 different values in 40 rows.*another column"),
+            ({"y": lambda i: i if i else "n.d."}, {}, "add 'n.d.' to `missing`"),
             ({}, {"label": "why"}, "no label 'why'"),
             ({}, {"label": "Y"}, r"no label 'Y'; "),
             ({}, {"task": "regression"}, r"holds text such as 'no'.*classification"),
@@ -265,6 +282,7 @@ class TestRefused:
             ("x,y\n1,no\n", "no column 'city'"),
             ("x,city\n1,a\n", "no label 'y'"),
             ("x,city,y\nfar,a,no\n", "'x' is a number, but holds 'far'"),
+            ("x,city,y\n1,a,no\n2,b,maybe\n", "'y' holds 'maybe', which the training data has"),
         ],
     )
     @pytest.mark.parametrize("role", ["validation_uri", "test_uri"])

@@ -17,11 +17,13 @@ from tuner.runner.slot import task_of
 from tuner.runner.worker import MESSAGE_CHARACTERS, STACK_CHARACTERS, failure_of
 from tuner.study import (
     Cause,
+    Constraint,
     DataSource,
     Feature,
     Metric,
     Resources,
     Search,
+    Selection,
     StatisticsRef,
     Strategy,
     Study,
@@ -175,6 +177,25 @@ def test_a_task_has_all_that_a_trainer_reads() -> None:
     assert task.parameters == {"units": 8} and task.settings == {"epochs": 3}
     assert task.features == STUDY.spec.features
     assert task.statistics_path == "/statistics/f.json"
+    assert task.selection is Selection.BEST and not task.constraints
+    bounded = replace(
+        STUDY.spec,
+        constraints=(Constraint(metric="val_loss", at_most=0.5),),
+        metrics=(Metric(name="val_auc"), Metric(name="val_f1")),
+    )
+    task = task_of(replace(STUDY, spec=bounded), TRIAL, Path("/artifacts"))
+    assert task.selection is Selection.LAST and task.constraints == bounded.constraints
+
+
+def test_the_epoch_that_counts_is_the_one_that_the_study_server_would_choose() -> None:
+    plain = task_of(STUDY, TRIAL, Path("/artifacts"))
+    early, late = {"val_auc": 0.8, "val_loss": 0.4}, {"val_auc": 0.9, "val_loss": 0.6}
+    assert plain.is_result(late, early)
+    assert not plain.is_result(early, late) and not plain.is_result(early, early)
+    bounded = replace(plain, constraints=(Constraint(metric="val_loss", at_most=0.5),))
+    assert not bounded.is_result(late, early) and bounded.is_result(early, late)
+    last = replace(bounded, selection=Selection.LAST)
+    assert last.is_result(late, early) and last.is_result(early, late)
 
 
 def test_an_unprepared_study_has_no_tasks() -> None:

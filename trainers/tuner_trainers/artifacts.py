@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tuner.errors import DataError
-from tuner.study import DataSource, Feature, Goal, Metric
+from tuner.study import Constraint, DataSource, Feature, Goal, Metric, Selection
 from tuner_trainers.context import Result, TrialTask
 from tuner_trainers.target import Target
 
@@ -145,5 +145,7 @@ def _task(fields: Mapping[str, Any]) -> TrialTask:
                 for feature in fields["features"]
             ),
             "metric": Metric(name=metric["name"], goal=Goal(metric["goal"])),
+            "constraints": tuple(Constraint(**each) for each in fields.get("constraints", ())),
+            "selection": Selection(fields.get("selection", Selection.BEST)),
         }
     )

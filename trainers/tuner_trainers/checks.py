@@ -22,10 +22,12 @@ from tuner.study import DataSource, Feature, StudySpec
 from tuner.trainer_spaces import CLASS_WEIGHT, TRAINERS, find_parameter, parameter_of
 from tuner_trainers import data
 from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.columns import decode
 from tuner_trainers.data import Layout
 from tuner_trainers.derived import Images, Values, instants_of, no_times
 from tuner_trainers.expression_values import fits
 from tuner_trainers.statistics import Statistics
+from tuner_trainers.target import Target
 
 
 def check_request(spec: StudySpec) -> None:
@@ -78,7 +80,7 @@ def check_layout(source: DataSource, features: Sequence[Feature]) -> None:
 
 
 def check_held_out(
-    source: DataSource, statistics: Statistics, features: Sequence[Feature]
+    source: DataSource, statistics: Statistics, features: Sequence[Feature], target: Target
 ) -> None:
     """Reads the first rows of validation and test data as the model will; raises DataError."""
     columns = dict.fromkeys(
@@ -95,10 +97,14 @@ def check_held_out(
             columns=tuple(columns),
         )
         with closing(batches):
-            next(batches)
+            first, _ = next(batches)
+        try:
+            target.encode(decode({source.label: first[source.label]})[source.label])
+        except DataError as error:
+            raise DataError(f"{uri}: {error.message}") from error
 
 
-def check_rows(source: DataSource, label: ColumnStatistics) -> None:
+def check_rows(source: DataSource, label: ColumnStatistics, classes: Sequence[str]) -> None:
     """Checks that training and validation both get rows; raises DataError."""
     fraction = source.validation_fraction
     if source.validation_uri or fraction is None:
@@ -106,6 +112,11 @@ def check_rows(source: DataSource, label: ColumnStatistics) -> None:
     if not 0.0 < fraction < 1.0:
         raise InvalidArgumentError(
             f"`0 < validation < 1` must hold for a fraction, but got {fraction:g}."
+        )
+    if len(classes) == 2 and (rarest := min(label.top, key=lambda of: of[1]))[1] < 2:
+        raise DataError(
+            f"{source.train_uri}: the label {label.name!r} is {rarest[0]!r} in one row only, but "
+            "training and validation need one each; add such rows."
         )
     validation = round(label.present * fraction)
     training = label.present - validation

@@ -93,10 +93,16 @@ class Cleaner:
             # As Python and pandas write them, so that CSV and Parquet say the same.
             return pc.if_else(values, "True", "False")
         if is_numeric(values.type):
-            numbers = self.numbers(values)
-            texts = [] if numbers is None else [number_text(number) for number in numbers.tolist()]
-            return pa.array(texts, pa.string())
+            return self._number_texts(values)
         return values.cast(pa.string())
+
+    def _number_texts(self, values: Any) -> Any:
+        numbers = self.numbers(values)
+        if numbers is None:
+            return pa.array([], pa.string())
+        if _is_whole(values.type):  # as it is: not all of 64 bits fit into a float64
+            return pc.if_else(pa.array(np.isnan(numbers)), "", values.cast(pa.string()))
+        return pa.array([number_text(number) for number in numbers.tolist()], pa.string())
 
 
 def kind_of(arrow_type: Any) -> Kind | None:
@@ -140,6 +146,13 @@ def is_numeric(arrow_type: Any) -> bool:
         or types.is_boolean(arrow_type)
         or types.is_decimal(arrow_type)
         or types.is_null(arrow_type)
+    )
+
+
+def _is_whole(arrow_type: Any) -> bool:
+    types = pa.types
+    return bool(
+        types.is_integer(arrow_type) or (types.is_decimal(arrow_type) and arrow_type.scale == 0)
     )
 
 

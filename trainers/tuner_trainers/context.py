@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Protocol
 
 from tuner.space import Value
-from tuner.study import DataSource, Feature, Metric
+from tuner.study import (
+    Constraint,
+    DataSource,
+    Feature,
+    Measurement,
+    Metric,
+    Selection,
+    StudySpec,
+)
 
 #: Variables that a process sets before it imports TensorFlow to train or to export. oneDNN rounds
 #: a product by how many rows it has, so that a gang's losses would drift from one process's.
@@ -39,15 +47,26 @@ class TrialTask:
     code: str = ""
     #: Below which archives lie.
     artifacts: str = ""
+    #: What bounds the study's metrics, and which of the epochs is the trial's result.
+    constraints: tuple[Constraint, ...] = ()
+    selection: Selection = Selection.BEST
+
+    def is_result(self, new: Mapping[str, float], current: Mapping[str, float]) -> bool:
+        """Whether a later epoch's metrics take the place of those that were the result so far."""
+        if self.selection is Selection.LAST:
+            return True
+        asked = StudySpec(metrics=(self.metric,), constraints=self.constraints)
+        before, after = (Measurement(step=0, metrics=metrics) for metrics in (current, new))
+        return asked.rank(after) > asked.rank(before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What a trial came to."""
 
-    #: The metrics of the best epoch.
+    #: The metrics of the epoch that counts, the best one or the last.
     metrics: Mapping[str, float]
-    #: The best epoch, counted from 1.
+    #: That epoch, counted from 1.
     step: int
     #: Whether it was told to stop before its last epoch.
     stopped: bool

@@ -33,6 +33,8 @@ _TIME_WORDS = ("time", "date", "_at", "_ts", "epoch")
 _RECENT = (631_152_000.0, 4_102_444_800.0)
 #: Words of a text on average, and words that several rows have, from which on it is read.
 _SEVERAL_WORDS, _FEW_WORDS = 2.0, 20
+#: Numbers from here on are shown by their first digits.
+_MANY_DIGITS = 1e15
 _SCALINGS = ("log", "zscore", "quantile")
 #: Rows clipped on each side, at most, of columns with a long tail.
 _MAX_CLIP = 0.05
@@ -193,7 +195,7 @@ def _number(column: ColumnStatistics, relevance: float | None) -> Draft:
             )
         )
     scaling = "log" if _is_long_tailed(column) else "zscore"
-    low, high = number_text(column.minimum or 0.0), number_text(column.maximum or 0.0)
+    low, high = _shown(column.minimum or 0.0), _shown(column.maximum or 0.0)
     tail = ", with a long tail that the logarithm shortens" if scaling == "log" else ""
     silent = relevance is not None and relevance < TELLS_NOTHING
     return Draft(
@@ -206,6 +208,10 @@ def _number(column: ColumnStatistics, relevance: float | None) -> Draft:
         ),
         tunable={} if silent else _tunable_number(column, scaling),
     )
+
+
+def _shown(number: float) -> str:
+    return number_text(number) if abs(number) < _MANY_DIGITS else f"{number:g}"
 
 
 def _tunable_number(column: ColumnStatistics, scaling: str) -> Mapping[str, Domain]:

@@ -167,7 +167,8 @@ def verify(directory: Path) -> float:
     predictor = Predictor(directory)
     recorded = golden.read(directory / layout.GOLDEN, predictor.inputs)
     replayed = predictor.outputs(recorded.inputs)
-    difference = recorded.difference(replayed)
+    unit = predictor.target.unit
+    difference = recorded.difference(replayed, unit)
     if difference > golden.TOLERANCE:
         raise ModelRejectedError(
             f"the model predicts its golden rows with a difference of {difference:.3g} from what "
@@ -181,7 +182,7 @@ def verify(directory: Path) -> float:
         for row in range(singles)
     ]
     first = golden.Golden(recorded.inputs, recorded.outputs[:singles])
-    if first.difference(np.concatenate(one_by_one)) > golden.TOLERANCE:
+    if first.difference(np.concatenate(one_by_one), unit) > golden.TOLERANCE:
         raise ModelRejectedError("the model predicts single rows otherwise than many together.")
     return difference
 

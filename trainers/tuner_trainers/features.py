@@ -62,6 +62,11 @@ def propose(
         reason = f"{draft.feature.reason}{_missing(column)}{_tells(label, told)}"
         drafts.append(replace(draft, feature=replace(draft.feature, reason=reason)))
     drafts = sharing(drafts, statistics)
+    skipped |= {
+        name: f"it holds {kind}, which is not read"
+        for name, kind in statistics.unsupported.items()
+        if name not in without
+    }
     weights = {**(relevance or {}), **dict.fromkeys(_leading(drafts, leading), 1.0)}
     tuned = _most_relevant(drafts, weights) if tune else {}
     return Proposal(

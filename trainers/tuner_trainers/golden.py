@@ -39,15 +39,15 @@ class Golden:
     inputs: Columns
     outputs: npt.NDArray[np.floating[Any]]
 
-    def difference(self, outputs: npt.NDArray[np.floating[Any]]) -> float:
-        """The largest distance of predictions from the recorded ones.
+    def difference(self, outputs: npt.NDArray[np.floating[Any]], unit: float = 1.0) -> float:
+        """The largest distance of predictions from the recorded ones, in units of what they are.
 
-        Relative where these are above 1; infinite where only one of the two is a number.
+        Relative where these are above a unit; infinite where only one of the two is a number.
         """
         if outputs.shape != self.outputs.shape:
             return np.inf
         recorded, replayed = self.outputs.astype(np.float64), outputs.astype(np.float64)
-        distance = np.abs(replayed - recorded) / np.maximum(1.0, np.abs(recorded))
+        distance = np.abs(replayed - recorded) / np.maximum(unit, np.abs(recorded))
         same = (recorded == replayed) | (np.isnan(recorded) & np.isnan(replayed))
         distance = np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
         return float(distance.max(initial=0.0))

@@ -12,6 +12,8 @@ from tuner_trainers.columns import number_text
 _FEW_CLASSES = 20
 #: More classes than this are an identifier.
 _MAX_CLASSES = 1000
+#: Of so many rows, classes that recur are expected.
+_SOME_ROWS = 20
 
 
 def task_of(column: ColumnStatistics, source: DataSource) -> tuple[Task, tuple[str, ...]]:
@@ -57,12 +59,34 @@ def _is_regression(column: ColumnStatistics, source: DataSource, name: str) -> b
 
 def _classes(column: ColumnStatistics, name: str) -> tuple[str, ...]:
     if column.distinct > _MAX_CLASSES:
-        advice = "say `task: regression`" if column.kind == "number" else "name another column"
         raise DataError(
             f"{name} has {column.distinct:,} different values, more than the {_MAX_CLASSES:,} "
-            f"classes that can be told apart; {advice}."
+            f"classes that can be told apart; {_advice(column)}."
+        )
+    if column.distinct > column.present / 2 and column.present >= _SOME_ROWS:
+        raise DataError(
+            f"{name} has {column.distinct:,} different values in {column.present:,} rows, too few "
+            f"rows of each to learn from; {_advice(column)}."
         )
     values = column.summary.counts.values
     if column.kind == "number":
         return tuple(number_text(value) for value in values.tolist())
     return tuple(sorted(values.to_pylist()))
+
+
+def _advice(column: ColumnStatistics) -> str:
+    if column.kind == "number":
+        return "say `task: regression`"
+    is_mostly_numbers = sum(_is_number(value) for value, _ in column.top) > column.distinct / 2
+    if not is_mostly_numbers:
+        return "name another column"
+    word = next(value for value, _ in column.top if not _is_number(value))
+    return f"if it is of numbers, add {word!r} to `missing` under `data`"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

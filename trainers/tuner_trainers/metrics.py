@@ -19,7 +19,7 @@ CLIP = 1e-7
 def evaluate(
     task: Task, labels: npt.NDArray[np.generic], outputs: Floats, scale: float = 1.0
 ) -> Mapping[str, float]:
-    """The metrics of `task` by name; one that the rows do not define is NaN.
+    """The metrics of `task` by name; one that the rows do not define is NaN, or left out.
 
     Args:
         task: what was predicted.
@@ -29,6 +29,8 @@ def evaluate(
     """
     if task is Task.REGRESSION:
         return _regression(labels.astype(np.float64), outputs.astype(np.float64), scale)
+    if not len(labels):
+        return {}
     classes, scores = labels.astype(np.int64), outputs.astype(np.float64)
     metrics = {"accuracy": accuracy(classes, scores), "loss": log_loss(classes, scores)}
     if task is Task.BINARY:

@@ -158,7 +158,7 @@ def _string(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(value)
-    return number_text(float(value)) if isinstance(value, (int, float)) else str(value)
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def _tensor(column: npt.NDArray[Any]) -> tf.Tensor:

@@ -25,6 +25,7 @@ from tuner_trainers.features import Proposal, propose
 from tuner_trainers.labels import task_of
 from tuner_trainers.learning import Learner
 from tuner_trainers.statistics import Statistics
+from tuner_trainers.target import Target
 
 #: Parameters that a study file has under `training`; tuning them says nothing of the model's own.
 _TRAINING_SECTION = frozenset(
@@ -90,12 +91,14 @@ def prepare(
     label = statistics.columns[source.label]
     task, classes = task_of(label, source)
     checks.check_class_weights(spec, classes)
-    checks.check_rows(source, label)
+    checks.check_rows(source, label, classes)
     checks.check_features(spec.features, statistics, source.train_uri)
     for metric in spec.metrics:
         check_metric(metric, task)
     proposal = _proposal(spec, source, statistics, learner)
-    checks.check_held_out(source, statistics, proposal.features)
+    checks.check_held_out(
+        source, statistics, proposal.features, Target(label=label.name, task=task, classes=classes)
+    )
     if spec.trainer not in TRAINERS:
         space = _built_space(spec, proposal, statistics, artifacts or Path())
         spec = replace(spec, space=space)
@@ -144,7 +147,7 @@ def _proposal(
     }
     excluded = {
         name
-        for name in statistics.columns
+        for name in [*statistics.columns, *statistics.unsupported]
         if any(fnmatchcase(name, pattern) for pattern in source.exclude)
     }
     without = named | excluded

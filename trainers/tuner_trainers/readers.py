@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from tuner.errors import DataError, first_line
-from tuner_trainers import sources, tfrecords
+from tuner_trainers import columns, sources, tfrecords
 from tuner_trainers.sources import Source
 from tuner_trainers.stores import File
 
@@ -57,7 +58,13 @@ def schema(source: Source) -> Mapping[str, Any]:
         first = first or types
         _check_same(source.files[0], first, file, types)
         for name, arrow_type in types.items():
-            first[name] = _wider(first[name], arrow_type)
+            wider = _wider(first[name], arrow_type)
+            if wider is None:
+                raise DataError(
+                    f"the column {name!r} holds {first[name]} in {source.files[0]} and "
+                    f"{arrow_type} in {file}; write all files with one type."
+                )
+            first[name] = wider
     if not first:
         raise DataError(f"{source.files[0]} names no column; its first line must be a header.")
     return first
@@ -122,11 +129,19 @@ def _check_same(
 
 
 def _wider(a: Any, b: Any) -> Any:
-    """The type that tells more: text over numbers, anything over nothing."""
-    if pa.types.is_null(a):
-        return b
-    textual = pa.types.is_string(b) or pa.types.is_large_string(b)
-    return b if textual else a
+    """The type that tells more: text over numbers, anything over nothing. None: neither does."""
+    if pa.types.is_null(a) or pa.types.is_null(b):
+        return b if pa.types.is_null(a) else a
+    kinds, texts = [columns.kind_of(kind) for kind in (a, b)], [_is_text(kind) for kind in (a, b)]
+    if kinds[0] != kinds[1]:
+        is_text_over_numbers = any(texts) and "number" in kinds
+        return (a if texts[0] else b) if is_text_over_numbers else None
+    return b if texts[1] else a
+
+
+def _is_text(arrow_type: Any) -> bool:
+    plain = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+    return columns.is_text(plain)
 
 
 def _check_unique(file: File, names: Sequence[str]) -> None:
@@ -234,7 +249,11 @@ def _ragged(file: File, message: str) -> DataError:
 
 
 def _not_utf8(file: File) -> DataError:
-    return DataError(f"{file} is not UTF-8; convert it, as `iconv -f LATIN1 -t UTF-8` does.")
+    with _decompressed(file) as data:
+        coding = (
+            "UTF-16" if data.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
+        )
+    return DataError(f"{file} is not UTF-8; convert it, as `iconv -f {coding} -t UTF-8` does.")
 
 
 def _parquet_types(file: File) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class Target:
         """How many outputs the network has."""
         return len(self.classes) if self.task is Task.MULTICLASS else 1
 
+    @property
+    def unit(self) -> float:
+        """What a prediction is of the size of: it is rounded in proportion to this at least."""
+        return 1.0 if self.classes else max(abs(self.mean), self.deviation)
+
     def encode(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """The labels of rows: classes by place, or numbers; NaN where missing or of no class.
 

@@ -277,8 +277,8 @@ class _Leader:
         measured = {**found, **self._measure("val", self._validation, outputs)}
         self._check(epoch, measured)
         measured = _finite(measured)
-        metric, best = self._task.metric, self._best
-        if best is None or metric.goal.better(measured[metric.name], best.metrics[metric.name]):
+        best = self._best
+        if best is None or self._task.is_result(measured, best.metrics):
             self._best = Best(step=epoch, metrics=measured, weights=weights, outputs=outputs)
         self._history.append({"step": epoch, **measured})
         go_on = self._context.report(epoch, measured)
@@ -287,7 +287,7 @@ class _Leader:
         return _Decision.CONTINUE if go_on else _Decision.STOP
 
     def finish(self, stopped: bool) -> Result:
-        """Writes the artifacts of the best epoch."""
+        """Writes the artifacts of the epoch that counts."""
         best = self._best
         if best is None:
             raise InfeasibleError("no epoch was trained; `epochs` must be at least 1.")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tuner import code, study_file
 from tuner.cli import describe, documents
+from tuner.cli.quiet import quiet_libraries
 from tuner.cli.session import Session, json_option
 from tuner.client import tables
 from tuner.errors import TunerError
@@ -65,7 +66,11 @@ def _examined(session: Session, file: Path, spec: StudySpec) -> Space:
     """The space, once the trainer was imported from its code as it would be shipped."""
     from tuner_trainers import own  # what it imports may take its time
 
-    with tempfile.TemporaryDirectory() as scratch, session.spinner("looking at the trainer"):
+    with (
+        quiet_libraries(),
+        tempfile.TemporaryDirectory() as scratch,
+        session.spinner("looking at the trainer"),
+    ):
         try:
             return own.examine(code.ship(spec, Path(scratch)), Path(scratch))
         except TunerError as error:
@@ -86,7 +91,11 @@ def _prepare(
     try:
         client = session.find_client()
         shelf = None if client is None else client.shelf
-        with session.reading() as progress, tempfile.TemporaryDirectory() as scratch:
+        with (
+            quiet_libraries(),
+            session.reading() as progress,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             learner = learning.Learner(shelf=shelf, progress=progress)
             artifacts = Path(scratch)
             shipped = code.ship(spec, artifacts)

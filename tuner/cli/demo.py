@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from rich.syntax import Syntax
 
+from tuner.cli.endpoints import deploy
 from tuner.cli.models import predict
 from tuner.cli.session import Session, json_option
 from tuner.cli.submit import submit
@@ -21,7 +22,7 @@ from tuner.client.local import LocalTuner
 from tuner.config import Settings
 from tuner.errors import TunerError
 
-_LABEL = "diagnosis"
+_LABEL, _MODEL = "diagnosis", "tumours"
 #: Rows that the study never sees.
 _NEW_ROWS = 69
 _SHOWN_ROWS = 8
@@ -41,7 +42,8 @@ def demo(context: click.Context, directory: Path) -> None:
     """Show everything on real data, in minutes.
 
     Starts a study server, a runner and the web pages, tunes a network and its preprocessing with
-    two workers for each trial, exports the winner, predicts rows it has never seen, and stops.
+    two workers for each trial, exports the winner, serves it, predicts rows it has never seen,
+    and stops.
     """
     session: Session = context.obj
     files = _write_files(directory)
@@ -49,14 +51,17 @@ def demo(context: click.Context, directory: Path) -> None:
         step(f"The study file: {files.study}")
         if not session.as_json:
             session.out.print(Syntax(files.study.read_text(), "yaml", background_color="default"))
-        step("Starting the study server with its PostgreSQL, the runner with Ray, the web pages")
+        step("Starting the study server with PostgreSQL, the runner with Ray, pages and gateway")
         with _running(session, directory / "home") as web:
             session.say(f"the study's page, while it runs: {web}/studies/{files.study_id}")
             step(f"tuner submit {files.study} --wait")
             context.invoke(submit, file=files.study, name=files.study_id, wait=True)
             model = _exported_model(session, files.study_id)
+            step(f"tuner deploy {_MODEL}; tuner predict {_MODEL} --input {files.new_rows}")
+            context.invoke(deploy, version=_MODEL)
+            served = _predictions(context, files, _MODEL)
         step(f"Everything is stopped. tuner predict {model} --input {files.new_rows}")
-        _predict(context, files, model)
+        _judge(session, files, _predictions(context, files, str(model)), served)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,16 +144,29 @@ def _exported_model(session: Session, study_id: str) -> Path:
     return Path(uri)
 
 
-def _predict(context: click.Context, files: _Files, model: Path) -> None:
-    session: Session = context.obj
+def _predictions(context: click.Context, files: _Files, model: str) -> list[dict[str, str]]:
+    """What a model predicts for the new rows: that in a folder, or that of an endpoint."""
     output = files.new_rows.with_name("predictions.csv")
     context.invoke(predict, model=model, input=files.new_rows, output=output)
     with output.open(newline="") as file:
-        predicted = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def _judge(
+    session: Session,
+    files: _Files,
+    predicted: Sequence[Mapping[str, str]],
+    served: Sequence[Mapping[str, str]],
+) -> None:
+    """Shows the predictions, and how many are right; those that were served are the same."""
     guesses = [row[_LABEL] for row in predicted]
     right = sum(a == b for a, b in zip(guesses, files.truth, strict=True))
+    same = sum(row[_LABEL] == guess for row, guess in zip(served, guesses, strict=True))
     _show(session, predicted, files.truth)
-    session.say(f"{right} of {len(files.truth)} rows that the study never saw are right.")
+    session.say(
+        f"{right} of {len(files.truth)} rows that the study never saw are right; the gateway's "
+        f"answers were the same for {same} of them."
+    )
 
 
 def _show(session: Session, predicted: Sequence[Mapping[str, str]], truth: Sequence[str]) -> None:

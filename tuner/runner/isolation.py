@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from tuner.runner import offspring
+
 #: How long threads that a trial left may take to end.
 _THREAD_SECONDS = 1.0
 _TICK_SECONDS = 0.02
@@ -25,7 +27,7 @@ class Isolation:
 
     Undone are changes of environment variables, of the working directory, of where modules are
     looked for, of the random generators of Python and NumPy, and of the settings of Keras and
-    TensorFlow. What cannot be undone is told in `leftovers`.
+    TensorFlow; processes that it left are ended. What cannot be undone is told in `leftovers`.
     """
 
     def __init__(self) -> None:
@@ -33,9 +35,11 @@ class Isolation:
         self.leftovers = ""
         self._restores: list[Restore] = []
         self._threads: set[threading.Thread] = set()
+        self._children: set[int] = set()
 
     def __enter__(self) -> Self:
         self._threads = set(threading.enumerate())
+        self._children = offspring.children()
         self._restores = [_environment(), _folder(), _path(), _randomness(), *_frameworks()]
         return self
 
@@ -45,6 +49,7 @@ class Isolation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        offspring.end(offspring.children() - self._children)
         for restore in self._restores:
             restore()
         if left := self._left():

@@ -350,6 +350,8 @@ def task_of(study: Study, trial: Trial, artifacts: Path) -> TrialTask:
         statistics_path=study.statistics.uri,
         code=spec.own.code,
         artifacts=str(artifacts),
+        constraints=spec.constraints,
+        selection=spec.selection,
     )
 
 

@@ -27,7 +27,7 @@ from tuner.errors import (
     TunerError,
     UnavailableError,
 )
-from tuner.runner import memory
+from tuner.runner import memory, offspring
 from tuner.runner.capture import Capture
 from tuner.runner.isolation import Isolation
 from tuner.runner.memory import UNKNOWN, Memory
@@ -182,6 +182,7 @@ class Worker:
         self._member: Member | None = None
         #: Without it, programs are run, which bring their own.
         self._tensorflow = tensorflow
+        offspring.bind()
         if tensorflow:
             _warm_up()
 

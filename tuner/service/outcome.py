@@ -52,17 +52,8 @@ def better_of(
         return new
     if spec.selection is Selection.LAST:
         return new if new.step >= current.step else current
-    before, after = _rank(spec, current), _rank(spec, new)
+    before, after = spec.rank(current), spec.rank(new)
     return new if after > before or not math.isfinite(before[1]) else current
-
-
-def _rank(spec: StudySpec, measurement: Measurement) -> tuple[bool, float]:
-    """First those within the constraints, then by the first metric."""
-    value = replace(spec, constraints=()).score(measurement)
-    return (
-        value is not None and spec.within_constraints(measurement),
-        -math.inf if value is None else value,
-    )
 
 
 def with_result(spec: StudySpec, trial: Trial, result: Measurement | None) -> Trial:

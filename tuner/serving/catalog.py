@@ -41,6 +41,9 @@ class Folder:
         self._ticker = asyncio.create_task(self._poll())
         self._ending: set[asyncio.Task[None]] = set()
 
+    async def look_again(self) -> None:
+        """Nothing: the folder is looked at once a second."""
+
     def find(self, model: str, version: int | None, label: str, key: bytes) -> Served:
         """See `Source`."""
         versions = self._models.get(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -89,6 +89,13 @@ class Endpoints:
         self._leaving: set[Deployed] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_ready = False
+        #: Asks the study server what there is, before its turn.
+        self.ask: Callable[[], Awaitable[None]] | None = None
+
+    async def look_again(self) -> None:
+        """See `Source`."""
+        if self.ask is not None:
+            await self.ask()
 
     @property
     def dropped_shadows(self) -> int:

@@ -103,7 +103,7 @@ class PredictionApi:
 
     async def _metadata(self, body: bytes, metadata: Metadata, context: Context) -> bytes:
         spec = _spec(body)
-        served = self._source.find(spec.name, _version(spec), spec.version_label, b"")
+        served = await self._predictions.find(spec.name, _version(spec), spec.version_label)
         found = await served.pool.call(Method.METADATA_PROTO, body, served.seconds)
         return _merged(found, pb.GetModelMetadataResponse, spec, served)
 

@@ -91,6 +91,9 @@ class Source(Protocol):
     def all(self) -> Iterable[tuple[str, Served]]:
         """All versions, each with the name that clients call."""
 
+    async def look_again(self) -> None:
+        """Finds out what is served now: what was asked for may be newer than what is known."""
+
     @property
     def is_ready(self) -> bool:
         """Whether it is known what there is to serve."""
@@ -108,6 +111,20 @@ class Predictions:
         self.source = source
         self.monitor = monitor
 
+    async def find(
+        self, model: str, version: int | None, label: str = "", key: bytes = b""
+    ) -> Served:
+        """The version that answers a call, also one that was deployed a moment ago.
+
+        Raises:
+            NotFoundError, InvalidArgumentError: as `Source.find`.
+        """
+        try:
+            return self.source.find(model, version, label, key)
+        except (NotFoundError, InvalidArgumentError):
+            await self.source.look_again()
+            return self.source.find(model, version, label, key)
+
     async def predict(self, call: Call, seconds: float | None = None) -> tuple[Served, bytes]:
         """Who answered, and the answer.
 
@@ -120,7 +137,7 @@ class Predictions:
         """
         start, code, served = time.perf_counter(), InternalError.code, None
         try:
-            served = self.source.find(call.model, call.version, call.label, call.key)
+            served = await self.find(call.model, call.version, call.label, call.key)
             most = served.seconds if seconds is None else min(seconds, served.seconds)
             answer = await served.pool.call(call.method, call.body, most)
             code = "OK"

@@ -321,7 +321,7 @@ class Rest:
         return 200, json.dumps({"model_version_status": states}, indent=1).encode()
 
     async def _metadata(self, model: str, version: int | None, label: str) -> tuple[int, bytes]:
-        served = self._source.find(model, version, label, b"")
+        served = await self._predictions.find(model, version, label)
         answer = await served.pool.call(Method.METADATA_JSON, b"", served.seconds)
         spec = {"name": model, "signature_name": "", "version": str(served.number)}
         whole = {"model_spec": spec, "metadata": json.loads(answer)}
@@ -329,7 +329,8 @@ class Rest:
 
     async def _about(self, request: _Request, name: str) -> bytes:
         """What the version that would answer says of itself, as tuner exported it."""
-        served = self._source.find(name, None, "", request.headers.get(_KEY, b""))
+        key = request.headers.get(_KEY, b"")
+        served = await self._predictions.find(name, None, key=key)
         metadata = json.loads(await served.pool.call(Method.ABOUT_JSON, b"", served.seconds))
         about = {"endpoint": name, "model": served.model_id, "version": served.number}
         return json.dumps({**about, "metadata": metadata}).encode()
@@ -349,7 +350,7 @@ class Rest:
         if found is None:
             raise NotFoundError(f"Not found: {path[:160]}")
         model = unquote(found[1])
-        served = self._source.find(model, _version(found[2]), "", b"")
+        served = await self._predictions.find(model, _version(found[2]))
         pool = served.pool
         if found[3]:
             # One that sleeps is ready: it wakes with the first call.

@@ -26,6 +26,8 @@ from tuner.v1 import endpoint_service_pb2 as pb
 logger = logging.getLogger(__name__)
 
 _SECONDS = 1.0
+#: How soon it may report again where somebody asks, and how long such an answer is awaited.
+_LEAST_SECONDS, _ASK_SECONDS = 0.1, 3.0
 _CALL_SECONDS = 5.0
 #: A gateway that is taken for dead begins anew, with another id.
 _DEAD = "ABORTED"
@@ -103,6 +105,12 @@ class Sync:
         self._pending: pb.ReportGatewayRequest | None = None
         self._said = ""
         self._ticker: asyncio.Task[None] | None = None
+        #: Set to report before its time.
+        self._hurry = asyncio.Event()
+        #: How many reports have begun and ended; the event is another one after each.
+        self._begun = self._ended = 0
+        self._reported = asyncio.Event()
+        endpoints.ask = self.ask
 
     async def load(self) -> None:
         """Finds out what is to be served: from the study server, or else from what was kept.
@@ -128,6 +136,15 @@ class Sync:
         self._addresses = addresses
         self._ticker = asyncio.create_task(self._tick())
 
+    async def ask(self) -> None:
+        """Reports before its time, and waits for the answer; all who ask meanwhile share it."""
+        wanted = self._begun + 1  # one that is under way may know less
+        self._hurry.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ASK_SECONDS):
+                while self._ended < wanted:
+                    await self._reported.wait()
+
     async def close(self) -> None:
         """Reports a last time."""
         if self._ticker is not None:
@@ -138,11 +155,19 @@ class Sync:
 
     async def _tick(self) -> None:
         while True:
+            self._begun += 1
             try:
                 await self._try(ends=False)
             except Exception:  # whatever it is, predictions go on, and so do later reports
                 logger.exception("unexpected error in a report")
-            await asyncio.sleep(_SECONDS)
+            self._ended = self._begun
+            reported, self._reported = self._reported, asyncio.Event()
+            reported.set()
+            # Whoever asks for names that there are not must not have it report all the time.
+            await asyncio.sleep(_LEAST_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), _SECONDS - _LEAST_SECONDS)
+            self._hurry.clear()
 
     async def _try(self, *, ends: bool) -> None:
         try:

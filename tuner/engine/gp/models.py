@@ -47,11 +47,18 @@ def believing(model: Regressor, problem: Problem) -> Regressor:
     """The model as if running trials had ended as it expects (the kriging believer).
 
     Ginsbourger, Le Riche and Carraro, Kriging Is Well-Suited to Parallelize Optimization, 2010.
+    Of one that was stopped, half as much is believed: how it would have ended is not to be learned
+    there, as what stopped it would mostly stop its neighbours. So after a few stops it is left.
+
     Failed trials are believed to be no better than the average, so that others keep away.
     """
     if len(problem.pending):
         points = problem.cube.embed(problem.pending)
         model = model.with_values(points, model.predict(points)[0])
+    if (problem.progress < 1).any():
+        points = problem.cube.embed(problem.points[problem.progress < 1])
+        mean, deviation = model.predict(points)
+        model = model.with_values(points, mean, deviation**2)
     if len(problem.failed):
         points = problem.cube.embed(problem.failed)
         model = model.with_values(points, np.maximum(model.predict(points)[0], 0.0))

@@ -10,7 +10,7 @@ from optuna._hypervolume.box_decomposition import get_non_dominated_box_bounds
 from threadpoolctl import threadpool_limits
 
 from tuner.engine.gp import acquisition, ascent, models, scales
-from tuner.engine.gp.cube import Array
+from tuner.engine.gp.cube import Array, Mask
 from tuner.engine.gp.problem import Problem
 from tuner.engine.gp.regressor import Regressor
 
@@ -43,27 +43,33 @@ def _propose(problem: Problem, rng: np.random.Generator) -> Array:
     cube = problem.cube
     objectives = [models.objective(problem, losses) for losses in problem.losses.T]
     limits = [models.limit(problem, violations) for violations in problem.violations.T]
-    goal: list[acquisition.Acquisition] = [
+    within: list[acquisition.Acquisition] = [
         acquisition.LogFeasibility(models.believing(model, problem), bound)
         for model, bound in limits
     ]
+    believed = [models.believing(model, problem) for model in objectives]
     known = cube.embed(problem.points)
     means = np.column_stack([model.predict(known)[0] for model in objectives])
-    feasible = (problem.violations <= 0).all(1)
-    rank = means.sum(1)
-    if feasible.any():
-        believed = [models.believing(model, problem) for model in objectives]
-        goal.append(_improvement(believed, means[feasible]))
-        rank = np.where(feasible, rank, np.inf)
-    else:
-        rank = np.clip(problem.violations, 0, None).sum(1)
-    good = problem.points[np.argsort(rank, kind="stable")[:_GOOD]]
-    found = ascent.maximize(acquisition.Sum(goal), cube, good, rng)
-    worth = float(acquisition.Sum(goal).value(cube.embed(found[:1]))[0])
+    feasible: Mask = np.all(problem.violations <= 0, axis=1)
+    beyond = np.clip(problem.violations, 0, None).sum(1)
+    rank = np.where(feasible, means.sum(1), np.inf) if feasible.any() else beyond
+
+    def goal(than: Mask) -> list[acquisition.Acquisition]:
+        return [*within, _improvement(believed, means[than])] if than.any() else within
+
+    def found_for(terms: Sequence[acquisition.Acquisition], near: Mask) -> tuple[Array, float]:
+        good = problem.points[np.lexsort((rank, ~near))[:_GOOD]]
+        found = ascent.maximize(acquisition.Sum(terms), cube, good, rng)
+        return found, float(acquisition.Sum(terms).value(cube.embed(found[:1]))[0])
+
+    found, worth = found_for(goal(feasible), feasible)
     neglected = _neglected(problem, worth, rng)
     if neglected is not None:
-        goal.append(acquisition.Only(neglected))
-        found = ascent.maximize(acquisition.Sum(goal), cube, good, rng)
+        # Better than the best with that choice: than the best of all next to nothing seems to be,
+        # and most of it in corners that say little of the choice.
+        made = known[:, neglected] > 0
+        than = made & feasible if (made & feasible).any() else feasible
+        found, _ = found_for([*goal(than), acquisition.Only(neglected)], made)
     tried = set(map(_key, np.vstack([problem.points, problem.pending, problem.failed])))
     return next((point for point in found if _key(point) not in tried), found[0])
 

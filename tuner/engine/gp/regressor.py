@@ -1,4 +1,8 @@
-"""Gaussian-process regression: an ARD Matern-5/2 kernel, its parameters learned with priors."""
+"""Gaussian-process regression: an ARD Matern-5/2 kernel, its parameters learned with priors.
+
+Where there are choices a trend is added. With a short lengthscale of a choice, the Matern part
+knows nothing of a branch that few trials took; what all branches share, it learns from all.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,13 @@ _JITTER = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The parameters of a kernel: a lengthscale for each axis, and two variances."""
+    """The parameters of a kernel: a lengthscale for each axis, and three variances."""
 
     lengthscales: Array
     signal: float
     noise: float
+    #: Of the weights of a trend's features; of no account without choices.
+    trend: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ LENGTHSCALE = Prior(math.log(0.6), 0.9, -3.5, 4.0)
 SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
 #: Most results are nearly the same if repeated, but not all.
 NOISE = Prior(-8.0, 2.0, -14.0, 0.0)
+#: Of the weights of a trend.
+TREND = Prior(-2.0, 1.5, -9.0, 3.0)
 _ITERATIONS = 25
 
 
@@ -57,7 +65,10 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
     gaps = np.zeros((axes, len(rows)))
     for column, axis in enumerate(owners):
         gaps[axis] += (points[rows, column] - points[columns, column]) ** 2
-    priors = [LENGTHSCALE] * axes + [SIGNAL, NOISE]
+    priors = [LENGTHSCALE] * axes + [SIGNAL, NOISE, TREND]
+    shared = features(points, owners)
+    gram = np.einsum("ij,ij->i", shared[rows], shared[columns])
+    squares = np.einsum("ij,ij->i", shared, shared)
     mean = np.array([prior.mean for prior in priors])
     mean[:axes] += 0.5 * math.log(axes)
     deviation = np.array([prior.deviation for prior in priors])
@@ -65,10 +76,10 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
 
     def loss(theta: Array) -> tuple[float, Array]:
         inverse_squares = np.exp(-2 * theta[:axes])
-        signal, noise = np.exp(theta[axes:])
+        signal, noise, trend = np.exp(theta[axes:])
         correlation, slope = matern(inverse_squares @ gaps)
-        covariance[rows, columns] = signal * correlation
-        np.fill_diagonal(covariance, signal + noise + _JITTER)
+        covariance[rows, columns] = signal * correlation + trend * gram
+        np.fill_diagonal(covariance, signal + noise + _JITTER + trend * squares)
         factor, failed = lapack.dpotrf(covariance, lower=1, overwrite_a=0)
         if failed:
             return 1e10, np.zeros_like(theta)
@@ -77,11 +88,13 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
         data = 0.5 * values @ weights + np.log(np.diag(factor)).sum()
         # The derivative by each entry of the covariance; entries off the diagonal count twice.
         off = inverse[rows, columns] - weights[rows] * weights[columns]
-        diagonal = 0.5 * float((np.diag(inverse) - weights**2).sum())
+        on = 0.5 * (np.diag(inverse) - weights**2)
+        diagonal = float(on.sum())
         gradient = np.empty_like(theta)
         gradient[:axes] = -2 * inverse_squares * (gaps @ (signal * off * slope))
         gradient[axes] = signal * (off @ correlation + diagonal)
         gradient[axes + 1] = noise * diagonal
+        gradient[axes + 2] = trend * float(off @ gram + on @ squares)
         distance = (theta - mean) / deviation
         return data + 0.5 * distance @ distance, gradient + distance / deviation
 
@@ -94,8 +107,23 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
         options={"maxiter": _ITERATIONS, "ftol": 1e-5, "gtol": 1e-3},
     )
     theta = found.x
-    kernel = Kernel(np.exp(theta[:axes]), math.exp(theta[axes]), math.exp(theta[axes + 1]))
-    return kernel, -float(found.fun)
+    signal, noise, trend = (math.exp(x) for x in theta[axes:])
+    return Kernel(np.exp(theta[:axes]), signal, noise, trend), -float(found.fun)
+
+
+def features(points: Array, owners: npt.NDArray[np.intp]) -> Array:
+    """What a trend weighs: a constant, and each column with its square, from the middle.
+
+    Basis functions with a normal prior of their weights (Rasmussen and Williams, Gaussian
+    Processes for Machine Learning, 2006, section 2.7); of second order, as losses have a bottom
+    (Snoek et al., Scalable Bayesian Optimization Using Deep Neural Networks, ICML 2015).
+
+    A trend is what choices have in common: without choices there is none, [points, 0].
+    """
+    if len(owners) == owners.max() + 1:
+        return np.empty((len(points), 0))
+    off = 2 * points - 1
+    return np.column_stack([np.ones(len(points)), off, off**2])
 
 
 def matern(squares: Array) -> tuple[Array, Array]:
@@ -115,10 +143,16 @@ class Regressor:
         points: Embedded, [points, columns].
         owners: The axis of each column.
         values: [points].
+        doubts: Variances of single values beside the noise of all, [points].
     """
 
     def __init__(
-        self, kernel: Kernel, points: Array, owners: npt.NDArray[np.intp], values: Array
+        self,
+        kernel: Kernel,
+        points: Array,
+        owners: npt.NDArray[np.intp],
+        values: Array,
+        doubts: Array | None = None,
     ) -> None:
         self.kernel = kernel
         self._scale = 1 / kernel.lengthscales[owners]
@@ -126,38 +160,45 @@ class Regressor:
         self._points = points
         self._scaled = points * self._scale
         self._values = values
-        covariance = self._cross(self._scaled)[0]
-        covariance[np.diag_indices(len(values))] += kernel.noise + _JITTER
+        self._doubts = np.zeros(len(values)) if doubts is None else doubts
+        self._features = kernel.trend * features(points, owners)
+        covariance = self._cross(points)[0]
+        covariance[np.diag_indices(len(values))] += kernel.noise + _JITTER + self._doubts
         factor = np.linalg.cholesky(covariance)
         self._inverse = lapack.dtrtri(factor, lower=1)[0]
         self._weights = self._inverse.T @ (self._inverse @ values)
 
-    def with_values(self, points: Array, values: Array) -> Regressor:
+    def with_values(self, points: Array, values: Array, doubts: Array | None = None) -> Regressor:
         """The posterior given more values, with the same kernel."""
         return Regressor(
             self.kernel,
             np.vstack([self._points, self._whole(points)]),
             self._owners,
             np.concatenate([self._values, values]),
+            np.concatenate([self._doubts, np.zeros(len(values)) if doubts is None else doubts]),
         )
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and deviation of the noise-free value at points [points, columns]."""
-        cross = self._cross(self._whole(points) * self._scale)[0]
+        points = self._whole(points)
+        cross = self._cross(points)[0]
         half = cross @ self._inverse.T
-        variance = self.kernel.signal - np.einsum("ij,ij->i", half, half)
+        variance = self._before(points) - np.einsum("ij,ij->i", half, half)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
 
     def predict_with_gradient(self, points: Array) -> tuple[Array, Array, Array, Array]:
         """Mean, deviation, and the gradients of both by the columns given, [points, columns]."""
         columns = points.shape[1]
-        scaled = self._whole(points) * self._scale
-        cross, slope = self._cross(scaled)
+        points = self._whole(points)
+        cross, slope = self._cross(points)
         half = cross @ self._inverse.T
-        variance = np.maximum(self.kernel.signal - np.einsum("ij,ij->i", half, half), 1e-12)
+        variance = np.maximum(self._before(points) - np.einsum("ij,ij->i", half, half), 1e-12)
         deviation = np.sqrt(variance)
-        mean_gradient = self._pulled(scaled, slope * self._weights)
-        variance_gradient = -2 * self._pulled(scaled, slope * (half @ self._inverse))
+        weights = np.broadcast_to(self._weights, cross.shape)
+        mean_gradient = self._pulled(points, slope, weights)
+        own = self.kernel.trend * self._shared(points)
+        pull = half @ self._inverse
+        variance_gradient = 2 * _along(points, own) - 2 * self._pulled(points, slope, pull)
         return (
             cross @ self._weights,
             deviation,
@@ -165,21 +206,43 @@ class Regressor:
             variance_gradient[:, :columns] / (2 * deviation[:, None]),
         )
 
+    def _before(self, points: Array) -> Array:
+        """The variance at points before any value is known."""
+        shared = self._shared(points)
+        before: Array = self.kernel.signal + self.kernel.trend * np.sum(shared**2, axis=1)
+        return before
+
+    def _shared(self, points: Array) -> Array:
+        return features(points, self._owners)
+
     def _whole(self, points: Array) -> Array:
         missing = len(self._owners) - points.shape[1]
         return np.column_stack([points, np.ones((len(points), missing))]) if missing else points
 
-    def _pulled(self, scaled: Array, weights: Array) -> Array:
-        # The sum over the points of weight times the gradient of the squared distance to it.
-        total = weights.sum(1, keepdims=True)
-        pulled: Array = 2 * (scaled * total - weights @ self._scaled) * self._scale
-        return pulled
+    def _pulled(self, points: Array, slope: Array, weights: Array) -> Array:
+        """The sum over the known points of a weight times the gradient of the covariance."""
+        slope = slope * weights
+        total = slope.sum(1, keepdims=True)
+        scaled = points * self._scale
+        pulled: Array = 2 * (scaled * total - slope @ self._scaled) * self._scale
+        return pulled + _along(points, weights @ self._features)
 
-    def _cross(self, scaled: Array) -> tuple[Array, Array]:
+    def _cross(self, points: Array) -> tuple[Array, Array]:
+        scaled = points * self._scale
         squares = (
             np.einsum("ij,ij->i", scaled, scaled)[:, None]
             + np.einsum("ij,ij->i", self._scaled, self._scaled)
             - 2 * scaled @ self._scaled.T
         )
         correlation, slope = matern(np.maximum(squares, 0))
-        return self.kernel.signal * correlation, self.kernel.signal * slope
+        signal = self.kernel.signal
+        return signal * correlation + self._shared(points) @ self._features.T, signal * slope
+
+
+def _along(points: Array, weights: Array) -> Array:
+    """The gradient of the features at points, weighed, [points, columns]."""
+    if not weights.shape[1]:
+        return np.zeros_like(points)
+    linear, square = np.hsplit(weights[:, 1:], 2)
+    along: Array = 2 * linear + 4 * (2 * points - 1) * square
+    return along
