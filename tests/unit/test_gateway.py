@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tuner.endpoint import Traffic
-from tuner.errors import InvalidArgumentError, UnauthenticatedError
+from tuner.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from tuner.serving.callers import Callers
+from tuner.serving.endpoints import Endpoints
+from tuner.serving.files import Files
+from tuner.serving.pool import Replicas
 from tuner.serving.predictions import parse_version, request_id
-from tuner.serving.recording import results_of
+from tuner.serving.recording import Recorder, results_of
 from tuner.serving.sync import Kept
 from tuner.v1 import endpoint_service_pb2 as pb
 
@@ -73,6 +83,20 @@ def test_what_cannot_be_kept_leaves_nothing_behind(
     monkeypatch.setattr("tuner.serving.sync.os.replace", full)
     Kept(tmp_path / "endpoints.json", "").write(pb.ReportGatewayResponse())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_does_not_know_yet_what_it_serves_does_not_deny_it(tmp_path: Path) -> None:
+    async def ask() -> None:
+        endpoints = Endpoints(cast(Replicas, None), Files(tmp_path), cast(Recorder, None))
+        with pytest.raises(UnavailableError, match="not know yet"):
+            endpoints.find("live", None, "", b"")
+        with pytest.raises(UnavailableError, match="not know yet"):
+            endpoints.versions("live", None)
+        endpoints.apply([])
+        with pytest.raises(NotFoundError):
+            endpoints.find("live", None, "", b"")
+
+    asyncio.run(ask())
 
 
 def test_a_version_is_named_by_number_or_label() -> None:

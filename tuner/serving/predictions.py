@@ -83,10 +83,11 @@ class Source(Protocol):
 
         Raises:
             NotFoundError, InvalidArgumentError: there is none, in TensorFlow Serving's words.
+            UnavailableError: it is not known yet what there is.
         """
 
     def versions(self, model: str, version: int | None) -> Mapping[int, Served]:
-        """The versions of a model, or one of them; raises NotFoundError."""
+        """The versions of a model, or one of them; raises NotFoundError or UnavailableError."""
 
     def all(self) -> Iterable[tuple[str, Served]]:
         """All versions, each with the name that clients call."""
@@ -149,7 +150,10 @@ class Predictions:
             raise
         finally:
             took = time.perf_counter() - start
-            self.monitor.called(call.model, call.verb, call.entrypoint, code, took)
+            # Callers cannot make up names without end.
+            is_known = served is not None or code == InvalidArgumentError.code
+            model = call.model if is_known else ""
+            self.monitor.called(model, call.verb, call.entrypoint, code, took)
             if served is not None:
                 served.count(took, code)
         served.done(call, answer)
