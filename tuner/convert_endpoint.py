@@ -174,6 +174,7 @@ def traffic_to_proto(traffic: Traffic) -> service_pb.Traffic:
         errors=traffic.errors,
         differences=traffic.differences,
         latencies=traffic.latencies,
+        refusals=traffic.refusals,
     )
 
 
@@ -184,10 +185,11 @@ def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
         raise InvalidArgumentError(
             f"latencies are {len(LATENCY_BOUNDS) + 1} counts, but got {len(latencies)}."
         )
-    counts = (message.requests, message.errors, message.differences, *latencies)
+    shares = (message.errors, message.differences, message.errors + message.refusals)
+    counts = (message.requests, message.refusals, *shares, *latencies)
     if min(counts) < 0:
         raise InvalidArgumentError(f"counts of calls are not negative, but got {min(counts)}.")
-    if max(message.errors, message.differences) > message.requests:
+    if max(shares) > message.requests:
         raise InvalidArgumentError(
             f"of {message.requests} calls no more can have failed or differed, but got "
             f"{message.errors} and {message.differences}."
@@ -197,6 +199,7 @@ def traffic_from_proto(message: service_pb.Traffic) -> Traffic:
         errors=message.errors,
         differences=message.differences,
         latencies=latencies,
+        refusals=message.refusals,
     )
 
 

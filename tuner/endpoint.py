@@ -207,10 +207,13 @@ class Traffic:
     differences: int = 0
     #: By LATENCY_BOUNDS, errors left out; the last for what took longer.
     latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+    #: Those that were refused: the callers' mistakes, unless other versions take the same.
+    refusals: int = 0
 
-    def count(self, seconds: float, *, is_error: bool = False) -> None:
+    def count(self, seconds: float, *, is_error: bool = False, is_refusal: bool = False) -> None:
         """Counts a call."""
         self.requests += 1
+        self.refusals += is_refusal
         if is_error:
             self.errors += 1
         else:
@@ -221,6 +224,7 @@ class Traffic:
         self.requests += other.requests
         self.errors += other.errors
         self.differences += other.differences
+        self.refusals += other.refusals
         for place, count in enumerate(other.latencies):
             self.latencies[place] += count
 
@@ -231,6 +235,7 @@ class Traffic:
             errors=self.errors - before.errors,
             differences=self.differences - before.differences,
             latencies=[a - b for a, b in zip(self.latencies, before.latencies, strict=True)],
+            refusals=self.refusals - before.refusals,
         )
 
     def quantile(self, share: float) -> float | None:

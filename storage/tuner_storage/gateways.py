@@ -252,7 +252,9 @@ def _watch(
     if since is not None and row.step_start_time <= since:
         for (where, version, shadow), traffic in report.traffic.items():
             if where == endpoint_id and not shadow:
-                (own if version == endpoint.canary.version else others).add(traffic)
+                # What only one side refuses is the version's fault: it gets the same calls.
+                failed = replace(traffic, errors=traffic.errors + traffic.refusals)
+                (own if version == endpoint.canary.version else others).add(failed)
         connection.execute(QUERIES["count_canary"], _counts(endpoint_id, own, others))
     moved = judged(endpoint.canary, own, others, row.elapsed)
     if moved != endpoint.canary:

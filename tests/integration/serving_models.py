@@ -52,13 +52,31 @@ def strict() -> tuple[Any, Callable[..., Any], Any]:
     return tf.Module(), predict, tf.TensorSpec([None], tf.int64, "n")
 
 
+def loud() -> tuple[Any, Callable[..., Any], Any]:
+    """Prints what is JSON, too, where its process says that it is ready."""
+
+    def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        tf.print("5", output_stream=sys.stdout)
+        return {"y": x}
+
+    return tf.Module(), predict, tf.TensorSpec([None], tf.float32, "x")
+
+
+def lost() -> tuple[Any, Callable[..., Any], Any]:
+    """Needs a file that is not there."""
+    spec = tf.TensorSpec([], tf.string, "x")
+    return tf.Module(), lambda x: {"y": tf.io.read_file("/proc/nothing/" + x)}, spec
+
+
 def write(folder: Path) -> None:
-    """Writes the models `half` (versions 1 and 2), `clf` and `strict`."""
+    """Writes the models `half` (versions 1 and 2), `clf`, `strict`, `loud` and `lost`."""
     for name, version, (module, predict, spec) in (
         ("half", 1, half_plus(2.0)),
         ("half", 2, half_plus(3.0)),
         ("clf", 7, classifier()),
         ("strict", 1, strict()),
+        ("loud", 1, loud()),
+        ("lost", 1, lost()),
     ):
         module.predict = tf.function(predict, input_signature=[spec])
         signatures = {"serving_default": module.predict}

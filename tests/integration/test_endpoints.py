@@ -104,6 +104,7 @@ class Gateway:
         self,
         *did: tuple[int, int, int, float],
         shadow: bool = False,
+        refused: int = 0,
         replicas: tuple[int, int] | None = None,
         ends: bool = False,
     ) -> pb.ReportGatewayResponse:
@@ -112,7 +113,9 @@ class Gateway:
         for version, requests, errors, seconds in did:
             traffic = Traffic()
             for number in range(requests):
-                traffic.count(seconds, is_error=number < errors)
+                is_error = number < errors
+                is_refusal = errors <= number < errors + refused
+                traffic.count(seconds, is_error=is_error, is_refusal=is_refusal)
             each = pb.ReportGatewayRequest.Version(endpoint="endpoints/live", version=version)
             side = each.shadowed if shadow else each.answered
             side.CopyFrom(convert_endpoint.traffic_to_proto(traffic))
@@ -389,6 +392,22 @@ def test_a_canary_goes_on_step_by_step(served: Served, database_url: str) -> Non
         asked = "SELECT method FROM tuner.audit WHERE resource = 'endpoints/live' ORDER BY entry"
         methods = [method for (method,) in connection.execute(asked)]
     assert methods == ["DeployVersion"] * 2 + ["ReportGateway"] * 3
+
+
+def test_a_canary_that_refuses_what_others_take_is_rolled_back(served: Served) -> None:
+    endpoints, _, _ = served
+    endpoints.deploy(1)
+    gateway = Gateway(endpoints)
+    gateway.report()
+    endpoints.deploy(2, canary=canary(10, 100, seconds=3600))
+    gateway.report()
+    # Callers make as many mistakes here as there.
+    gateway.report((1, 20, 0, 0.01), (2, 20, 0, 0.01), refused=10)
+    assert endpoints.get().canary.state == Canary.RUNNING
+    gateway.report((1, 200, 0, 0.01))
+    ended = endpoints.get()
+    assert ended.canary.state == Canary.ROLLED_BACK and percents(ended) == {1: 100, 2: 0}
+    assert "10 of 20 requests failed" in ended.canary.reason
 
 
 def test_a_canary_that_does_worse_is_rolled_back(served: Served) -> None:

@@ -69,6 +69,7 @@ def test_endpoints_from_the_command_line(run: Run, client: Client) -> None:
     made = _json(run, "deploy", "adult/2", "--traffic", "30", "--max-replicas", "3")
     assert {each["version"]: each["percent"] for each in made["deployments"]} == {1: 70, 2: 30}
     assert made["scaling"]["max_replicas"] == 3 and made["recording"]["percent"] == 50
+    assert run("deploy", "adult/2", "--min-replicas", "3", "--max-replicas", "2")[0] == 2
     shadow = run("deploy", "adult/3", "--shadow", "20", "--idle", "10m")[1]
     assert shadow == "adult serves adult: 1 70%, 2 30%, 3 0% and 20% as a shadow\n"
     assert _json(run, "endpoints")[0]["scaling"]["idle_seconds"] == 600

@@ -12,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import uvicorn
 
+from tuner.serving.bodies import Bodies
 from tuner.serving.callers import Callers
 from tuner.serving.catalog import Folder
 from tuner.serving.connections import Connections, Limits, room
+from tuner.serving.grpc_api import PredictionApi
 from tuner.serving.monitoring import Monitor
 from tuner.serving.predictions import Predictions
 from tuner.serving.rest import Rest
@@ -53,7 +56,7 @@ class Server:
         folder = Folder(self._folder, lambda name, directory: pytest.fail(name), seconds=1.0)
         rest = Rest(
             Predictions(folder, Monitor()), Callers(is_open=True), most_bytes=10_000,
-            most_held=25_000,
+            bodies=Bodies(25_000),
         )  # fmt: skip
         connections = Connections(LIMITS)
         protocol: Any = connections.protocol
@@ -186,6 +189,34 @@ def test_bodies_that_are_too_large_together_are_refused(server: Server) -> None:
         time.sleep(0.1)
         status, document = server.said(POST + b"Content-Length: 10000\r\n\r\n" + b"x" * 10_000)
     assert status == 429 and "as large as they may be" in document["error"]
+
+
+def test_bodies_of_grpc_count_as_well(tmp_path: Path) -> None:
+    async def ask() -> grpc.StatusCode:
+        source, bodies = Folder(tmp_path, lambda *_: pytest.fail(), seconds=1.0), Bodies(1_000)
+        server = grpc.aio.server()
+        api = PredictionApi(Predictions(source, Monitor()), Callers(is_open=True), bodies)
+        api.add_to(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+                with bodies.held(900):
+                    code, message = await refused(call)
+                assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and "as large as" in message
+                return (await refused(call))[0]
+        finally:
+            await server.stop(None)
+            await source.close()
+
+    async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(b"x" * 200)
+        return raised.value.code(), str(raised.value.details())
+
+    # It was counted out again.
+    assert asyncio.run(ask()) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_room_is_what_the_system_allows() -> None:

@@ -115,6 +115,11 @@ def test_errors_have_its_codes_and_words(
     assert any(words in answer.json()["error"] for words in said.split("|")), answer.text
 
 
+def test_an_error_of_the_model_keeps_its_code(served: Gateway) -> None:
+    answer = served.post("lost:predict", {"inputs": "a"})
+    assert answer.status_code == 404 and "/proc/nothing/a" in answer.json()["error"]
+
+
 def test_status_and_metadata(served: Gateway) -> None:
     assert served.http.get("/v1/models").json()["error"] == "Missing model name in request."
     assert served.http.get("/elsewhere").status_code == 404
@@ -132,7 +137,7 @@ def test_status_and_metadata(served: Gateway) -> None:
 def test_what_is_counted_has_its_names(served: Gateway) -> None:
     served.post("half:predict", {"instances": [1]})
     text = served.http.get("/monitoring/prometheus/metrics").text
-    assert ':tensorflow:serving:request_count_total{model_name="half",status="OK"}' in text
+    assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in text
     assert ':tensorflow:serving:request_latency_bucket{API="Predict"' in text
 
 
@@ -246,6 +251,13 @@ def test_the_client_of_tensorflow_serving(served: Gateway) -> None:
             "input size does not match signature: 2!=1 len({more,x}) != len({x}). Sent extra: "
             "{more}. Missing but required: {}.",
         )
+        del request.inputs["more"]
+        request.inputs["x"].tensor_shape.dim[0].size = 2**31
+        request.inputs["x"].ClearField("tensor_content")
+        request.inputs["x"].float_val[:] = [1.0]
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "it has 2147483648 values")
+        request.model_spec.signature_name = "none"
+        refused(grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "none" not found.')
         request.model_spec.name = "none"
         refused(grpc.StatusCode.NOT_FOUND, "Servable not found")
 
@@ -364,6 +376,12 @@ def test_from_zero_and_back(models: Path) -> None:
         (zygote,) = running.zygotes()
         running.process.kill()
         until(lambda: not Path(f"/proc/{zygote}").exists())
+
+
+def test_what_a_model_prints_keeps_no_other_from_starting(models: Path) -> None:
+    with gateway(str(models)) as running:
+        assert running.post("loud:predict", {"instances": [1]}).json() == {"predictions": [1.0]}
+        assert running.post("half:predict", {"instances": [1]}).json() == {"predictions": [3.5]}
 
 
 def test_what_cannot_be_loaded_is_said(served: Gateway) -> None:

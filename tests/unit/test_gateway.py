@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tuner.endpoint import Traffic
-from tuner.errors import InvalidArgumentError, UnauthenticatedError
+from tuner.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from tuner.serving.callers import Callers
-from tuner.serving.predictions import parse_version
-from tuner.serving.recording import results_of
+from tuner.serving.endpoints import Endpoints
+from tuner.serving.files import Files
+from tuner.serving.pool import Replicas
+from tuner.serving.predictions import parse_version, request_id
+from tuner.serving.recording import Recorder, results_of
 from tuner.serving.sync import Kept
 from tuner.v1 import endpoint_service_pb2 as pb
 
@@ -64,6 +74,31 @@ def test_what_was_kept_is_read_if_it_is_of_the_same_server(tmp_path: Path) -> No
         assert kept.read() is None
 
 
+def test_what_cannot_be_kept_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tuner.serving.sync.os.replace", full)
+    Kept(tmp_path / "endpoints.json", "").write(pb.ReportGatewayResponse())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_does_not_know_yet_what_it_serves_does_not_deny_it(tmp_path: Path) -> None:
+    async def ask() -> None:
+        endpoints = Endpoints(cast(Replicas, None), Files(tmp_path), cast(Recorder, None))
+        with pytest.raises(UnavailableError, match="not know yet"):
+            endpoints.find("live", None, "", b"")
+        with pytest.raises(UnavailableError, match="not know yet"):
+            endpoints.versions("live", None)
+        endpoints.apply([])
+        with pytest.raises(NotFoundError):
+            endpoints.find("live", None, "", b"")
+
+    asyncio.run(ask())
+
+
 def test_a_version_is_named_by_number_or_label() -> None:
     assert parse_version("12") == (12, "")
     assert parse_version("stable") == (None, "stable")
@@ -85,6 +120,21 @@ def test_results_are_read_as_they_are_meant() -> None:
         results_of("endpoints/live", json.dumps(both).encode())
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"reward": 10**400}, {"reward": float("nan")}, {"label": "\ud800"}]
+)
+def test_results_that_cannot_be_kept_are_refused(wrong: dict[str, object]) -> None:
+    body = json.dumps({"results": [{"request": "a", **wrong}]}).encode()
+    with pytest.raises(InvalidArgumentError):
+        results_of("endpoints/live", body)
+
+
+def test_an_id_that_results_cannot_name_is_replaced() -> None:
+    assert request_id("order 17") == "order 17"
+    for sent in ("", "a\tb", "a\x85b", "a" * 65):
+        assert len(request_id(sent)) == 16
+
+
 def test_traffic_since_a_moment_is_what_came_after() -> None:
     traffic, before = Traffic(), Traffic()
     for seconds in (0.001, 0.1, 100.0):
@@ -92,9 +142,10 @@ def test_traffic_since_a_moment_is_what_came_after() -> None:
         before.count(seconds)
     traffic.count(0.1)
     traffic.count(0.1, is_error=True)
+    traffic.count(0.1, is_refusal=True)
     traffic.differences += 1
     since = traffic.since(before)
-    assert (since.requests, since.errors, since.differences) == (2, 1, 1)
-    assert sum(since.latencies) == 1
+    assert (since.requests, since.errors, since.differences, since.refusals) == (3, 1, 1, 1)
+    assert sum(since.latencies) == 2
     before.add(since)
     assert before == traffic

@@ -185,9 +185,12 @@ def show(session: Session, name: str, window: timedelta) -> None:
             session.say(line)
     _show_versions(session, record, report)
     _show_results(session, report)
-    for each in report.replicas:
-        if each.failure:
-            session.say(f"version {each.version} does not start: {each.failure}")
+    # Gateways say the same of the same version.
+    for version, failure in dict.fromkeys(
+        (each.version, each.failure) for each in report.replicas
+    ):
+        if failure:
+            session.say(f"version {version} does not start: {failure}")
 
 
 @endpoints.command()
@@ -273,7 +276,8 @@ def _scaling(known: Record | None, given: Mapping[str, object]) -> Scaling | Non
     usual = Scaling() if known is None else known.scaling
     names = ("min_replicas", "max_replicas", "target_concurrency", "idle_time", "max_queue")
     values = {**{name: getattr(usual, name) for name in names}, **given}
-    values["max_replicas"] = max(values["max_replicas"], values["min_replicas"])
+    if "max_replicas" not in given:
+        values["max_replicas"] = max(values["max_replicas"], values["min_replicas"])
     return Scaling(**values)
 
 

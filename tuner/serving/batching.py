@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tuner.errors import InvalidArgumentError, TunerError
+from tuner.errors import InternalError, InvalidArgumentError, TunerError, first_line
 from tuner.serving.signature import Signature
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
@@ -149,11 +152,14 @@ class Batcher:
         }
         try:
             outputs = self._run(signature, joined)
-            ends = np.cumsum([waiting.rows for waiting in batch])[:-1]
-            parts = {name: np.split(array, ends) for name, array in outputs.items()}
-        except (TunerError, ValueError):
+        except Exception:
             # One of them is at fault: asked for alone, each has its own answer.
             return [self._one(waiting) for waiting in batch]
+        *ends, rows = np.cumsum([waiting.rows for waiting in batch])
+        if any(array.shape[:1] != (rows,) for array in outputs.values()):
+            # It does not answer row by row: nobody knows whose is what.
+            return [self._one(waiting) for waiting in batch]
+        parts = {name: np.split(array, ends) for name, array in outputs.items()}
         return [
             {name: pieces[place] for name, pieces in parts.items()} for place in range(len(batch))
         ]
@@ -165,3 +171,6 @@ class Batcher:
             return self._run(waiting.signature, waiting.inputs)
         except TunerError as error:
             return error
+        except Exception as error:  # the model's, or there is no memory for its outputs
+            logger.exception("unexpected error in a prediction")
+            return InternalError(f"{type(error).__name__}: {first_line(error)}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +30,7 @@ _PATIENCE_SECONDS = 5.0
 #: How long a node's host may take, which imports TensorFlow.
 _HOST_SECONDS = 120.0
 _CONNECT_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 
 
 class _Host:
@@ -39,22 +42,33 @@ class _Host:
     def __init__(self, threads: int, secret: str) -> None:
         self._address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._starter = Starter(threads=threads, host=self._address, secret=secret)
+        #: The replicas' names by their ports.
+        self._sockets: dict[int, str] = {}
 
     async def launch(self, directory: str) -> tuple[str, int] | str:
         """The address of a new replica; a message if its model cannot be loaded."""
         try:
-            _, port = await self._starter.launch(Path(directory))
+            socket, port = await self._starter.launch(Path(directory))
         except DataError as error:
             return error.message
+        self._sockets[port] = socket
         return self._address, port
+
+    async def kill(self, port: int) -> None:
+        """Ends a replica at once, if it runs."""
+        if port in self._sockets:
+            self._starter.kill(self._sockets.pop(port))
 
 
 class _Placed(Running):
     """A replica on some node, with what it holds there."""
 
-    def __init__(self, address: str, caller: Caller, group: PlacementGroup) -> None:
+    def __init__(
+        self, address: str, caller: Caller, group: PlacementGroup, kill: Callable[[], object]
+    ) -> None:
         super().__init__(address, caller)
         self.group = group
+        self.kill = kill
 
 
 class ClusterStarter:
@@ -134,14 +148,17 @@ class ClusterStarter:
             asyncio.get_running_loop().create_connection(Caller, address, port), _CONNECT_SECONDS
         )
         await asyncio.wait_for(caller.call(Method.HELLO, self._secret.encode()), _CONNECT_SECONDS)
-        return _Placed(f"{address}:{port}", caller, group)
+        kill = partial(host.kill.remote, port)
+        return _Placed(f"{address}:{port}", caller, group, kill)
 
     async def stop(self, running: Running) -> None:
-        """Ends a replica, which has answered everything it was asked."""
-        with suppress(UnavailableError):
-            await running.caller.call(Method.END, b"")
+        """Ends a replica, which has answered everything it was asked, or hangs."""
+        with suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await running.caller.call(Method.END, b"")
         running.caller.close()
         if isinstance(running, _Placed):
+            running.kill()  # a call that hangs would keep it
             remove_placement_group(running.group)
 
     async def _node_of(self, group: PlacementGroup) -> str:

@@ -104,7 +104,7 @@ class Endpoints:
 
     def find(self, model: str, version: int | None, label: str, key: bytes) -> Served:
         """See `Source`."""
-        held = self._held.get(model)
+        held = self._known(model)
         if held is None:
             raise not_served(model, version)
         if label:
@@ -122,7 +122,7 @@ class Endpoints:
 
     def versions(self, model: str, version: int | None) -> Mapping[int, Served]:
         """See `Source`."""
-        held = self._held.get(model)
+        held = self._known(model)
         return chosen(model, held.versions if held else {}, version)
 
     def all(self) -> Iterable[tuple[str, Deployed]]:
@@ -182,6 +182,13 @@ class Endpoints:
         self._held.clear()
         while not all(each.has_ended for each in self._leaving):
             await asyncio.sleep(0.01)
+
+    def _known(self, model: str) -> _Held | None:
+        if not self.is_ready:
+            raise UnavailableError(
+                "this gateway does not know yet what it serves: its study server has not answered."
+            )
+        return self._held.get(model)
 
     # --- changes ---
 

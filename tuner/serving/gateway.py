@@ -21,6 +21,7 @@ from tuner.client.access import Access
 from tuner.config import Settings, is_loopback
 from tuner.endpoint import Scaling
 from tuner.errors import FailedPreconditionError, UnavailableError
+from tuner.serving.bodies import Bodies
 from tuner.serving.callers import Callers
 from tuner.serving.catalog import Folder
 from tuner.serving.connections import Connections, Limits, room
@@ -210,12 +211,13 @@ async def _listening(
 ) -> AsyncIterator[Mapping[str, str]]:
     """Answers requests; yields the addresses."""
     settings = options.settings
-    predictions = Predictions(parts.source, monitor)
+    predictions, bodies = Predictions(parts.source, monitor), Bodies()
     rest = Rest(
         predictions,
         parts.callers,
         recorder=parts.recorder,
         most_bytes=options.most_bytes,
+        bodies=bodies,
         cors=options.cors,
     )
     connections = Connections(Limits(connections=room(options.connections)))
@@ -228,7 +230,7 @@ async def _listening(
         options=(*_GRPC_OPTIONS, ("grpc.max_allowed_incoming_connections", options.connections)),
         maximum_concurrent_rpcs=_MOST_CALLS,
     )
-    PredictionApi(predictions, parts.callers).add_to(calls)
+    PredictionApi(predictions, parts.callers, bodies).add_to(calls)
     grpc_port = _bind(calls, options)
     await calls.start()
     renewing = asyncio.create_task(_renew(server.config, settings))

@@ -13,8 +13,16 @@ from google.protobuf.wrappers_pb2 import Int64Value
 
 from tuner.endpoint import STICKY_KEY
 from tuner.errors import InternalError, InvalidArgumentError, TunerError, UnimplementedError
+from tuner.serving.bodies import Bodies
 from tuner.serving.callers import Callers
-from tuner.serving.predictions import VERSION, Call, Predictions, Served, parse_version
+from tuner.serving.predictions import (
+    VERSION,
+    Call,
+    Predictions,
+    Served,
+    parse_version,
+    request_id,
+)
 from tuner.serving.wire import Method
 from tuner.v1 import tensorflow_serving_pb2 as pb
 
@@ -37,12 +45,14 @@ class PredictionApi:
     Args:
         predictions: Has predictions answered.
         callers: Who may call.
+        bodies: Counts the bytes of the bodies under way.
     """
 
-    def __init__(self, predictions: Predictions, callers: Callers) -> None:
+    def __init__(self, predictions: Predictions, callers: Callers, bodies: Bodies) -> None:
         self._predictions = predictions
         self._source = predictions.source
         self._callers = callers
+        self._bodies = bodies
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Registers the services."""
@@ -72,13 +82,12 @@ class PredictionApi:
             version, label = _version(spec), spec.version_label
             if version is None and not label and VERSION in metadata:
                 version, label = parse_version(_text(metadata[VERSION]))
-            sent = _text(metadata.get(_REQUEST_ID, ""))[:64]
             call = Call(
                 model=spec.name,
                 version=version,
                 label=label,
                 key=_text(metadata.get(STICKY_KEY, "")).encode(),
-                request=sent or secrets.token_hex(8),
+                request=request_id(_text(metadata.get(_REQUEST_ID, ""))[:64]),
                 verb=verb,
                 method=method,
                 body=body,
@@ -121,7 +130,8 @@ class PredictionApi:
             try:
                 metadata = dict(context.invocation_metadata() or ())
                 self._callers.check(_text(metadata.get("authorization", "")).encode())
-                return await method(body, metadata, context)
+                with self._bodies.held(len(body)):
+                    return await method(body, metadata, context)
             except TunerError as error:
                 code, message = error.code, error.message
             except Exception as error:

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from tuner.errors import DataError, InvalidArgumentError, first_line
 from tuner.serving.signature import DTYPES, Signature, Tensor
+from tuner.serving.wire import RefusedError
 from tuner_trainers.layout import IMPORTED, METADATA
 
 Array = npt.NDArray[Any]
@@ -76,13 +77,16 @@ class Model:
 
         Raises:
             InvalidArgumentError: the inputs do not fit, or the model does not take their values.
+            RefusedError: TensorFlow's own error, under its code.
         """
         call = self._calls.get(signature.name)
         if call is None:
             call = self._calls[signature.name] = self._callable(signature)
         try:
             found = call(*(inputs[name] for name in signature.inputs))
-        except (tf.errors.OpError, ValueError, TypeError) as error:
+        except tf.errors.OpError as error:
+            raise RefusedError(error.error_code, _first_line(error)) from error
+        except (ValueError, TypeError) as error:
             raise InvalidArgumentError(_first_line(error)) from error
         return dict(zip(signature.outputs, found, strict=True))
 

@@ -31,6 +31,10 @@ _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 30.0
 _DRAIN_SECONDS = 30.0
 #: How many replicas a call may lose: it may be what they die of.
 _TRIES = 3
+_PAUSE_SECONDS = 0.05
+#: A replica that owes answers hangs when it gave none for this many times as long as calls may
+#: take, and at least for so long: nobody waits for those any more.
+_HANGS, _HANGS_SECONDS = 2.0, 10.0
 
 
 class Replicas(Protocol):
@@ -77,6 +81,8 @@ class Pool:
         self._is_broken = False
         self._not_before = 0.0
         self._load = 0.0
+        #: The longest that a call might take so far.
+        self._patience = 0.0
         self._enough_since = self._used = asyncio.get_running_loop().time()
         self._starts: set[asyncio.Task[None]] = set()
         self._stops: set[asyncio.Task[None]] = set()
@@ -114,13 +120,16 @@ class Pool:
             DeadlineError: it took too long.
             UnavailableError: no replica starts.
         """
-        if self._calls >= self.scaling.max_queue:
+        # Replicas still work on calls that took too long for who asked.
+        calls = self._calls + sum(running.caller.abandoned for running in self._running)
+        if calls >= self.scaling.max_queue:
             raise ResourceExhaustedError(
-                f"{self.name} has {self._calls} calls under way, and takes no more; try again, "
-                "or raise its `max_replicas` or `max_queue`."
+                f"{self.name} has {calls} calls under way, and takes no more; try again, or raise "
+                "its `max_replicas` or `max_queue`."
             )
         self._calls += 1
         self._used = asyncio.get_running_loop().time()
+        self._patience = max(self._patience, seconds)
         try:
             async with asyncio.timeout(seconds):
                 for _ in range(_TRIES):
@@ -129,6 +138,8 @@ class Pool:
                         return await running.caller.call(method, body)
                     except UnavailableError:
                         self._forget(running)
+                    # Those that die together are not lost one by one.
+                    await asyncio.sleep(_PAUSE_SECONDS)
                 raise UnavailableError(
                     f"{_TRIES} replicas of {self.name} died of this call or while it was under "
                     "way; if it is the call, the gateway's log shows what they said."
@@ -234,12 +245,23 @@ class Pool:
 
     async def _tick(self) -> None:
         while True:
-            for running in [each for each in self._running if each.caller.is_lost]:
-                self._forget(running)
+            self._look()
             self._scale()
             if self._not_before and not self._running:
                 self._changed.set()  # who waits asks again, after a failure
             await asyncio.sleep(_TICK_SECONDS)
+
+    def _look(self) -> None:
+        """Replaces replicas that died or hang."""
+        now, most = asyncio.get_running_loop().time(), max(_HANGS * self._patience, _HANGS_SECONDS)
+        for running in list(self._running):
+            if running.caller.is_lost:
+                self._forget(running)
+            elif running.caller.silence(now) > most:
+                logger.warning("%s: a replica gave no answer for %.0f s", self.name, most)
+                running.caller.close()
+                self._forget(running)
+                _spawn(self._replicas.stop(running), self._stops)
 
     def _scale(self) -> None:
         scaling, now = self.scaling, asyncio.get_running_loop().time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ ERRORS = frozenset(
 )
 _CANCELLED = "CANCELLED"
 _MOST_VERSION_DIGITS = 18
+_MOST_ID = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +67,9 @@ class Served:
     def count(self, seconds: float, code: str) -> None:
         """Takes note of a call that it answered, or failed to."""
         if code != _CANCELLED:
-            self.answered.count(seconds, is_error=code in ERRORS)
+            is_error = code in ERRORS
+            is_refusal = code != "OK" and not is_error
+            self.answered.count(seconds, is_error=is_error, is_refusal=is_refusal)
 
     def done(self, call: Call, answer: bytes) -> None:
         """Is told of a good answer, just before it is sent."""
@@ -79,10 +83,11 @@ class Source(Protocol):
 
         Raises:
             NotFoundError, InvalidArgumentError: there is none, in TensorFlow Serving's words.
+            UnavailableError: it is not known yet what there is.
         """
 
     def versions(self, model: str, version: int | None) -> Mapping[int, Served]:
-        """The versions of a model, or one of them; raises NotFoundError."""
+        """The versions of a model, or one of them; raises NotFoundError or UnavailableError."""
 
     def all(self) -> Iterable[tuple[str, Served]]:
         """All versions, each with the name that clients call."""
@@ -145,7 +150,10 @@ class Predictions:
             raise
         finally:
             took = time.perf_counter() - start
-            self.monitor.called(call.model, call.verb, call.entrypoint, code, took)
+            # Callers cannot make up names without end.
+            is_known = served is not None or code == InvalidArgumentError.code
+            model = call.model if is_known else ""
+            self.monitor.called(model, call.verb, call.entrypoint, code, took)
             if served is not None:
                 served.count(took, code)
         served.done(call, answer)
@@ -175,6 +183,11 @@ def not_served(model: str, version: int | None) -> NotFoundError:
 def no_label(label: str) -> InvalidArgumentError:
     """That no version has this label, in TensorFlow Serving's words."""
     return InvalidArgumentError(f"Unrecognized servable version label: {label[:160]}")
+
+
+def request_id(sent: str) -> str:
+    """The id that a caller gave a request, if results can be told by it, or else a new one."""
+    return sent if 0 < len(sent) <= _MOST_ID and sent.isprintable() else secrets.token_hex(8)
 
 
 def parse_version(text: str) -> tuple[int | None, str]:

@@ -17,7 +17,7 @@ from tensorflow.core.example import example_pb2
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from tuner.errors import InvalidArgumentError
+from tuner.errors import FailedPreconditionError, InvalidArgumentError
 from tuner.serving import examples, json_tensors
 from tuner.serving.signature import DTYPES, Signature, Tensor
 from tuner.v1 import tensorflow_serving_pb2 as pb
@@ -54,6 +54,8 @@ _VALUES = {
         "DT_STRING": "string_val",
     }.items()
 }
+#: How many values a tensor may have that are not sent one by one.
+_MOST_REPEATED = 2**20
 _OF_ARRAYS = {values.dtype: values for values in _VALUES.values()}
 
 #: In the type of an `Any`; the message is `SignatureDefMap`, with a map as its only field.
@@ -61,9 +63,18 @@ _SIGNATURES_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
 
 def read_predict(body: bytes, find: Find) -> Call:
-    """Reads a `PredictRequest`; raises InvalidArgumentError."""
+    """Reads a `PredictRequest`.
+
+    Raises:
+        InvalidArgumentError: it cannot be read, or does not fit the signature.
+        FailedPreconditionError: there is no such signature.
+    """
     request = _parsed(pb.PredictRequest, body)
-    signature = find(request.model_spec.signature_name)
+    try:
+        signature = find(request.model_spec.signature_name)
+    except InvalidArgumentError:
+        key = request.model_spec.signature_name
+        raise FailedPreconditionError(f'Serving signature key "{key}" not found.') from None
     _check_names(request.inputs.keys(), signature)
     inputs = {name: _array(name, tensor, signature) for name, tensor in request.inputs.items()}
     wanted = list(request.output_filter)
@@ -181,12 +192,16 @@ def _array(name: str, body: bytes, signature: Signature) -> Array:
     expected = signature.inputs[name]
     try:
         proto = tensor_pb2.TensorProto.FromString(body)
+        size = math.prod(dim.size for dim in proto.tensor_shape.dim)
+        # A single value may stand for all of them.
+        if size > max(_MOST_REPEATED, len(body)):
+            raise ValueError(f"it has {size} values; send less at once.")
         array = _plain_array(proto, expected)
         if array is None:
             array = tf.make_ndarray(proto)
     except (DecodeError, ValueError, TypeError) as error:
         raise InvalidArgumentError(f"the tensor {name} cannot be read: {error}") from None
-    if array.dtype != np.dtype(DTYPES[expected.dtype][1]):
+    if proto.dtype != types_pb2.DataType.Value(expected.dtype):
         sent = tf.dtypes.as_dtype(proto.dtype).name
         raise InvalidArgumentError(
             f"the input {name} has type {sent}, but the model takes {expected.type_name}."

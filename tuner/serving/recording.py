@@ -149,6 +149,7 @@ def results_of(endpoint: str, body: bytes) -> pb.RecordResultsRequest:
     """Reads the body of a request for results; raises InvalidArgumentError."""
     try:
         document = json.loads(body)
+        json.dumps(document, ensure_ascii=False).encode()  # halves of characters are no text
     except (ValueError, RecursionError):
         raise InvalidArgumentError("the body is no JSON that can be read.") from None
     results = document.get("results") if isinstance(document, dict) else None
@@ -188,6 +189,10 @@ def _outcome(at: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(label, (str, int, float)):
             raise InvalidArgumentError(f"the `label` of result {at} is text or a number.")
         return {"label": label if isinstance(label, str) else json.dumps(label)}
-    if not isinstance(reward, (int, float)) or not math.isfinite(reward):
+    try:
+        value = float(reward) if isinstance(reward, (int, float)) else math.nan
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
         raise InvalidArgumentError(f"the `reward` of result {at} is a number.")
-    return {"reward": float(reward)}
+    return {"reward": value}

@@ -4,7 +4,7 @@
 
 It listens on a Unix socket, or on a free port of a host, where callers show the secret that it
 finds in TUNER_REPLICA_SECRET. It says on standard output, as JSON, that it is ready, and ends at
-SIGTERM.
+SIGTERM. What its model prints there goes to standard error.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Answer = Callable[[int, bytes], None]
+
+_UNEXPECTED = b"an unexpected error; the gateway's log tells more."
+#: How much is said of a failure: lines of several replicas on one pipe are whole up to 4 KiB.
+_SAID = 800
 
 
 class Replica:
@@ -71,9 +75,7 @@ class Replica:
             answer(CODES[error.code], error.message.encode())
         except Exception:
             logger.exception("unexpected error in a call")
-            answer(
-                CODES[InternalError.code], b"an unexpected error; the replica's log tells more."
-            )
+            answer(CODES[InternalError.code], _UNEXPECTED)
 
     def _handle(self, method: int, body: bytes, answer: Answer) -> None:
         find = self._model.signature
@@ -124,6 +126,9 @@ class Replica:
                 body = write(outputs)
             except TunerError as error:
                 answer(CODES[error.code], error.message.encode())
+            except Exception:  # the others of its batch are answered all the same
+                logger.exception("unexpected error in an answer")
+                answer(CODES[InternalError.code], _UNEXPECTED)
             else:
                 answer(OK, body)
 
@@ -186,15 +191,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--host", default="")
     options = parser.parse_args(arguments)
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a model may print
+
+    def say(**said: object) -> None:
+        document = {"socket": str(options.socket), **said}
+        print(json.dumps(document, ensure_ascii=False), file=output, flush=True)
+
     try:
         replica = Replica(Model(options.directory, threads=options.threads))
     except TunerError as error:
-        print(json.dumps({"socket": str(options.socket), "error": error.message}), flush=True)
+        say(error=error.message[:_SAID])
         return 2
     replica.warm_up()
 
     def said(port: int) -> None:
-        print(json.dumps({"socket": str(options.socket), "port": port}), flush=True)
+        say(port=port)
 
     try:
         secret = os.environ.get(SECRET, "")

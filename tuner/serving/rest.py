@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import secrets
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from importlib.metadata import version
@@ -17,11 +16,18 @@ from tuner.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
     TunerError,
 )
+from tuner.serving.bodies import Bodies
 from tuner.serving.callers import Callers
-from tuner.serving.predictions import VERSION, Call, Predictions, Served, parse_version
+from tuner.serving.predictions import (
+    VERSION,
+    Call,
+    Predictions,
+    Served,
+    parse_version,
+    request_id,
+)
 from tuner.serving.recording import Recorder
 from tuner.serving.wire import Method
 
@@ -109,10 +115,9 @@ class _Request:
         self.path: str = scope["raw_path"].decode("latin-1")
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.receive = receive
-        sent = self.headers.get(_REQUEST_ID, b"")[:64] or secrets.token_hex(8).encode()
-        self.id = sent.decode("latin-1")
+        self.id = request_id(self.headers.get(_REQUEST_ID, b"")[:64].decode("latin-1"))
         #: The headers of the answer besides its kind and length.
-        self.extra = [(_REQUEST_ID, sent), *extra]
+        self.extra = [(_REQUEST_ID, self.id.encode("latin-1")), *extra]
 
 
 class Rest:
@@ -123,7 +128,7 @@ class Rest:
         callers: Who may call.
         recorder: Is told of results; None where nothing is recorded.
         most_bytes: How long a body may be, also when it is unpacked.
-        most_held: How many bytes all bodies under way may have.
+        bodies: Counts the bytes of the bodies under way.
         cors: Whether pages of other sites may call.
     """
 
@@ -134,7 +139,7 @@ class Rest:
         *,
         recorder: Recorder | None = None,
         most_bytes: int = 64 * 2**20,
-        most_held: int = 512 * 2**20,
+        bodies: Bodies | None = None,
         cors: bool = False,
     ) -> None:
         self._predictions = predictions
@@ -142,8 +147,7 @@ class Rest:
         self._callers = callers
         self._recorder = recorder
         self._most_bytes = most_bytes
-        self._most_held = most_held
-        self._held = 0
+        self._bodies = bodies or Bodies()
         self._cors = _CORS if cors else []
         #: Who answers what is posted, by path; the most frequent first.
         self._posts: Sequence[
@@ -204,11 +208,8 @@ class Rest:
     ) -> tuple[int, bytes]:
         most = _MOST_RESULTS_BYTES if found.re is _RESULTS else self._most_bytes
         body = await self._body(request, most)
-        self._held += len(body)
-        try:
+        with self._bodies.held(len(body)):
             return 200, await answer(request, found, body)
-        finally:
-            self._held -= len(body)
 
     async def _predict(self, request: _Request, found: re.Match[str], body: bytes) -> bytes:
         model, version, label, verb = found.groups()
@@ -371,18 +372,13 @@ class Rest:
                     raise _GoneError
                 part = message.get("body", b"")
                 size += len(part)
-                self._held += len(part)
+                self._bodies.take(len(part))
                 if size > most:
                     raise _TooLargeError(most)
-                if self._held > self._most_held:
-                    raise ResourceExhaustedError(
-                        "the bodies of the requests under way are as large as they may be "
-                        "together; try again."
-                    )
                 parts.append(part)
                 more = message.get("more_body", False)
         finally:
-            self._held -= size
+            self._bodies.give(size)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if headers.get(b"content-encoding", b"").lower() == b"gzip":
             return _unpacked(body, most)

@@ -124,6 +124,7 @@ class Starter:
         try:
             return socket, await asyncio.wait_for(started, _LOAD_SECONDS)
         except TimeoutError:
+            self.kill(socket)
             raise UnavailableError(
                 f"{directory} was not loaded within {_LOAD_SECONDS:.0f} s."
             ) from None
@@ -131,12 +132,19 @@ class Starter:
             self._starting.pop(socket, None)
 
     async def stop(self, running: Running) -> None:
-        """Ends a replica, which has answered everything it was asked."""
-        with suppress(UnavailableError):
-            await running.caller.call(Method.END, b"")
+        """Ends a replica, which has answered everything it was asked, or hangs."""
+        with suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await running.caller.call(Method.END, b"")
         running.caller.close()
+        self.kill(running.socket)  # a call that hangs would keep it
         with suppress(FileNotFoundError):
             os.unlink(running.socket)
+
+    def kill(self, socket: str) -> None:
+        """Ends the replica of a socket at once, if it runs."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(json.dumps({"kill": socket}).encode() + b"\n")
 
     async def prepare(self) -> None:
         """Has TensorFlow imported, so that the first replica does not wait for that.
@@ -182,6 +190,8 @@ class Starter:
             try:
                 said = json.loads(line)
             except ValueError:
+                said = None
+            if not isinstance(said, dict):
                 logger.info("%s", line.decode(errors="replace").rstrip())
                 continue
             if "ready" in said:

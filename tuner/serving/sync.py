@@ -65,9 +65,13 @@ class Kept:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Readable by this user only: it holds hashes of tokens.
             descriptor, name = tempfile.mkstemp(prefix=".", dir=self._path.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-            os.replace(name, self._path)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(document, file)
+                os.replace(name, self._path)
+            except OSError:
+                os.unlink(name)
+                raise
         except OSError as error:
             logger.warning(
                 "%s cannot be written: without a study server, a gateway that starts serves "

@@ -122,12 +122,23 @@ class Caller(Frames):
         super().__init__()
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
+        self._owed = 0
+        self._silent_since = 0.0
         self.is_lost = False
 
     @property
     def in_flight(self) -> int:
-        """How many calls wait for their answers."""
-        return len(self._waiting)
+        """How many calls have no answer yet, also those for which nobody waits any more."""
+        return self._owed
+
+    @property
+    def abandoned(self) -> int:
+        """For how many of those nobody waits."""
+        return self._owed - len(self._waiting)
+
+    def silence(self, now: float) -> float:
+        """For how many seconds it has owed answers and given none."""
+        return now - self._silent_since if self._owed else 0.0
 
     async def call(self, method: Method, body: bytes) -> bytes:
         """The answer.
@@ -138,8 +149,11 @@ class Caller(Frames):
         """
         if self.is_lost:
             raise UnavailableError("the replica is gone.")
-        number = next(self._numbers)
-        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+        if not self._owed:
+            self._silent_since = loop.time()
+        self._owed += 1
         self._waiting[number] = answer
         self.send(number, method, body)
         try:
@@ -152,6 +166,8 @@ class Caller(Frames):
 
     def received(self, number: int, code: int, body: bytes) -> None:
         """Wakes who waits for an answer; nobody does after a deadline."""
+        self._owed -= 1
+        self._silent_since = asyncio.get_running_loop().time()
         waiting = self._waiting.get(number)
         if waiting is not None and not waiting.done():
             waiting.set_result((code, body))

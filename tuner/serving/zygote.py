@@ -3,9 +3,9 @@
     python -m tuner.serving.zygote
 
 It reads lines of JSON, `{"directory": ..., "socket": ..., "threads": "1", "host": ""}`, and forks
-a replica for each. On standard output it says `{"ready": true}` once, its replicas what `replica`
-says, and `{"exited": SOCKET, "code": N}` when one has ended. It ends with its standard input, and
-its replicas end with it.
+a replica for each; `{"kill": SOCKET}` ends one at once. On standard output it says
+`{"ready": true}` once, its replicas what `replica` says, and `{"exited": SOCKET, "code": N}` when
+one has ended. It ends with its standard input, and its replicas end with it.
 
 Importing TensorFlow takes seconds, and its memory is shared. To fork is safe as long as
 TensorFlow has run nothing and started no threads: so this process never calls it.
@@ -47,6 +47,9 @@ def main() -> int:
         *lines, unread = (unread + received).split(b"\n")
         for line in lines:
             asked = json.loads(line)
+            if "kill" in asked:
+                _kill(replicas, asked["kill"])
+                continue
             pid = os.fork()
             if pid == 0:
                 _become_replica(asked)
@@ -73,6 +76,12 @@ def _become_replica(asked: dict[str, str]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _kill(replicas: dict[int, str], socket: str) -> None:
+    for pid, known in replicas.items():
+        if known == socket:
+            os.kill(pid, signal.SIGKILL)
 
 
 def _reap(replicas: dict[int, str]) -> None:

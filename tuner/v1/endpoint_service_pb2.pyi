@@ -466,12 +466,15 @@ class Traffic(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     LATENCIES_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     """How many calls it got."""
     errors: _builtins.int
     """How many of them failed for a reason that is not the caller's."""
     differences: _builtins.int
     """How many of the answers of a version that is only asked, too, were not that of the version which answered."""
+    refusals: _builtins.int
+    """How many it refused: the callers' mistakes, unless other versions take the same. Canaries are judged by them, too."""
     @_builtins.property
     def latencies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many calls took less than each of tuner.endpoint.LATENCY_BOUNDS, and as much as the one before; one more for
@@ -485,10 +488,11 @@ class Traffic(_message.Message):
         errors: _builtins.int = ...,
         differences: _builtins.int = ...,
         latencies: _abc.Iterable[_builtins.int] | None = ...,
+        refusals: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "errors", b"errors", "latencies", b"latencies", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "errors", b"errors", "latencies", b"latencies", "refusals", b"refusals", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
