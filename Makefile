@@ -19,9 +19,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: install
 	@$(BIN)/tuner demo
 
-# Two files at a time: most tests wait for processes to start.
+# Three files at a time: most tests wait for processes to start.
 test: install chromium
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Kills workers, servers and PostgreSQL 500 times, and looks for all that was acknowledged; takes a quarter of an hour.
 # Then swaps the version of an endpoint under load 20 times, and looks for every answer.

@@ -27,7 +27,7 @@ from tuner.v1 import study_pb2
 from tuner_storage import EmbeddedPostgres, embedded
 
 WORKERS, SERVERS = 8, 2
-KILLS = int(os.environ.get("TUNER_TEST_KILLS", "54"))
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "36"))
 LEASE_SECONDS = 4
 #: More than can be tried meanwhile; the real limit is set when the killing is over.
 ENDLESS = 100_000

@@ -21,7 +21,7 @@ from tuner.study import Cause, StudyState, TrialState
 
 pytestmark = pytest.mark.timeout(300)
 
-TRIALS, EPOCHS = 6, 120
+TRIALS, EPOCHS = 4, 120
 
 
 class RunnerProcess:

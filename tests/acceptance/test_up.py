@@ -114,7 +114,7 @@ def test_a_dead_ray_ends_the_runner_which_comes_back_with_another(
 ) -> None:
     up = start()
     with Client(up.ready()["address"]) as client:
-        study = submit(client, tmp_path, "headless", trials=1, epochs=1500)
+        study = submit(client, tmp_path, "headless", trials=1, epochs=800)
         until(lambda: list(study.trials()) and study.trial(0).record.checkpoint)
         up.look()
         (head,) = [pid for pid in up.pids if "gcs_server" in command(pid).partition(" ")[0]]
