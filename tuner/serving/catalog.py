@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tuner.serving.pool import Pool
 from tuner.serving.predictions import Served, chosen, no_label, not_served
+from tuner.serving.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,7 @@ class Folder:
                 logger.warning("%s cannot be read: %s", self._root, error)
                 continue
             for served in gone:
-                task = asyncio.create_task(served.pool.close())
-                self._ending.add(task)
-                task.add_done_callback(self._ending.discard)
+                spawn(served.pool.close(), self._ending)
 
     def _look(self) -> list[Served]:
         """Takes in what is there now; returns what is not there any more."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from tuner.endpoint import SLOTS, Deployment, Endpoint, Traffic, slot_of
 from tuner.errors import DeadlineError, InvalidArgumentError, UnavailableError
@@ -19,6 +18,7 @@ from tuner.serving.pool import Pool, Replicas
 from tuner.serving.predictions import Call, Served, chosen, no_label, not_served
 from tuner.serving.recording import Recorder
 from tuner.serving.shadows import Shadows
+from tuner.serving.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Endpoints:
             self._change(known, endpoint)
         self.is_ready = True
         if any(held.versions for held in self._held.values()):
-            self._spawn(self._prepare())
+            spawn(self._prepare(), self._tasks)
 
     async def close(self) -> None:
         """Ends all replicas, after their calls."""
@@ -208,7 +208,7 @@ class Endpoints:
         fresh = set(slots) - set(held.slots)
         is_warm = endpoint.scaling.min_replicas > 0 or any(each.pool.size for each in held.alive)
         if held.slots and fresh and is_warm:
-            held.switch = self._spawn(self._switch(held, slots, fresh))
+            held.switch = spawn(self._switch(held, slots, fresh), self._tasks)
         else:
             held.slots = slots
         self._settle(held)
@@ -254,7 +254,7 @@ class Endpoints:
         for each in ended:
             logger.info("%s/%d ends", each.endpoint_id, each.number)
             self._leaving.add(each)
-            self._spawn(self._leave(each))
+            spawn(self._leave(each), self._tasks)
 
     async def _leave(self, deployed: Deployed) -> None:
         await deployed.pool.close()
@@ -263,12 +263,6 @@ class Endpoints:
     async def _prepare(self) -> None:
         with suppress(UnavailableError):  # replicas say so themselves, when they are wanted
             await self._starter.prepare()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 async def _warm(deployed: Deployed) -> None:

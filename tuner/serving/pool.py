@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tuner.endpoint import Scaling
 from tuner.errors import (
@@ -20,6 +20,7 @@ from tuner.errors import (
     UnavailableError,
 )
 from tuner.serving.starter import Running
+from tuner.serving.tasks import spawn
 from tuner.serving.wire import Method
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class Pool:
         if missing > 0 and now >= self._not_before and not self._closed:
             for _ in range(missing):
                 self._starting += 1
-                _spawn(self._start(), self._starts)
+                spawn(self._start(), self._starts)
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -234,7 +235,7 @@ class Pool:
 
     def _retire(self, running: Running) -> None:
         self._running.remove(running)
-        _spawn(self._stop(running), self._stops)
+        spawn(self._stop(running), self._stops)
 
     async def _stop(self, running: Running) -> None:
         loop = asyncio.get_running_loop()
@@ -261,7 +262,7 @@ class Pool:
                 logger.warning("%s: a replica gave no answer for %.0f s", self.name, most)
                 running.caller.close()
                 self._forget(running)
-                _spawn(self._replicas.stop(running), self._stops)
+                spawn(self._replicas.stop(running), self._stops)
 
     def _scale(self) -> None:
         scaling, now = self.scaling, asyncio.get_running_loop().time()
@@ -284,9 +285,3 @@ class Pool:
         elif size > max(wanted, 1) and now - self._enough_since > _DOWN_SECONDS:
             self._enough_since = now
             self._retire(min(self._running, key=lambda each: each.caller.in_flight))
-
-
-def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)

@@ -17,6 +17,7 @@ from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
 from tuner.serving.pool import Pool
 from tuner.serving.predictions import Call, Served
 from tuner.serving.server import Server
+from tuner.serving.tasks import spawn
 from tuner.serving.wire import Method
 from tuner.v1 import endpoint_service_pb2 as pb
 
@@ -62,9 +63,7 @@ class Recorder:
             time=convert.time_to_proto(datetime.now(UTC)),
         )
         if call.method is Method.PREDICT_PROTO and len(answer) <= _MOST_PROTO_BYTES:
-            task = asyncio.create_task(self._show(prediction, answer, served.pool))
-            self._showing.add(task)
-            task.add_done_callback(self._showing.discard)
+            spawn(self._show(prediction, answer, served.pool), self._showing)
             return
         prediction.answer = _shown(call.method, answer)
         self._waiting.append(prediction)

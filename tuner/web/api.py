@@ -10,11 +10,10 @@ from google.protobuf.message import Message
 
 from tuner import convert, convert_model
 from tuner.model import check_model_id
-from tuner.web.site import TheSite, check_id
+from tuner.web.site import PageToken, TheSite, check_id
 
 router = APIRouter(prefix="/api")
 
-PageToken = Annotated[str, Query(max_length=500)]
 PageSize = Annotated[int, Query(ge=1, le=1000)]
 
 

@@ -17,11 +17,10 @@ from tuner.errors import (
     PermissionDeniedError,
 )
 from tuner.web import endpoint_charts
-from tuner.web.site import Site, TheSite
+from tuner.web.site import PageToken, Site, TheSite
 
 router = APIRouter(prefix="/endpoints", include_in_schema=False)
 
-PageToken = Annotated[str, Query(max_length=500)]
 #: Over how much time calls, errors and latencies are shown.
 WINDOWS: Mapping[str, timedelta] = {
     "15m": timedelta(minutes=15),
@@ -174,18 +173,15 @@ def _endpoint(site: Site, endpoint_id: str, window: str) -> dict[str, Any]:
 
 
 def _rows(endpoint: Endpoint, report: Report) -> list[Row]:
-    rows = []
+    rows, totals = [], report.totals
     for deployment in endpoint.deployments:
-        counted = {False: Traffic(), True: Traffic()}
-        for minute in report.minutes:
-            if minute.version == deployment.version:
-                counted[minute.shadow].add(minute.traffic)
-        replicas = [each for each in report.replicas if each.version == deployment.version]
+        version = deployment.version
+        replicas = [each for each in report.replicas if each.version == version]
         rows.append(
             Row(
                 deployment=deployment,
-                answered=counted[False],
-                shadowed=counted[True],
+                answered=totals.get((version, False), Traffic()),
+                shadowed=totals.get((version, True), Traffic()),
                 ready=sum(each.ready for each in replicas),
                 calls=sum(each.calls for each in replicas),
                 failure=next((each.failure for each in replicas if each.failure), ""),

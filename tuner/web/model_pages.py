@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tuner.errors import InvalidArgumentError, NotFoundError
 from tuner.model import ModelVersion, check_model_id, check_version
-from tuner.web.site import Site, TheSite
+from tuner.web.site import PageToken, Site, TheSite
 
 router = APIRouter(prefix="/models", include_in_schema=False)
-
-PageToken = Annotated[str, Query(max_length=500)]
 
 
 @router.get("")

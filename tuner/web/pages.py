@@ -14,7 +14,7 @@ from tuner.space import Group
 from tuner.study import Measurement, Study, Trial, TrialState
 from tuner.web import charts, format
 from tuner.web.history import History
-from tuner.web.site import Site, TheSite, unchanged
+from tuner.web.site import PageToken, Site, TheSite, unchanged
 
 router = APIRouter(include_in_schema=False)
 
@@ -22,8 +22,6 @@ router = APIRouter(include_in_schema=False)
 PAGE_TRIALS = 50
 #: How many of the best trials, and of the newest, have their curves drawn.
 CURVES = 25
-
-PageToken = Annotated[str, Query(max_length=500)]
 
 
 class Order(enum.StrEnum):

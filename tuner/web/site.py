@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Query, Request, Response
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from tuner import study as values
@@ -185,3 +185,6 @@ def _site(request: Request) -> Site:
 
 #: What an endpoint declares to get the site.
 TheSite = Annotated[Site, Depends(_site)]
+
+#: The token of a page of a list; empty: the first.
+PageToken = Annotated[str, Query(max_length=500)]
