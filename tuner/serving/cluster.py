@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,6 @@ _PATIENCE_SECONDS = 5.0
 #: How long a node's host may take, which imports TensorFlow.
 _HOST_SECONDS = 120.0
 _CONNECT_SECONDS = 10.0
-_STOP_SECONDS = 5.0
 
 
 class _Host:
@@ -153,10 +151,7 @@ class ClusterStarter:
 
     async def stop(self, running: Running) -> None:
         """Ends a replica, which has answered everything it was asked, or hangs."""
-        with suppress(UnavailableError, TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await running.caller.call(Method.END, b"")
-        running.caller.close()
+        await running.end()
         if isinstance(running, _Placed):
             running.kill()  # a call that hangs would keep it
             remove_placement_group(running.group)

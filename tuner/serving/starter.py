@@ -35,6 +35,13 @@ class Running:
         self.socket = socket
         self.caller = caller
 
+    async def end(self) -> None:
+        """Asks it to end, and closes the connection; one that hangs is not waited for long."""
+        with suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self.caller.call(Method.END, b"")
+        self.caller.close()
+
 
 class Starter:
     """Has replicas forked from a process that has TensorFlow imported; use it in `async with`.
@@ -133,10 +140,7 @@ class Starter:
 
     async def stop(self, running: Running) -> None:
         """Ends a replica, which has answered everything it was asked, or hangs."""
-        with suppress(UnavailableError, TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await running.caller.call(Method.END, b"")
-        running.caller.close()
+        await running.end()
         self.kill(running.socket)  # a call that hangs would keep it
         with suppress(FileNotFoundError):
             os.unlink(running.socket)
