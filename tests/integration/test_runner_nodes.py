@@ -84,11 +84,11 @@ def cluster(settings: Settings) -> Iterator[Cluster]:
 
 
 def test_what_others_hold_is_said(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "PLACE_SECONDS", 1)
     shape = Shape(workers=2, cpus_per_worker=0.6)
     with closing(placement.Reservation(shape, "SPREAD")) as first:
         assert len(set(first.nodes)) == 2
-        with pytest.raises(UnavailableError) as error:
+        with monkeypatch.context() as patch, pytest.raises(UnavailableError) as error:
+            patch.setattr(placement, "PLACE_SECONDS", 1)
             placement.Reservation(shape, "PACK")
     assert re.search(
         r"2 workers of 0.6 CPUs found no room \(PACK\) within 1 s: .*"
