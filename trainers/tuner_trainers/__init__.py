@@ -2,5 +2,5 @@
 
 from tuner_trainers import lean
 
-# Before any module of this package imports Keras.
+# Before any module of this package imports Keras, or TensorFlow, which imports it.
 lean.install()
