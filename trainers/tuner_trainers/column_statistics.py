@@ -17,13 +17,10 @@ from tuner_trainers.columns import Kind, is_bytes, number_text
 from tuner_trainers.sketches import Numbers, ValueCounts
 from tuner_trainers.summary import Summary, summary_from_json, summary_to_json
 
-
 #: Below it, a float64 holds every whole number.
 _EXACT = 2.0**53
 #: What to say of a column that is blurred.
-BLURRED = (
-    "it holds whole numbers beyond 2^53, of which 64-bit floats make neighbours one number"
-)
+BLURRED = "it holds whole numbers beyond 2^53, of which 64-bit floats make neighbours one number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
