@@ -17,6 +17,7 @@ from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.config import Settings
 from tuner.errors import UnavailableError
+from tuner.runner import places
 from tuner.runner.chore import Chore
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import Gang
@@ -31,6 +32,7 @@ from tuner.study import Study
 from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.storage import GIB, Storage
+from tuner_trainers.transfer import is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +185,13 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> Non
 
     Args:
         ready: Called once with what is offered, when trials can be trained.
+
+    Raises:
+        InvalidArgumentError: what trials leave, or the models, could not be written.
     """
+    places.check_writable(settings.artifacts_dir)
+    if not is_remote(settings.models_uri):
+        places.check_writable(local_path(settings.models_uri), "TUNER_MODELS")
     with Cluster(settings) as cluster, Runner(settings, cluster) as runner:
 
         def stop(number: int, frame: FrameType | None) -> None:

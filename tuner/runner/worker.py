@@ -27,7 +27,7 @@ from tuner.errors import (
     TunerError,
     UnavailableError,
 )
-from tuner.runner import capture, memory, offspring
+from tuner.runner import capture, memory, offspring, places
 from tuner.runner.capture import Capture
 from tuner.runner.isolation import Isolation
 from tuner.runner.memory import UNKNOWN, Memory
@@ -156,10 +156,14 @@ class Context:
         return True
 
     def prepare_artifacts(self) -> None:
-        """Makes the folder; one of the attempt's own is empty, though an earlier study left it."""
+        """Makes the folder; one of the attempt's own is empty, though an earlier study left it.
+
+        Raises:
+            InvalidArgumentError: nothing can be written there.
+        """
         if self._assignment.fresh:
             shutil.rmtree(self.artifact_dir, ignore_errors=True)
-        self.artifact_dir.mkdir(parents=True, exist_ok=True)
+        places.check_writable(self.artifact_dir)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
