@@ -337,7 +337,7 @@ def _crash(name: str, pid: int, words: str) -> Failure:
     how = f"of {signals[-1]}" if signals else "without a word, as of SIGKILL or os._exit()"
     message = (
         f"{name} of the gang died by itself {how} (process {pid}), while its machine went on: "
-        "look at the end of the trial's log, and at the stack."
+        "`tuner logs` shows what it printed last, and its stack."
     )
     lines = [line for line in words.splitlines() if not line.startswith(_MODULES)]
     stack = "\n".join([*lines[-_LINES:], message])
