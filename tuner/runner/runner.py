@@ -72,8 +72,9 @@ class Runner:
         )
         publisher = Publisher(self._connection, settings.artifacts_dir, settings.models_uri)
         retention = Retention(self._connection, settings.artifacts_dir)
+        self._publishing = Chore("publish", publisher.work, _PUBLISH_SECONDS)
         self._chores = (
-            Chore("publish", publisher.work, _PUBLISH_SECONDS),
+            self._publishing,
             Chore("retention", retention.work, _RETENTION_SECONDS),
         )
         self._warm = ""
@@ -177,7 +178,7 @@ class Runner:
         if study.ended:
             study.sweep()
             del self._studies[study_id]
-            self._publish_time = 0.0
+            self._publishing.hurry()
 
 
 def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> None:
