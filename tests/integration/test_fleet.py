@@ -215,6 +215,8 @@ def test_a_server_that_slept_cannot_write_to_what_it_lost(
         # What is passed on from now on goes over a connection that stands.
         second.study()
         os.kill(a.process.pid, signal.SIGSTOP)
+        # All of its threads: one of them could answer otherwise.
+        os.waitid(os.P_PID, a.process.pid, os.WSTOPPED)
         asked = first.stub.SuggestTrials.future(
             pb.SuggestTrialsRequest(parent="studies/s", worker_id="cat"), timeout=30
         )
