@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tuner.runner import environment
 
@@ -13,6 +14,9 @@ from tuner.runner import environment
 environment.prepare(os.environ, own_cluster=True)
 # Tables do not depend on where the tests are run.
 os.environ["COLUMNS"] = "200"
+# How long an example takes is the machine's affair, not the test's.
+settings.register_profile("tuner", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tuner")
 
 REPOSITORY = Path(__file__).parent.parent
 

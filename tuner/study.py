@@ -110,6 +110,8 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     INFEASIBLE = "INFEASIBLE"
     TIMED_OUT = "TIMED_OUT"
+    #: A process of the worker died by itself, while its machine went on.
+    CRASHED = "CRASHED"
 
 
 class Strategy(StrEnum):

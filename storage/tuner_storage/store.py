@@ -138,12 +138,16 @@ class Store:
                 for trial in block.trials(stored.study.study_id, stored.key)
             ]
             causes: dict[int, list[Cause]] = defaultdict(list)
-            for number, cause in connection.execute(QUERIES["list_causes"], parameters):
+            furthest: dict[int, int] = {}
+            for number, cause, step in connection.execute(QUERIES["list_causes"], parameters):
                 causes[number].append(Cause(cause))
+                if step is not None:
+                    furthest[number] = max(step, furthest.get(number, step))
             answered = connection.execute(QUERIES["list_requests"], parameters).fetchall()
         return LoadedTrials(
             trials=tuple(trials),
             causes={number: tuple(listed) for number, listed in causes.items()},
+            furthest=furthest,
             answered=frozenset((request_id, method) for request_id, method in answered),
         )
 

@@ -82,6 +82,8 @@ class LoadedTrials:
     trials: tuple[Trial, ...]
     #: Why earlier attempts ended of trials that may be tried again, by trial.
     causes: Mapping[int, tuple[Cause, ...]]
+    #: The highest steps that those attempts measured, where they measured anything.
+    furthest: Mapping[int, int]
     #: The requests that were answered: id and method.
     answered: frozenset[tuple[str, str]]
 

@@ -151,14 +151,15 @@ def fail_on_one_rank(context: Context, strategy: tf.distribute.Strategy | None) 
 
 
 def die_on_one_rank(
-    folder: str, context: Context, strategy: tf.distribute.Strategy | None
+    folder: str, signal: int, context: Context, strategy: tf.distribute.Strategy | None
 ) -> Result:
-    """Kills rank 1's process in the middle of the training, as a machine's end would."""
+    """Kills rank 1's process in the middle of the training."""
 
     def die(epoch: int, context: Context) -> None:
         if context.rank == 1 and epoch == 2:
             Path(folder, "died").write_text(str(os.getpid()))
-            os.kill(os.getpid(), 9)
+            print("about to die", flush=True)
+            os.kill(os.getpid(), signal)
 
     return fit(4, 1000, context, strategy, after_epoch=die)
 

@@ -163,17 +163,19 @@ def test_a_study_is_loaded_as_it_was(
     assert second.record.summary() == first.record.summary()
     assert second.record.board.since_best == first.record.board.since_best
     assert second.record.cost == first.record.cost != Cost()
-    assert _of_those_to_try(second) == _of_those_to_try(first)
+    for earlier in ("_causes", "_furthest"):
+        assert _of_those_to_try(second, earlier) == _of_those_to_try(first, earlier)
     assert second._reported == first._reported
     assert second.optimal() == first.optimal()
     _go_on_alike(first.record.engine, second.record.engine, second.record.board.total)
 
 
-def _of_those_to_try(live: LiveStudy) -> dict[int, list[Cause]]:
-    """Why attempts ended, of trials that may be tried again."""
+def _of_those_to_try(live: LiveStudy, earlier: str) -> dict[int, object]:
+    """What is known of earlier attempts, of trials that may be tried again."""
     ended = (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.INFEASIBLE)
     board = live.record.board
-    return {n: causes for n, causes in live._causes.items() if board[n].state not in ended}
+    known = getattr(live, earlier).items()
+    return {number: what for number, what in known if board[number].state not in ended}
 
 
 def _go_on_alike(first: StudyEngine, second: StudyEngine, number: int) -> None:

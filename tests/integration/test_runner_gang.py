@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -178,7 +179,7 @@ def test_parameter_servers_train_and_outlive_a_worker(bench: Bench, tmp_path: Pa
         losses = trainers.losses_of(result_of(run(gang, story.train(still), tmp_path)))
         assert losses == pytest.approx(losses_alone(still, tmp_path), abs=1e-5)
         outcome = story.run(gang, task, {1: gang.pids[1], 4: gang.pids[3]})
-        assert outcome.failure is not None and outcome.failure.cause is Cause.LOST
+        assert outcome.failure is not None and outcome.failure.cause is Cause.CRASHED
         assert outcome.failure.message.startswith("parameter server 0 of the gang died")
         interrupted = story.folder
         assert (interrupted / "epoch4").exists(), "one worker went on without the other"
@@ -195,7 +196,7 @@ def test_parameter_servers_train_and_outlive_a_worker(bench: Bench, tmp_path: Pa
         losses = trainers.losses_of(result_of(run(gang, story.train(task), tmp_path / "third")))
         assert losses == pytest.approx(alone, abs=1e-5)
         outcome = story.run(gang, task, {2: gang.pids[0]})
-        assert outcome.failure is not None and outcome.failure.cause is Cause.LOST
+        assert outcome.failure is not None and outcome.failure.cause is Cause.CRASHED
         assert outcome.failure.message.startswith("the coordinator of the gang died")
 
 
@@ -355,11 +356,20 @@ def test_a_killed_worker_loses_the_attempt_and_costs_the_gang(
     bench: Bench, tmp_path: Path
 ) -> None:
     gang = bench.whole()
-    failure = run(gang, partial(trainers.die_on_one_rank, str(tmp_path)), tmp_path).failure
+    train = partial(trainers.die_on_one_rank, str(tmp_path), signal.SIGSEGV)
+    failure = run(gang, train, tmp_path).failure
     assert int((tmp_path / "died").read_text()) == gang.pids[1]
     assert failure is not None
-    assert failure.cause is Cause.LOST
+    assert failure.cause is Cause.CRASHED
+    assert re.fullmatch(
+        rf"worker 1 of the gang died by itself of SIGSEGV \(process {gang.pids[1]}\), while its "
+        r"machine went on: .* log.* stack\.",
+        failure.message,
+    )
+    assert "about to die" in failure.log_tail
+    assert "in die\n" in failure.stack and failure.stack.endswith(failure.message)
     assert gang.broken
+    assert not [*Path(tempfile.gettempdir()).glob(f"tuner-trial-{gang.pids[1]}-*")]
 
 
 def test_a_cancelled_trial_ends_with_its_gang(bench: Bench, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.integration.test_runner import descends
 from tuner.client import Access, Client
 from tuner.client.channel import Connection
 from tuner.config import Settings
-from tuner.errors import DataError, FailedPreconditionError
+from tuner.errors import DataError, FailedPreconditionError, InvalidArgumentError
 from tuner.runner import preparation
 from tuner.runner.cluster import Cluster
 from tuner.runner.portions import RayWorkers
@@ -165,6 +165,12 @@ def test_what_goes_wrong_with_what_is_kept_is_told_to_the_runner(
     again = prepare(client, "small-again", rows, tmp_path)
     assert (again.statistics, again.was_known) == (first.statistics, False)
     assert len(again.notes) == 1 and "It is learned again." in again.notes[0]
+
+
+def test_what_could_not_be_kept_is_not_read(client: Client, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(InvalidArgumentError, match=r"nothing can be written to \S+/statistics: "):
+        prepare(client, "kept-nowhere", rows, tmp_path / "taken")
 
 
 def test_a_study_that_was_stopped_is_not_read_for_any_more(

@@ -219,6 +219,26 @@ def test_failures_are_tried_again_by_cause(caller: Caller) -> None:
     assert caller.study().state == StudyState.COMPLETED
 
 
+def test_what_crashes_at_the_same_place_is_the_trials_own_fault(caller: Caller) -> None:
+    caller.create(trials=1)
+    # It measures something new, it keeps a checkpoint, and then it comes no further.
+    for step, saves in ((4, False), (2, True), (4, False), (1, False)):
+        trial = caller.one()
+        caller.report(trial, step, auc=0.5)
+        if saves:
+            caller.checkpoint(trial, "/a", step)
+        assert caller.fail(trial, "CRASHED", "worker 0 died").state == State.QUEUED
+    last = caller.fail(caller.one(), "CRASHED", "worker 0 died")
+    assert (last.state, last.state_reason) == (
+        State.FAILED,
+        "crashed 3 times without coming further: worker 0 died",
+    )
+    causes = [a.failure.cause for a in caller.trial().attempts]
+    assert [trial_pb2.Failure.Cause.Name(c) for c in causes] == [
+        "LOST", "LOST", "CRASHED", "CRASHED", "CRASHED"
+    ]  # fmt: skip
+
+
 def test_infeasible_parameters_are_never_tried_again(caller: Caller) -> None:
     caller.create(trials=2)
     assert caller.fail(caller.one(), "INFEASIBLE", "too wide").state == State.INFEASIBLE

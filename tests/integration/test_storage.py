@@ -598,14 +598,16 @@ def test_a_stop_is_asked_for_once_and_kept(held: Held) -> None:
 
 def test_history_is_loaded_with_causes_and_costs(held: Held) -> None:
     held.lease(0, 1)
+    held.report(0, loss(0.7, step=3))
     held.end(0, TrialState.QUEUED, failure=Failure(cause=Cause.USER_ERROR, message="x"))
     held.report(1, loss(0.5))
     answer = writes.record_answer("r", "CompleteTrial", b"", NOW)
     held.end(1, TrialState.SUCCEEDED, answer, final=loss(0.5))
     loaded = held.store.load_trials(held.stored())
     assert loaded.causes == {0: (Cause.USER_ERROR,)}
+    assert loaded.furthest == {0: 3}
     assert [t.cost for t in loaded.trials] == [COST, COST]
-    assert [len(t.measurements) for t in loaded.trials] == [0, 1]
+    assert [len(t.measurements) for t in loaded.trials] == [1, 1]
     assert loaded.answered == {("r", "CompleteTrial")}
 
 

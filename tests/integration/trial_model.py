@@ -15,6 +15,7 @@ RETRIES = {
     "OUT_OF_MEMORY": 1,
     "INFEASIBLE": 0,
     "TIMED_OUT": 0,
+    "CRASHED": 2,
 }
 ENDED = ("SUCCEEDED", "PRUNED", "FAILED", "INFEASIBLE")
 
@@ -61,8 +62,15 @@ class TrialModel:
     causes: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     checkpoint: int | None = None
+    #: Whether its present attempt kept a checkpoint, and what those before it measured at most.
+    kept: bool = False
+    furthest: int = -1
     #: The tokens of all its leases.
     tokens: list[str] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        return max(self.reported, default=-1)
 
     def holds(self, token: str) -> bool:
         return self.state == "RUNNING" and token == self.tokens[-1]
@@ -126,7 +134,7 @@ class StudyModel:
         for trial in leased:
             trial.state, trial.worker, trial.result = "RUNNING", worker, None
             trial.attempt += 1
-            trial.reported = {}
+            trial.reported, trial.kept = {}, False
         for trial in (*held, *leased):
             trial.expires = now + self._lease
         if not held and not leased:
@@ -148,7 +156,7 @@ class StudyModel:
             return "InvalidArgumentError"
         trial.expires = now + self._lease
         if checkpoint is not None:
-            trial.checkpoint = checkpoint
+            trial.checkpoint, trial.kept = checkpoint, True
         if measured is not None:
             trial.reported[measured[0]] = measured[1]
             trial.result = self._result(list(trial.reported.items()))
@@ -183,9 +191,11 @@ class StudyModel:
     def fail(self, trial: TrialModel, token: str, cause: str) -> str | None:
         if not trial.holds(token):
             return "LeaseLostError"
+        if cause == "CRASHED" and (trial.kept or trial.step > trial.furthest):
+            cause = "LOST"
         if cause == "INFEASIBLE":
             self._end(trial, "INFEASIBLE", cause)
-        elif trial.stop and cause in ("LOST", "PREEMPTED"):
+        elif trial.stop and cause in ("LOST", "PREEMPTED", "CRASHED"):
             self._end(trial, "FAILED" if trial.result is None else "PRUNED", cause)
         elif trial.stop or trial.causes.count(cause) >= RETRIES[cause]:
             self._end(trial, "FAILED", cause)
@@ -197,6 +207,7 @@ class StudyModel:
         trial.state, trial.worker, trial.expires = state, None, None
         if cause is not None:
             trial.causes.append(cause)
+            trial.furthest = max(trial.furthest, trial.step)
         if state not in ("SUCCEEDED", "PRUNED"):
             trial.result = None
         if state != "QUEUED":
@@ -248,6 +259,8 @@ class StudyModel:
         """A server starts."""
         self._ticked = now
         self._forgive(now)
+        for trial in self.of("RUNNING"):
+            trial.kept = trial.checkpoint is not None
 
     def _forgive(self, now: datetime) -> None:
         """Where the server was away, workers get half a lease to be heard."""

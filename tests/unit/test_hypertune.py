@@ -64,6 +64,18 @@ def test_what_is_no_record_is_passed_over(path: Path) -> None:
     assert steps_of(MetricFile(path).read()) == ["1"]
 
 
+@pytest.mark.parametrize("bad", ["auc=0.5", "[0.5]", '{"auc": "high"}', '{"global_step": "3"}'])
+def test_what_cannot_be_read_is_said_with_its_line(path: Path, bad: str) -> None:
+    file = MetricFile(path)
+    assert file.fault() == ""
+    path.write_text(line(1, auc=0.5) + "\n")
+    assert file.fault() == ""
+    path.write_text(line(1, auc=0.5) + "\n" + bad + "\nand so on")
+    said = file.fault()
+    assert said.startswith(f"line 3 of {path} could not be read: it should be a JSON object")
+    assert said.endswith(f"but is {bad!r}")
+
+
 def test_of_a_long_file_the_end_is_read(path: Path) -> None:
     file = MetricFile(path)
     path.write_text("".join(line(step, auc=0.5) for step in range(1, 20_000)))

@@ -57,6 +57,10 @@ def numeric(name: str = "x", **settings: Value) -> Feature:
     return Feature(name=name, kind="numeric", columns=(name,), settings=settings)
 
 
+def category(name: str) -> Feature:
+    return Feature(name=name, kind="categorical", columns=(name,))
+
+
 def space(**domains: Domain) -> Space:
     return Space.of({name.replace("__", "."): domain for name, domain in domains.items()})
 
@@ -223,6 +227,14 @@ class TestLeftOut:
         found = prepared(write(x=lambda i: i * 1e300 + 0.5))
         assert "from 0.5 to 3.9e+301" in found.features[0].reason
 
+    @pytest.mark.parametrize("step", [1, 10**15])
+    def test_numbers_that_floats_make_one_are_said(self, write: Write, step: int) -> None:
+        found = prepared(write(x=lambda i: 10**18 + step * i))
+        said = found.skipped["x"] if step == 1 else found.features[0].reason
+        assert "whole numbers beyond 2^53" in said and "`types: {x: string}`" in said
+        exact = prepared(write(x=lambda i: 10**15 + i * i))
+        assert "2^53" not in exact.features[0].reason
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -259,6 +271,21 @@ class TestRefused:
             ({}, {"settings": {"neurons": 4}}, "no parameter 'neurons'"),
             ({}, {"column_types": {"town": "string"}}, "no column 'town'"),
             ({"x": lambda i: 1, "city": lambda i: ""}, {}, "no column to learn from"),
+            (
+                {"x": lambda i: -(10**18) - i % 9},
+                {"features": (category("x"),)},
+                r"feature 'x' takes each value .* 2\^53, .* `types: \{x: string\}`",
+            ),
+            (
+                {"x": lambda i: 10**18 + 512 * (i % 9)},
+                {"features": (Feature(name="x x city", kind="cross", columns=("x", "city")),)},
+                r"feature 'x x city' takes each value of the column 'x'",
+            ),
+            (
+                {"y": lambda i: 10**18 + 512 * (i % 2)},
+                {"task": "classification"},
+                r"classes in the label 'y' cannot be told apart: .*string",
+            ),
             ({}, {"trainer": "forest"}, "no trainer 'forest'; it is one of tabular"),
         ],
     )

@@ -184,6 +184,18 @@ def test_what_was_written_last_is_reported_though_the_line_has_no_end(tmp_path: 
     assert context.reports == [(1, {"m": 1}), (2, {"m": 2})]
 
 
+def test_a_metric_file_that_cannot_be_read_is_blamed(tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match=r"reported nothing, .* line 1 of /\S+/metrics could"):
+        ran(
+            tmp_path,
+            """
+            import os
+            with open(os.environ["CLOUD_ML_HP_METRIC_FILE"], "w") as file:
+                file.write("m=1")
+            """,
+        )
+
+
 # --- how they meet ---------------------------------------------------------------------------
 
 

@@ -6,7 +6,9 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +95,22 @@ def test_afterwards_everything_is_as_before(capfd: pytest.CaptureFixture[str]) -
     os.write(1, b"outside")
     assert capfd.readouterr().out == "outside"
     assert logging.getLogger().handlers == handlers
+
+
+def test_the_last_words_of_the_dead_are_told_once_and_swept_away() -> None:
+    said = "import os; from tuner.runner.capture import Capture as C; C().__enter__()"
+    pids = []
+    for word in ("help", "me"):
+        died = f"{said}; os.write(1, b'{word}'); os._exit(1)"
+        with subprocess.Popen([sys.executable, "-c", died]) as process:
+            process.wait(30)
+        pids.append(process.pid)
+    capture.sweep()
+    assert [capture.last_words(pids[0]) for _ in range(2)] == ["help", ""]
+    (left,) = Path(tempfile.gettempdir()).glob(f"tuner-trial-{pids[1]}-*")
+    os.utime(left, (0, 0))
+    with Capture():
+        capture.sweep()
+        assert not left.exists()
+        assert [*Path(tempfile.gettempdir()).glob(f"tuner-trial-{os.getpid()}-*")]
+    assert not [*Path(tempfile.gettempdir()).glob(f"tuner-trial-{os.getpid()}-*")]

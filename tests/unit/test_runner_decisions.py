@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tuner.errors import InfeasibleError, InvalidArgumentError, UnavailableError
 from tuner.runner import environment
+from tuner.runner.chore import Chore
 from tuner.runner.preparation import shape_of
 from tuner.runner.shape import Shape
 from tuner.runner.slot import task_of
@@ -217,3 +220,25 @@ def test_a_ray_of_our_own_is_closed_to_others() -> None:
     environment.prepare(joined, own_cluster=False)
     assert joined.pop("RAY_AUTH_TOKEN") == "the user's"
     assert sorted(joined) == ["RAY_ENABLE_AUTO_CONNECT", "RAY_USAGE_STATS_ENABLED"]
+
+
+def test_a_chore_that_hurries_is_done_again_once_it_has_ended() -> None:
+    begun, go_on = list[int](), threading.Event()
+
+    def work() -> None:
+        begun.append(1)
+        go_on.wait(10)
+
+    chore = Chore("chore", work, 3600.0)
+    chore.tend()
+    chore.hurry()
+    chore.tend()
+    assert len(begun) == 1
+    go_on.set()
+    for _ in range(500):
+        chore.tend()
+        if len(begun) == 2:
+            break
+        time.sleep(0.01)
+    chore.tend()
+    assert len(begun) == 2

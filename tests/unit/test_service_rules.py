@@ -246,6 +246,7 @@ def test_a_first_report_needs_one_of_the_metrics() -> None:
         (Cause.OUT_OF_MEMORY, [], TrialState.QUEUED),
         (Cause.OUT_OF_MEMORY, [Cause.OUT_OF_MEMORY], TrialState.FAILED),
         (Cause.TIMED_OUT, [], TrialState.FAILED),
+        (Cause.CRASHED, [Cause.LOST] * 5, TrialState.QUEUED),
         (Cause.INFEASIBLE, [], TrialState.INFEASIBLE),
     ],
 )

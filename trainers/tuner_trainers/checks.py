@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 
 from tuner.errors import DataError, InvalidArgumentError
+from tuner.feature_kinds import CROSS_NUMBER_BUCKETS
 from tuner.features import (
     check_feature,
     effective_settings,
@@ -21,7 +22,7 @@ from tuner.space import Domain, Space
 from tuner.study import DataSource, Feature, StudySpec
 from tuner.trainer_spaces import CLASS_WEIGHT, TRAINERS, find_parameter, parameter_of
 from tuner_trainers import data
-from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.column_statistics import BLURRED, ColumnStatistics
 from tuner_trainers.columns import decode
 from tuner_trainers.data import Layout
 from tuner_trainers.derived import Images, Values, instants_of, no_times
@@ -105,7 +106,12 @@ def check_held_out(
 
 
 def check_rows(source: DataSource, label: ColumnStatistics, classes: Sequence[str]) -> None:
-    """Checks that training and validation both get rows; raises DataError."""
+    """Checks that training and validation get rows, and classes are apart; raises DataError."""
+    if classes and label.is_blurred:
+        raise DataError(
+            f"{source.train_uri}: the classes in the label {label.name!r} cannot be told apart: "
+            f"{BLURRED}; write `types: {{{label.name}: string}}` under `data`."
+        )
     fraction = source.validation_fraction
     if source.validation_uri or fraction is None:
         return
@@ -175,6 +181,7 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
                     f"holds text such as {column.top[0][0]!r}; say `kind: categorical`, or add "
                     "words that mean missing to `missing` under `data`."
                 )
+        _check_told_apart(feature, statistics, uri)
         if feature.kind == "datetime":
             _check_times(feature, statistics, uri)
         if feature.kind == "image":
@@ -187,6 +194,20 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
             raise DataError(
                 f"{uri}: the features that share the table {table!r} hold numbers and text; give "
                 "their columns one type by `types` under `data`."
+            )
+
+
+def _check_told_apart(feature: Feature, statistics: Statistics, uri: str) -> None:
+    """Refuses to take numbers for names that a float64 does not tell from their neighbours."""
+    for name in feature.columns:
+        column = statistics.columns[name]
+        as_names = feature.kind == "categorical" or (
+            feature.kind == "cross" and column.distinct <= CROSS_NUMBER_BUCKETS
+        )
+        if as_names and column.is_blurred:
+            raise DataError(
+                f"{uri}: feature {feature.name!r} takes each value of the column {name!r} by "
+                f"itself, but {BLURRED}: write `types: {{{name}: string}}` under `data`."
             )
 
 

@@ -17,6 +17,11 @@ from tuner_trainers.columns import Kind, is_bytes, number_text
 from tuner_trainers.sketches import Numbers, ValueCounts
 from tuner_trainers.summary import Summary, summary_from_json, summary_to_json
 
+#: Below it, a float64 holds every whole number.
+_EXACT = 2.0**53
+#: What to say of a column that is blurred.
+BLURRED = "it holds whole numbers beyond 2^53, of which 64-bit floats make neighbours one number"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
@@ -136,6 +141,12 @@ class ColumnStatistics:
     def present(self) -> int:
         """Rows with a value that is neither missing nor infinite."""
         return self.count - self.missing - self.nonfinite
+
+    @property
+    def is_blurred(self) -> bool:
+        """Whether all numbers are whole, and some so large that their neighbours are the same."""
+        largest = max(-(self.minimum or 0.0), self.maximum or 0.0)
+        return self.is_integer and largest >= _EXACT
 
     @property
     def mean(self) -> float | None:

@@ -11,7 +11,7 @@ from tuner.features import default_embedding
 from tuner.space import Categorical, Domain, Float, Int, Value
 from tuner.study import Feature
 from tuner_trainers import times
-from tuner_trainers.column_statistics import ColumnStatistics
+from tuner_trainers.column_statistics import BLURRED, ColumnStatistics
 from tuner_trainers.columns import number_text
 from tuner_trainers.derived import Images, Tokens, instants_of, unit_of
 from tuner_trainers.statistics import Statistics
@@ -77,7 +77,7 @@ def useless(column: ColumnStatistics) -> str:
     if column.kind == "bytes":
         return "bytes, of which only images are read, by `trainer: image`"
     if column.distinct == 1 and column.present == column.count:
-        return f"every row has the value {column.top[0][0]!r}"
+        return f"every row has the value {column.top[0][0]!r}{_blurred(column)}"
     if column.kind == "string" and column.present >= 20 and column.distinct > column.present / 2:
         return (
             f"{column.distinct:,} different texts in {column.present:,} rows: an identifier or "
@@ -182,7 +182,7 @@ def _date(instant: float) -> str:
 
 
 def _number(column: ColumnStatistics, relevance: float | None) -> Draft:
-    if column.is_integer and column.distinct <= _FEW_NUMBERS:
+    if column.is_integer and column.distinct <= _FEW_NUMBERS and not column.is_blurred:
         buckets = column.distinct if column.distinct > 2 else 0
         each = ", each also seen by itself" if buckets else ""
         return Draft(
@@ -202,12 +202,18 @@ def _number(column: ColumnStatistics, relevance: float | None) -> Draft:
         feature=_feature(
             column,
             "numeric",
-            f"{column.distinct:,} different numbers from {low} to {high}{tail}",
+            f"{column.distinct:,} different numbers from {low} to {high}{tail}{_blurred(column)}",
             scaling=scaling,
             buckets=0 if silent else min(_DEFAULT_BUCKETS, column.distinct),
         ),
         tunable={} if silent else _tunable_number(column, scaling),
     )
+
+
+def _blurred(column: ColumnStatistics) -> str:
+    if not column.is_blurred:
+        return ""
+    return f"; {BLURRED}: if they are identifiers, write `types: {{{column.name}: string}}`"
 
 
 def _shown(number: float) -> str:

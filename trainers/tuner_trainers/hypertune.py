@@ -17,6 +17,8 @@ _FIELDS = frozenset({"timestamp", "trial", "global_step", "checkpoint_path"})
 #: How much of the file's end is looked at, and how many lines are remembered as seen.
 _TAIL_BYTES = 1_000_000
 _REMEMBERED = 10_000
+#: How much of a line that cannot be read is shown.
+_SHOWN_BYTES = 100
 
 Record = Mapping[str, object]
 
@@ -48,6 +50,22 @@ class MetricFile:
         self._stamp = stamp
         *lines, last = content.split(b"\n")
         return [*self._new([*lines, last] if whole else lines)]
+
+    def fault(self) -> str:
+        """What to say of the first line that holds no metric, once nobody writes any more."""
+        if not self._path.is_file():
+            return ""
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                record = _record(line)
+                if line.strip() and (record is None or not any(_metrics_of(record))):
+                    shown = line.rstrip()[:_SHOWN_BYTES].decode(errors="replace")
+                    return (
+                        f"line {number} of {self._path} could not be read: it should be a JSON "
+                        'object with a metric and its number, like {"global_step": "1", "auc": '
+                        f'"0.9"}}, but is {shown!r}'
+                    )
+        return ""
 
     def _new(self, lines: Iterable[bytes]) -> Iterator[Record]:
         for line in lines:

@@ -250,10 +250,12 @@ def _lead(
     if go_on and exit_code:
         raise _failure(exit_code, kills)
     if not steps.is_complete:
+        fault = file.fault()
         raise ProgramError(
             f"the program reported {', '.join(sorted(steps.names)) or 'nothing'}, but a result "
             f"needs {', '.join(task.metrics)} at one step: use the package cloudml-hypertune, or "
             "write its lines to the file that CLOUD_ML_HP_METRIC_FILE names."
+            + (f" There, {fault}." if fault else "")
         )
     return Result(metrics={}, step=0, stopped=not go_on)
 

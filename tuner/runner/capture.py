@@ -8,7 +8,10 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +21,10 @@ CHUNK_CHARACTERS = 60_000
 LOG_CHARACTERS = 5_000_000
 #: The end of the log that goes with a failure.
 TAIL_BYTES = 20_000
+#: Of the files' names; the process's id follows.
+_PREFIX = "tuner-trial-"
+#: How long they wait for whoever asks for a dead process's last words.
+_KEPT_SECONDS = 3600.0
 #: How often the listener is told.
 FLUSH_SECONDS = 0.5
 
@@ -34,7 +41,10 @@ class Capture:
 
     def __init__(self, listener: Listener | None = None) -> None:
         self._listener = listener
-        self._file = tempfile.TemporaryFile(mode="w+b", buffering=0)
+        # With a name: what a process prints as it dies is read by others.
+        self._file = tempfile.NamedTemporaryFile(
+            mode="w+b", buffering=0, prefix=f"{_PREFIX}{os.getpid()}-"
+        )
         self._saved: list[tuple[int, int]] = []
         self._handler: logging.Handler = logging.NullHandler()
         self._ended = threading.Event()
@@ -72,9 +82,7 @@ class Capture:
     def tail(self) -> str:
         """Returns the end of what was printed."""
         _flush()
-        size = os.fstat(self._file.fileno()).st_size
-        start = max(0, size - TAIL_BYTES)
-        return os.pread(self._file.fileno(), TAIL_BYTES, start).decode(errors="replace")
+        return _tail(self._file.fileno())
 
     def _follow(self) -> None:
         while not self._ended.wait(FLUSH_SECONDS):
@@ -99,6 +107,35 @@ class Capture:
                 f"\n[the log is longer than {LOG_CHARACTERS} characters; the rest is dropped]\n"
             )
         return text
+
+
+def last_words(pid: int) -> str:
+    """The end of what a process of this machine printed in a trial that it did not survive.
+
+    Returns:
+        Empty if it printed nothing, or was in no trial; and the second time it is asked.
+    """
+    words = ""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{pid}-*"):
+        with suppress(OSError), path.open("rb") as file:  # another user's
+            words = _tail(file.fileno())
+            path.unlink()
+    return words
+
+
+def sweep() -> None:
+    """Removes what processes of this machine left that were killed, and that nobody asked for."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(OSError):  # another user's, or just removed
+            old = time.time() - path.stat().st_mtime > _KEPT_SECONDS
+            if old and not Path("/proc", pid).exists():
+                path.unlink()
+
+
+def _tail(descriptor: int) -> str:
+    start = max(0, os.fstat(descriptor).st_size - TAIL_BYTES)
+    return os.pread(descriptor, TAIL_BYTES, start).decode(errors="replace")
 
 
 def _flush() -> None:

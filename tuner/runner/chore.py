@@ -27,7 +27,11 @@ class Chore:
         """Starts the work if it is due and not being done; call it about every second."""
         if time.monotonic() < self._due_time:
             return
-        self._due_time = time.monotonic() + self._seconds
         if self._thread is None or not self._thread.is_alive():
+            self._due_time = time.monotonic() + self._seconds
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
+
+    def hurry(self) -> None:
+        """Makes the work due: there is something to do."""
+        self._due_time = 0.0

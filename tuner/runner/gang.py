@@ -26,6 +26,14 @@ logger = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
+#: How Ray tells of a process that nobody asked to end, and of one that was.
+_BY_ITSELF, _ASKED_TO = "its worker process has died", "SIGTERM"
+_SIGNAL = re.compile(r"\*\*\* (SIG[A-Z]+) received")
+#: What follows a stack, and takes pages.
+_MODULES = "Extension modules:"
+#: What the stack of a crash holds.
+_LINES = 60
+
 #: How long a gang may take to stand: TensorFlow's import on a busy machine, several times over.
 BUILD_SECONDS = 180.0
 #: How much a worker may hold beyond what it held after its first trial before it is replaced.
@@ -112,8 +120,8 @@ class Gang:
         try:
             outcome = self._collect(refs, servers, cancelled)
             if outcome is not None and _is_lost(outcome):
-                # The coordinator has seen that something is gone, but not what.
-                death = servers.look(_ANSWER_SECONDS)
+                # It has seen that another one is gone, but not which, and how.
+                death = servers.look(_ANSWER_SECONDS) or _death_among(refs)
                 outcome = outcome if death is None else Outcome(failure=self._death(death))
         except RayActorError as error:
             self.broken = True
@@ -270,7 +278,10 @@ class Gang:
                 "batch_size, limits.parallel or resources.workers."
             )
             return Failure(cause=Cause.OUT_OF_MEMORY, message=message, stack=text[-20_000:])
-        message = f"{self.shape.seats[rank].name} of the gang died (process {home.pid})."
+        name = self.shape.seats[rank].name
+        if (words := _last_words(home, text)) is not None:
+            return _crash(name, home.pid, words)
+        message = f"{name} of the gang died (process {home.pid})."
         return Failure(cause=Cause.LOST, message=message, stack=text[-20_000:])
 
     def _rank_of(self, error: RayActorError) -> int:
@@ -283,11 +294,54 @@ def _is_lost(outcome: Outcome) -> bool:
     return outcome.failure is not None and outcome.failure.cause is Cause.LOST
 
 
+def _death_among(refs: Sequence[Any]) -> RayActorError | None:
+    """The death of a worker in training; None if they are all there."""
+    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_FAILURE_SECONDS)
+    for ref in done:
+        try:
+            ray.get(ref)
+        except RayActorError as error:
+            return error
+    return None
+
+
 def _memory_of(node_id: str) -> Memory:
     try:
         return placement.memory_of(node_id)
     except RayError:  # the node is gone as well
         return UNKNOWN
+
+
+def _last_words(home: Home, text: str) -> str | None:
+    """What a worker printed before it died by itself; None if it did not, or went with its node.
+
+    Args:
+        home: where it was.
+        text: what Ray says of its death.
+    """
+    if _BY_ITSELF not in text or _ASKED_TO in text:
+        return None
+    try:
+        return placement.last_words_of(home.node_id, home.pid)
+    except RayError:
+        return None
+
+
+def _crash(name: str, pid: int, words: str) -> Failure:
+    """What to tell of a worker that died by itself.
+
+    What C++ and Python print as a signal ends them is among its last words; a process that is
+    killed, or that leaves by `os._exit`, says nothing.
+    """
+    signals = _SIGNAL.findall(words)
+    how = f"of {signals[-1]}" if signals else "without a word, as of SIGKILL or os._exit()"
+    message = (
+        f"{name} of the gang died by itself {how} (process {pid}), while its machine went on: "
+        "`tuner logs` shows what it printed last, and its stack."
+    )
+    lines = [line for line in words.splitlines() if not line.startswith(_MODULES)]
+    stack = "\n".join([*lines[-_LINES:], message])
+    return Failure(cause=Cause.CRASHED, message=message, stack=stack, log_tail=words)
 
 
 def _gist(error: BaseException) -> str:

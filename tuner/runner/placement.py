@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 from ray.util.placement_group import (
@@ -16,10 +17,12 @@ from ray.util.scheduling_strategies import (
 )
 
 from tuner.errors import UnavailableError
-from tuner.runner import memory
+from tuner.runner import capture, memory
 from tuner.runner.memory import Memory
 from tuner.runner.pool import Node
 from tuner.runner.shape import Shape
+
+T = TypeVar("T")
 
 #: How long a gang waits for room on the nodes before others are asked to make some.
 PLACE_SECONDS = 10.0
@@ -54,11 +57,20 @@ def on_node(node_id: str) -> dict[str, Any]:
 
 def memory_of(node_id: str) -> Memory:
     """What a node of the cluster has. Raises RayError if it cannot be asked."""
+    return _ask(node_id, memory.measure, 0)
+
+
+def last_words_of(node_id: str, pid: int) -> str:
+    """What a process of a node printed before it died. Raises RayError if it cannot be asked."""
+    return _ask(node_id, capture.last_words, pid)
+
+
+def _ask(node_id: str, question: Callable[[int], T], pid: int) -> T:
     if node_id == own_node():
-        return memory.measure(0)
-    task: Any = ray.remote(memory.measure).options(max_retries=0, **on_node(node_id))
-    found: Memory = ray.get(task.remote(0), timeout=_ANSWER_SECONDS)
-    return found
+        return question(pid)
+    task: Any = ray.remote(question).options(max_retries=0, **on_node(node_id))
+    answer: T = ray.get(task.remote(pid), timeout=_ANSWER_SECONDS)
+    return answer
 
 
 class Reservation:

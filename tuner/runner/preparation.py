@@ -18,6 +18,7 @@ from tuner.client.access import Access
 from tuner.client.channel import Connection
 from tuner.client.statistics import ServerShelf
 from tuner.errors import DataError, InvalidArgumentError, TunerError, UnavailableError
+from tuner.runner.places import check_writable
 from tuner.runner.portions import RayWorkers
 from tuner.runner.shape import Shape
 from tuner.space import Space, Value
@@ -98,19 +99,19 @@ def prepare_study(study: Study, artifacts: Path, access: Access) -> Preparation:
 
 def _examine(spec: StudySpec, artifacts: Path) -> Preparation:
     """Looks at a trainer of the user's own, which reads its data by itself."""
+    check_writable(artifacts)
     return Preparation(
         space=examine(spec, artifacts), features=(), settings=spec.settings, statistics=None
     )
 
 
 def _learn(spec: StudySpec, artifacts: Path, access: Access, name: str) -> Preparation:
+    check_writable(artifacts / "statistics")
     with closing(Connection(access)) as connection, _noting() as notes:
         learner = Learner(RayWorkers(), ServerShelf(connection), _Reports(connection, name))
         prepared = prepare(spec, artifacts=artifacts, learner=learner)
     statistics = prepared.statistics
-    folder = artifacts / "statistics"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{statistics.fingerprint}.json"
+    path = artifacts / "statistics" / f"{statistics.fingerprint}.json"
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     statistics.save(partial)
     partial.replace(path)

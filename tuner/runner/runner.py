@@ -17,6 +17,7 @@ from tuner.client.channel import Connection
 from tuner.client.heartbeat import Heartbeat
 from tuner.config import Settings
 from tuner.errors import UnavailableError
+from tuner.runner import places
 from tuner.runner.chore import Chore
 from tuner.runner.cluster import Cluster
 from tuner.runner.gang import Gang
@@ -31,6 +32,7 @@ from tuner.study import Study
 from tuner.v1 import study_pb2
 from tuner.v1 import study_service_pb2 as pb
 from tuner_trainers.storage import GIB, Storage
+from tuner_trainers.transfer import is_remote, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +72,9 @@ class Runner:
         )
         publisher = Publisher(self._connection, settings.artifacts_dir, settings.models_uri)
         retention = Retention(self._connection, settings.artifacts_dir)
+        self._publishing = Chore("publish", publisher.work, _PUBLISH_SECONDS)
         self._chores = (
-            Chore("publish", publisher.work, _PUBLISH_SECONDS),
+            self._publishing,
             Chore("retention", retention.work, _RETENTION_SECONDS),
         )
         self._warm = ""
@@ -175,7 +178,7 @@ class Runner:
         if study.ended:
             study.sweep()
             del self._studies[study_id]
-            self._publish_time = 0.0
+            self._publishing.hurry()
 
 
 def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> None:
@@ -183,7 +186,13 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, Any]], None]) -> Non
 
     Args:
         ready: Called once with what is offered, when trials can be trained.
+
+    Raises:
+        InvalidArgumentError: what trials leave, or the models, could not be written.
     """
+    places.check_writable(settings.artifacts_dir)
+    if not is_remote(settings.models_uri):
+        places.check_writable(local_path(settings.models_uri), "TUNER_MODELS")
     with Cluster(settings) as cluster, Runner(settings, cluster) as runner:
 
         def stop(number: int, frame: FrameType | None) -> None:

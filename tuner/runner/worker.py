@@ -27,7 +27,7 @@ from tuner.errors import (
     TunerError,
     UnavailableError,
 )
-from tuner.runner import memory, offspring
+from tuner.runner import capture, memory, offspring, places
 from tuner.runner.capture import Capture
 from tuner.runner.isolation import Isolation
 from tuner.runner.memory import UNKNOWN, Memory
@@ -156,10 +156,14 @@ class Context:
         return True
 
     def prepare_artifacts(self) -> None:
-        """Makes the folder; one of the attempt's own is empty, though an earlier study left it."""
+        """Makes the folder; one of the attempt's own is empty, though an earlier study left it.
+
+        Raises:
+            InvalidArgumentError: nothing can be written there.
+        """
         if self._assignment.fresh:
             shutil.rmtree(self.artifact_dir, ignore_errors=True)
-        self.artifact_dir.mkdir(parents=True, exist_ok=True)
+        places.check_writable(self.artifact_dir)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +187,7 @@ class Worker:
         #: Without it, programs are run, which bring their own.
         self._tensorflow = tensorflow
         offspring.bind()
+        capture.sweep()
         if tensorflow:
             _warm_up()
 
@@ -230,14 +235,14 @@ class Worker:
         )
 
     def _train(self, assignment: Assignment, context: Context) -> Outcome:
-        with Capture(context.log if self._rank == 0 else None) as capture:
+        with Capture(context.log if self._rank == 0 else None) as captured:
             try:
                 if self._rank == 0:
                     context.prepare_artifacts()
                 strategy = None if self._member is None else self._member.strategy
                 return Outcome(result=assignment.train(context, strategy))
             except BaseException as error:  # a trainer may raise anything, SystemExit included
-                return Outcome(failure=failure_of(error, capture.tail()))
+                return Outcome(failure=failure_of(error, captured.tail()))
 
 
 def failure_of(error: BaseException, log_tail: str = "") -> Failure:

@@ -69,6 +69,7 @@ class LiveStudy:
         record: The study.
         lease: How long a silent worker keeps a trial.
         causes: Why earlier attempts of trials ended.
+        furthest: The highest steps that earlier attempts measured.
         proposer: Fits models.
     """
 
@@ -77,6 +78,7 @@ class LiveStudy:
         record: Record,
         lease: timedelta,
         causes: Mapping[int, Sequence[Cause]],
+        furthest: Mapping[int, int],
         proposer: Proposer,
     ) -> None:
         self.record = record
@@ -84,6 +86,9 @@ class LiveStudy:
         self._lease = lease
         self._proposer = proposer
         self._causes = {number: list(listed) for number, listed in causes.items()}
+        self._furthest = dict(furthest)
+        #: The running trials whose present attempts have kept a checkpoint.
+        self._kept: set[int] = set()
         self._reported: dict[int, dict[int, Measurement]] = {}
         #: How much of a message each of them takes.
         self._sizes: dict[int, int] = {}
@@ -97,6 +102,8 @@ class LiveStudy:
         for trial in self.record.board.of(TrialState.RUNNING):
             self._reported[trial.number] = {m.step: m for m in trial.measurements}
             self._sizes[trial.number] = sum(map(size_of, trial.measurements))
+            if trial.checkpoint is not None:  # perhaps an earlier attempt's
+                self._kept.add(trial.number)
             self.record.board.put(replace(trial, measurements=()))
         self._forgive(self.last_use)
 
@@ -366,6 +373,7 @@ class LiveStudy:
         study, verdict = self.record.study, None
         if report.checkpoint is not None:
             trial = replace(trial, checkpoint=report.checkpoint)
+            self._kept.add(trial.number)
         if report.measurement is not None:
             self._make_room_for(trial.number, report.measurement)
             result = self._result(trial, report.measurement)
@@ -461,7 +469,8 @@ class LiveStudy:
     def _to_be(self, number: int, token: str, result: Result, now: datetime) -> Trial | None:
         """What a trial is going to be once its attempt has ended; None if it cannot end so."""
         try:
-            return self._after(self._leased(number, token), result, now, final=False)
+            trial = self._leased(number, token)
+            return self._after(trial, self._judged(number, result), now, final=False)
         except TunerError:
             # Ending it says what is wrong, and whom to tell.
             return None
@@ -474,6 +483,7 @@ class LiveStudy:
 
     def _end(self, trial: Trial, result: Result, now: datetime, *, final: bool = False) -> Trial:
         record, number = self.record, trial.number
+        result = self._judged(number, result)
         ended = self._after(trial, result, now, final)
         cost = record.study.spec.cost(now - (trial.start_time or now))
         ended = replace(ended, cost=ended.cost + cost)
@@ -485,15 +495,28 @@ class LiveStudy:
         record.cost += cost
         if result.failure is not None:
             self._causes.setdefault(number, []).append(result.failure.cause)
+            if (step := self._step(number)) > self._furthest.get(number, -1):
+                self._furthest[number] = step
         record.board.put(ended)
         if ended.state.is_finished:
             record.engine.finish(self._with_reported(ended))
         self._reported.pop(number, None)
         self._sizes.pop(number, None)
+        self._kept.discard(number)
         record.tell(ended)
         record.tell_study()
         record.settle(now)
         return ended
+
+    def _judged(self, number: int, result: Result) -> Result:
+        if result.failure is None:
+            return result
+        further = number in self._kept or self._step(number) > self._furthest.get(number, -1)
+        return replace(result, failure=outcome.judged(result.failure, further=further))
+
+    def _step(self, number: int) -> int:
+        """The highest step that the present attempt at a trial measured; -1 if there is none."""
+        return max(self._reported.get(number, ()), default=-1)
 
     def _with_reported(self, trial: Trial) -> Trial:
         """The trial with what its attempt reported."""

@@ -20,8 +20,10 @@ from tuner.study import (
 
 #: How often a trial is tried again after each cause.
 RETRIES: Mapping[Cause, int] = {
-    # Lost is nobody's fault, but parameters that kill their worker would be tried for ever.
+    # Lost is nobody's fault, but parameters that no worker survives would be tried for ever.
     Cause.LOST: 10,
+    # Once may be chance; what dies at the same place three times does so by itself.
+    Cause.CRASHED: 2,
     # So often it is given back only by a worker that never does anything else.
     Cause.PREEMPTED: 50,
     Cause.USER_ERROR: 1,
@@ -29,6 +31,8 @@ RETRIES: Mapping[Cause, int] = {
     Cause.INFEASIBLE: 0,
     Cause.TIMED_OUT: 0,
 }
+#: Why a worker goes before it could say how a trial ended that it was told to stop.
+_WITHOUT_WORD = (Cause.LOST, Cause.PREEMPTED, Cause.CRASHED)
 
 
 def result_of(spec: StudySpec, measurements: Iterable[Measurement]) -> Measurement | None:
@@ -117,6 +121,18 @@ def succeeded(
     )
 
 
+def judged(failure: Failure, *, further: bool) -> Failure:
+    """The failure as it counts: what crashed is only lost if another attempt will come further.
+
+    Args:
+        failure: What a worker told.
+        further: Whether the attempt had come further than those before it.
+    """
+    if further and failure.cause is Cause.CRASHED:
+        return replace(failure, cause=Cause.LOST)
+    return failure
+
+
 def failed(
     trial: Trial, failure: Failure, earlier: Sequence[Cause], now: datetime, *, final: bool = False
 ) -> Trial:
@@ -129,8 +145,11 @@ def failed(
     reason = failure.message or f"the attempt ended: {failure.cause.value}"
     if failure.cause is Cause.INFEASIBLE:
         return _ended(_without_result(trial), TrialState.INFEASIBLE, reason, now)
-    if trial.stop_requested and failure.cause in (Cause.LOST, Cause.PREEMPTED):
+    if trial.stop_requested and failure.cause in _WITHOUT_WORD:
         return _stopped_without_word(trial, now)
+    if failure.cause is Cause.CRASHED:
+        times = list(earlier).count(Cause.CRASHED) + 1
+        reason = f"crashed {times} times without coming further: {reason}" if times > 1 else reason
     if final or trial.stop_requested or not _is_due_again(failure.cause, earlier):
         return _ended(_without_result(trial), TrialState.FAILED, reason, now)
     return replace(

@@ -135,7 +135,7 @@ class Studies:
             meter=self._meter,
         )
         proposer = Proposer(self._fits, self._fit_seconds)
-        return LiveStudy(record, self._lease, loaded.causes, proposer)
+        return LiveStudy(record, self._lease, loaded.causes, loaded.furthest, proposer)
 
     def _find(self, study_id: str) -> StoredStudy:
         stored = self._store.find_study(study_id)

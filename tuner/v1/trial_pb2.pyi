@@ -422,7 +422,9 @@ class Failure(_message.Message):
         CAUSE_UNSPECIFIED: Failure._Cause.ValueType  # 0
         """Read as USER_ERROR."""
         LOST: Failure._Cause.ValueType  # 1
-        """The worker died or fell silent: due again, up to ten times."""
+        """The worker died or fell silent: due again, up to ten times. So is a crash of an attempt that had
+        come further than those before it.
+        """
         PREEMPTED: Failure._Cause.ValueType  # 2
         """The worker was taken away in an orderly way: due again."""
         USER_ERROR: Failure._Cause.ValueType  # 3
@@ -433,6 +435,8 @@ class Failure(_message.Message):
         """The parameters cannot be trained: never due again, and the search is told."""
         TIMED_OUT: Failure._Cause.ValueType  # 6
         """The attempt took longer than allowed."""
+        CRASHED: Failure._Cause.ValueType  # 7
+        """A process of the worker died by itself, while its machine went on: due again twice."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """The causes, each with a retry policy of its own."""
@@ -440,7 +444,9 @@ class Failure(_message.Message):
     CAUSE_UNSPECIFIED: Failure.Cause.ValueType  # 0
     """Read as USER_ERROR."""
     LOST: Failure.Cause.ValueType  # 1
-    """The worker died or fell silent: due again, up to ten times."""
+    """The worker died or fell silent: due again, up to ten times. So is a crash of an attempt that had
+    come further than those before it.
+    """
     PREEMPTED: Failure.Cause.ValueType  # 2
     """The worker was taken away in an orderly way: due again."""
     USER_ERROR: Failure.Cause.ValueType  # 3
@@ -451,6 +457,8 @@ class Failure(_message.Message):
     """The parameters cannot be trained: never due again, and the search is told."""
     TIMED_OUT: Failure.Cause.ValueType  # 6
     """The attempt took longer than allowed."""
+    CRASHED: Failure.Cause.ValueType  # 7
+    """A process of the worker died by itself, while its machine went on: due again twice."""
 
     CAUSE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

@@ -542,8 +542,13 @@ WHERE attempts.study = %(study)s::bigint AND attempts.trial = ANY (%(numbers)s::
 ORDER BY attempts.trial, attempts.attempt;
 
 -- list_causes --
--- Why the ended attempts failed of trials that may be tried again.
-SELECT attempts.trial, attempts.failure_cause
+-- Why the ended attempts failed of trials that may be tried again, and how far they had come.
+SELECT attempts.trial, attempts.failure_cause, (
+    SELECT max(step) FROM tuner.measurements
+    WHERE measurements.study = attempts.study
+        AND measurements.trial = attempts.trial
+        AND measurements.attempt = attempts.attempt
+)
 FROM tuner.attempts
 JOIN tuner.trials ON trials.study = attempts.study AND trials.number = attempts.trial
 WHERE attempts.study = %(study)s::bigint
