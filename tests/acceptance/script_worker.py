@@ -15,7 +15,7 @@ import tuner
 from tuner.client import Client, Study
 from tuner.space import Domain
 
-TRIALS, EPOCHS = 12, 3
+TRIALS, EPOCHS = 8, 3
 #: So long that somebody can be killed in the middle of a trial.
 EPOCH_SECONDS = 0.4
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -22,26 +23,30 @@ T = TypeVar("T")
 class Up:
     """One run of `tuner up`, and every process that was seen below it."""
 
-    def __init__(
-        self, data_dir: Path, *flags: str, environment: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, data_dir: Path, *flags: str) -> None:
         self.data_dir = data_dir
         self.pids: set[int] = set()
         ports = ["--server-port", "0", "--web-port", "0", "--rest-port", "0", "--grpc-port", "0"]
         usual = [*ports, "--cpus", "2", "--lease-seconds", "5", "--data-dir", str(data_dir)]
+        self._errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuner.cli", "up", "--json", *usual, *flags],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
 
     def ready(self) -> dict[str, Any]:
+        """Waits until it is up; returns what it says."""
         assert self.process.stdout is not None
         said: dict[str, Any] = json.loads(self.process.stdout.readline())
         assert "error" not in said, said
         self.look()
         return said
+
+    def errors(self) -> str:
+        """What it has written to its standard error so far."""
+        return os.pread(self._errors.fileno(), 1_000_000, 0).decode()
 
     def look(self) -> None:
         """Records the processes that run below now; daemons that detached themselves included."""
@@ -52,7 +57,8 @@ class Up:
         while self.process.poll() is None:
             self.look()
             time.sleep(0.05)
-        out, err = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=60)
+        err = self.errors()
         assert self.process.returncode == 2, err
         assert "Traceback" not in err
         message: str = json.loads(out.splitlines()[-1])["error"]["message"]
@@ -63,19 +69,24 @@ class Up:
 
     def left(self) -> None:
         """Nothing of it is left, soon."""
-        until(lambda: not [pid for pid in self.pids if is_alive(pid)], 30)
+        until(lambda: not [pid for pid in self.pids if is_alive(pid)], 60)
 
-    def stop(self) -> None:
-        """Stops it as Ctrl-C does; nothing of it is left then."""
+    def stop(self) -> str:
+        """Stops it as Ctrl-C does; returns what else it printed. Nothing of it is left then."""
         self.look()
         self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=60)
+        out, _ = self.process.communicate(timeout=60)
         self.left()
+        return out
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Kills it if it still runs; nothing of it is left then."""
+        self.look()
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=60)
+        self.left()
+        self._errors.close()
 
 
 class Process:

@@ -45,8 +45,8 @@ parameters:
   units: {int: [16, 256], log: true}
   learning_rate: {float: [1.0e-4, 1.0e-1], log: true}
 search: {algorithm: auto, early_stopping: asha, seed: 7}
-limits: {trials: 5, parallel: 1}
-training: {epochs: 10, batch_size: {int: [64, 512], log: true}}
+limits: {trials: 3, parallel: 1}
+training: {epochs: 5, batch_size: {int: [128, 512], log: true}}
 resources: {strategy: multi_worker, workers: 2}
 export: {model: adult-income}
 """
@@ -80,8 +80,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     run = Up(tmp_path_factory.mktemp("home"))
     try:
         yield run.ready()
-    finally:
         run.stop()
+    finally:
+        run.end()
 
 
 def tuner(*arguments: str | Path, timeout_seconds: float = 600) -> str:
@@ -163,7 +164,7 @@ def test_adult_from_study_file_to_predictions(
     outcome = submit(server, study, tmp_path)
     counts = outcome["trials"]
     assert outcome["state"] == "COMPLETED"
-    assert counts["succeeded"] + counts["pruned"] == 5, counts
+    assert counts["succeeded"] + counts["pruned"] == 3, counts
 
     model = tmp_path / "exported"
     tuner("--server", server, "export", "adult-income", "--to", model)
@@ -204,7 +205,7 @@ def test_flights_beat_the_mean(up: dict[str, Any], shared_data: Path, tmp_path: 
     server = up["address"]
     flights = shared_data / "flights" / "flights.csv"
     rows = read_csv(flights)
-    held_out, known = rows[::5], [row for number, row in enumerate(rows) if number % 5 in (1, 2)]
+    held_out, known = rows[::5], [row for number, row in enumerate(rows) if number % 5 == 1]
     train = tmp_path / "train.csv"
     with train.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -1,4 +1,4 @@
-"""Four scripts in plain Keras share a study, without Ray; one of them is killed in the middle."""
+"""Three scripts in plain Keras share a study, without Ray; one of them is killed in the middle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tuner.client import Client, Study, Trial
 from tuner.config import Settings
 from tuner.study import Cause, StudyState, TrialState
 
-WORKERS, LEASE_SECONDS = 4, 5
+WORKERS, LEASE_SECONDS = 3, 5
 
 
 class Scene:
@@ -82,7 +82,7 @@ def holds(worker: Process, trial: Trial) -> bool:
     return lease is not None and f"-{worker.process.pid}-" in lease.worker_id
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_killed_script_costs_its_attempt_and_nothing_else(scene: Scene) -> None:
     with Client(scene.address) as client:
         client.ping(60)
@@ -91,12 +91,12 @@ def test_a_killed_script_costs_its_attempt_and_nothing_else(scene: Scene) -> Non
         study.pause()
         until(lambda: len(scene.told("ready")) == WORKERS, 120)
         study.resume()
-        lost = until(lambda: in_the_middle(study), 60)
+        lost = until(lambda: in_the_middle(study))
         victim = next(worker for worker in scene.workers if holds(worker, lost))
         victim.kill()
         others = [worker for worker in scene.workers if worker is not victim]
-        assert study.wait(120) is StudyState.COMPLETED
-        until(lambda: all(worker.process.poll() is not None for worker in others), 60)
+        assert study.wait(200) is StudyState.COMPLETED
+        until(lambda: all(worker.process.poll() is not None for worker in others))
         trials = list(study.trials(full=True))
     assert [worker.process.returncode for worker in others] == [0] * len(others)
     assert scene.told("ray") == [False] * len(others)

@@ -50,7 +50,7 @@ def running(folder: Path) -> Iterator[ObjectStore]:
         yield ObjectStore(f"http://127.0.0.1:{server.server_address[1]}", folder)
     finally:
         server.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         server.server_close()
 
 

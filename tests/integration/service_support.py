@@ -257,7 +257,7 @@ def refused(code: str, reason: str) -> Iterator[list[str]]:
         raise AssertionError(f"nothing was refused; expected {code}")
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Waits for something to happen."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -96,7 +96,7 @@ def test_kill_9_of_the_parent_leaves_no_postgres_and_the_next_start_waits(tmp_pa
         assert is_alive(pid)
     finally:
         parent.kill()
-        parent.wait(10)
+        parent.wait(60)
         if parent.stdout is not None:
             parent.stdout.close()
     # At once: the old postmaster may still be shutting down.
@@ -118,7 +118,7 @@ def test_kill_9_of_postgres_itself_is_recovered_from(tmp_path: Path) -> None:
 def wait_until_reaped(server: EmbeddedPostgres) -> None:
     process = server._process
     assert process is not None
-    process.wait(10)
+    process.wait(60)
 
 
 def test_a_pid_file_whose_number_is_another_program_now_is_stale(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "ro,size=300m", "tmpfs", str(folder)]
     if os.geteuid() == 0:
-        if subprocess.run(command, capture_output=True, timeout=10).returncode != 0:
+        if subprocess.run(command, capture_output=True, timeout=60).returncode != 0:
             pytest.skip("root writes everywhere, and nothing can be mounted here")
     else:
         folder.chmod(0o500)
@@ -298,7 +298,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         assert tree(folder) == {}
     finally:
         if os.geteuid() == 0:
-            subprocess.run(["umount", str(folder)], check=True, timeout=10)
+            subprocess.run(["umount", str(folder)], check=True, timeout=60)
 
 
 def test_the_programs_are_found_without_importing_their_package() -> None:

@@ -131,9 +131,12 @@ def test_the_exported_model_predicts_what_training_saw(tmp_path: Path, in_memory
     if in_memory:
         # A process that has seen none of it reads the Keras model, too.
         script = (
-            "import sys, keras, tuner_trainers.model\n"
+            "import sys, tuner_trainers.model, keras\n"
             "model = keras.models.load_model(sys.argv[1])\n"
-            "print([layer.name for layer in model.inputs])"
+            "print([layer.name for layer in model.inputs])\n"
+            "assert 'sklearn' not in sys.modules, 'it takes a second'\n"
+            "from keras.wrappers import SKLearnClassifier\n"
+            "assert hasattr(SKLearnClassifier, 'get_params'), 'who wants it has it'\n"
         )
         path = tmp_path / "exported" / layout.KERAS
         process = subprocess.run(

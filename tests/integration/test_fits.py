@@ -323,7 +323,7 @@ def test_a_process_ends_in_the_middle_of_a_fit() -> None:
         until(lambda: _cpu_ticks(pid) > started + 20)
         process._line.close()
         until(lambda: pid not in fitters(os.getpid()))
-        process._process.wait(10)
+        process._process.wait(60)
 
 
 def _cpu_ticks(pid: int) -> int:

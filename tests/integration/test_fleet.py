@@ -143,7 +143,7 @@ def test_a_forwarded_call_goes_no_further(tmp_path: Path, database_url: str) -> 
             caller.suggest()
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute("UPDATE tuner.studies SET owner = NULL")
-        until(lambda: _answers(caller), 5)
+        until(lambda: _answers(caller))
 
 
 def _address(folder: Path) -> str:
@@ -186,7 +186,7 @@ def test_a_dead_servers_studies_are_taken_over(tmp_path: Path, database_url: str
         next(stream)
         a.end(signal.SIGKILL)
         killed = time.monotonic()
-        until(lambda: _goes_on(second, held), 10)
+        until(lambda: _goes_on(second, held))
         seconds = time.monotonic() - killed
         print(f"taken over in {seconds:.1f} s")
         assert second.complete(held).final_measurement.metrics["auc"] == 0.7
@@ -218,12 +218,12 @@ def test_a_server_that_slept_cannot_write_to_what_it_lost(
         asked = first.stub.SuggestTrials.future(
             pb.SuggestTrialsRequest(parent="studies/s", worker_id="cat"), timeout=30
         )
-        until(lambda: _goes_on(second, held), 10)
+        until(lambda: _goes_on(second, held))
         bob = second.one("bob")
         assert bob.name == "studies/s/trials/1"
         os.kill(a.process.pid, signal.SIGCONT)
         # It never heard of that trial, and must not say so to whom it was leased.
-        until(lambda: _goes_on(first, bob), 10)
+        until(lambda: _goes_on(first, bob))
         # It wakes up believing that trial 1 is free; what it is told instead is the owner's word.
         assert asked.result(timeout=30).trials[0].name == "studies/s/trials/2"
         assert first.complete(held, 0.5) == _basic(second)
@@ -248,7 +248,7 @@ def test_a_server_that_lost_a_study_shows_nobody_the_past(
                 (_address(tmp_path / "b"),),
             )
         second.complete(second.one(), 0.5)
-        until(lambda: first.study().trial_counts.succeeded == 1, 5)
+        until(lambda: first.study().trial_counts.succeeded == 1)
         assert next(event for event in stream if event.trial.state == State.SUCCEEDED)
 
 
@@ -259,11 +259,11 @@ def test_a_server_that_joins_gets_its_share(tmp_path: Path, database_url: str) -
             first.create(name)
             first.one("ann", study_id=name)
         with running(tmp_path / "b", database_url) as second:
-            until(lambda: _owned(database_url) == [2, 2], 30)
+            until(lambda: _owned(database_url) == [2, 2])
             for name in names:
                 trial = second.one("bob", study_id=name)
                 assert first.complete(trial, 0.5).state == State.SUCCEEDED
-        until(lambda: _owned(database_url) == [4], 10)
+        until(lambda: _owned(database_url) == [4])
         for name in names:
             assert first.one("ann", study_id=name).name == f"studies/{name}/trials/0"
 

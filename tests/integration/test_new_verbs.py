@@ -790,7 +790,7 @@ def test_requests_that_are_repeated_at_once_get_one_answer(
     together = threading.Barrier(6)
 
     def ask() -> None:
-        together.wait(10)
+        together.wait(60)
         try:
             answers.append(getattr(caller.stub, what.method)(request, timeout=30))
         except BaseException as error:

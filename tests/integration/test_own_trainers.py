@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.integration.test_runner import Crew, training_pids, until, write_rows
+from tests.integration.studies import write_rows
+from tests.integration.test_runner import Crew, training_pids, until
 from tuner import code, study_file
 from tuner.client import Client, Study
 from tuner.config import Settings
@@ -26,7 +27,7 @@ from tuner.study import Cause, StudyState, TrialState
 from tuner_trainers import layout
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     # Ray leaves its sockets and log files to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning"),
 ]
@@ -292,7 +293,7 @@ def test_a_task_that_fails_ends_the_others(
     assert "out of sorts" in str(failures[0])
     pids = [int(path.read_text()) for path in trial_folder(settings, study).glob("job-*/[cw]*")]
     assert pids
-    until(lambda: not any(map(is_alive, pids)), 30)
+    until(lambda: not any(map(is_alive, pids)))
 
 
 # --- objects of a module ---------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import random
 import re
 import threading
 import time
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.studies import EPOCHS, STUDY, Gated, write_rows
 from tuner.client import Client, Study
 from tuner.config import Settings
 from tuner.errors import DataError
@@ -26,25 +27,10 @@ from tuner.study import Cause, StudyState, TrialState
 from tuner.v1 import study_service_pb2 as pb
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     # Ray leaves its sockets and log files to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning"),
 ]
-
-STUDY = """
-study: {name}
-metric: {{name: val_loss, goal: minimize}}
-data: {{train: {data}, validation: 0.25, label: bought}}
-trainer: tabular
-features:
-  age: {{kind: numeric, buckets: {{int: [2, 8]}}}}
-  city: {{kind: categorical, vocabulary: {{int: [2, 4]}}}}
-parameters: {{layers: 1, units: {{int: [4, 16]}}}}
-search: {{algorithm: random, seed: 1, early_stopping: none}}
-limits: {{trials: {trials}, parallel: {parallel}}}
-training: {{epochs: {epochs}, batch_size: 32}}
-resources: {{workers: {workers}}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +56,8 @@ class Crew:
 
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self.runner = Runner(settings, cluster)
+        # What spare workers do is shown with gangs; each takes seconds of the processor to start.
+        self.runner._spares._after_seconds = math.inf
         self._thread = threading.Thread(target=self.runner.run)
         self._thread.start()
 
@@ -80,19 +68,40 @@ class Crew:
         self.runner.close(patience_seconds=60)
 
 
+class Shift:
+    """One runner at a time; its gangs stay warm from test to test."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings, self._cluster = settings, cluster
+        self._crew: Crew | None = None
+
+    def at_work(self) -> Crew:
+        """The runner."""
+        return self._crew or self.hire()
+
+    def hire(self, **changes: Any) -> Crew:
+        """Another runner, with other settings."""
+        self.end()
+        self._crew = Crew(replace(self._settings, **changes), self._cluster)
+        return self._crew
+
+    def end(self) -> None:
+        """Stops the runner."""
+        if self._crew is not None:
+            self._crew.stop()
+        self._crew = None
+
+
+@pytest.fixture(scope="module")
+def shift(settings: Settings, server: StudyServer, cluster: Cluster) -> Iterator[Shift]:
+    shift = Shift(replace(settings, server=server.address), cluster)
+    yield shift
+    shift.end()
+
+
 @pytest.fixture
-def crew(
-    settings: Settings, server: StudyServer, cluster: Cluster
-) -> Iterator[Callable[..., Crew]]:
-    crews: list[Crew] = []
-
-    def hire(**changes: Any) -> Crew:
-        crews.append(Crew(replace(settings, server=server.address, **changes), cluster))
-        return crews[-1]
-
-    yield hire
-    for each in crews:
-        each.stop()
+def crew(shift: Shift) -> Crew:
+    return shift.at_work()
 
 
 @pytest.fixture
@@ -113,14 +122,12 @@ def submit(client: Client, tmp_path: Path) -> Callable[..., Study]:
     return make
 
 
-def write_rows(path: Path, rows: int = 200) -> None:
-    """Writes people of whom the old ones and those from Ulm buy."""
-    draw = random.Random(5)
-    lines = ["age,city,bought"]
-    for _ in range(rows):
-        age, city = draw.randint(18, 80), draw.choice(["Ulm", "Bonn", "Kiel"])
-        lines.append(f"{age},{city},{'yes' if age > 55 or city == 'Ulm' else 'no'}")
-    path.write_text("\n".join(lines) + "\n")
+@pytest.fixture
+def gated(client: Client, settings: Settings, tmp_path: Path) -> Callable[..., Gated]:
+    def make(name: str, **changes: object) -> Gated:
+        return Gated(client, tmp_path, settings.artifacts_dir, name, **changes)
+
+    return make
 
 
 def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
@@ -151,10 +158,10 @@ def descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
     return pid == ancestor
 
 
+@pytest.mark.usefixtures("crew")
 def test_a_study_is_prepared_trained_and_kept(
-    crew: Callable[[], Crew], submit: Callable[..., Study], settings: Settings
+    submit: Callable[..., Study], settings: Settings
 ) -> None:
-    crew()
     study = submit("whole", trials=4, parallel=2)
     assert study.wait(200) is StudyState.COMPLETED, study.record
     record = study.record
@@ -170,60 +177,27 @@ def test_a_study_is_prepared_trained_and_kept(
     assert study.best().value == min(trial.metrics["val_loss"] for trial in trials)
 
 
-def test_a_killed_worker_costs_one_attempt_which_another_goes_on_from(
-    crew: Callable[[], Crew], submit: Callable[..., Study], settings: Settings
+@pytest.mark.usefixtures("crew")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 8}, "each trial needs 8 CPUs, but this machine offers 2: lower resources"),
+        ({"data": "nothing.csv"}, "nothing.csv"),
+    ],
+)
+def test_what_cannot_run_is_said_at_once(
+    submit: Callable[..., Study],
+    changes: dict[str, object],
+    message: str,
 ) -> None:
-    crew()
-    study = submit("killed", trials=1, epochs=150)
-    until(lambda: list(study.trials()) and study.trial(0).record.checkpoint)
-    left = study.trial(0).record.checkpoint
-    assert left is not None and left.step >= 1
-    pids = training_pids()
-    assert len(pids) == 2
-    os.kill(pids[1], 9)
-    assert study.wait(200) is StudyState.COMPLETED
-    trial = study.trial(0)
-    assert trial.state is TrialState.SUCCEEDED
-    assert trial.record.attempt == 2
-    first, second = trial.record.attempts
-    assert first.failure is not None and first.failure.cause is Cause.LOST
-    assert second.failure is None
-    assert not Path(f"/proc/{pids[0]}").exists(), "the gang of the dead worker is gone"
-    gone_on = re.search(
-        r"going on after epoch (\d+) and 0 steps, from (\S+)",
-        "".join(text for _, text in study.log(0)),
-    )
-    assert gone_on is not None and int(gone_on[1]) >= left.step
-    assert f"{settings.artifacts_dir}/studies/killed/trials/0/1/" in gone_on[2]
-    again = submit("undisturbed", trials=1, epochs=150)
-    assert again.wait(200) is StudyState.COMPLETED
-    whole = again.trial(0)
-    assert [m.step for m in trial.measurements] == [*range(1, 151)]
-    for mine, its in zip(trial.measurements, whole.measurements, strict=True):
-        assert mine.metrics == pytest.approx(its.metrics, abs=1e-6)
-    assert [*(settings.artifacts_dir / "studies").glob("*/trials/0/*/trial.json")]
-    assert not [*(settings.artifacts_dir / "studies").rglob("checkpoints")]
+    study = submit(f"bad-{'-'.join(changes)}", **changes)
+    with pytest.raises(DataError, match=message):
+        study.wait_prepared(200)
+    assert study.state is StudyState.STOPPED
 
 
-def test_a_runner_that_stops_gives_its_trial_back_and_the_next_one_runs_it(
-    crew: Callable[[], Crew], submit: Callable[..., Study]
-) -> None:
-    first = crew()
-    study = submit("handed-over", trials=1, epochs=40)
-    until(lambda: list(study.trials()) and study.trial(0).measurements)
-    first.stop()
-    trial = study.trial(0)
-    assert trial.state is TrialState.QUEUED
-    assert trial.record.lease is None
-    crew()
-    assert study.wait(200) is StudyState.COMPLETED
-    assert study.trial(0).state is TrialState.SUCCEEDED
-
-
-def test_a_study_that_is_stopped_lets_its_gang_go(
-    crew: Callable[[], Crew], submit: Callable[..., Study]
-) -> None:
-    crew()
+@pytest.mark.usefixtures("crew")
+def test_a_study_that_is_stopped_lets_its_gang_go(submit: Callable[..., Study]) -> None:
     study = submit("stopped", trials=1, epochs=10_000)
     until(lambda: list(study.trials()) and study.trial(0).measurements)
     study.stop("enough")
@@ -233,15 +207,67 @@ def test_a_study_that_is_stopped_lets_its_gang_go(
     assert after.wait(200) is StudyState.COMPLETED
 
 
+@pytest.mark.usefixtures("crew")
+def test_a_killed_worker_costs_one_attempt_which_another_goes_on_from(
+    gated: Callable[..., Gated], settings: Settings
+) -> None:
+    asked = gated("killed")
+    asked.wait()
+    pids = training_pids()
+    assert len(pids) == 2
+    os.kill(pids[1], 9)
+    # The gang waits for nobody: the rest of it is killed, too.
+    until(lambda: not Path(f"/proc/{pids[0]}").exists())
+    asked.open()
+    assert asked.study.wait(200) is StudyState.COMPLETED
+    trial = asked.study.trial(0)
+    assert trial.state is TrialState.SUCCEEDED
+    assert trial.record.attempt == 2
+    first, second = trial.record.attempts
+    assert first.failure is not None and first.failure.cause is Cause.LOST
+    assert second.failure is None
+    gone_on = re.search(
+        r"going on after epoch 1 and 0 steps, from (\S+)",
+        "".join(text for _, text in asked.study.log(0)),
+    )
+    assert gone_on is not None
+    assert f"{settings.artifacts_dir}/studies/killed/trials/0/1/" in gone_on[1]
+    again = gated("undisturbed")
+    again.open()
+    assert again.study.wait(200) is StudyState.COMPLETED
+    whole = again.study.trial(0)
+    assert [m.step for m in trial.measurements] == [*range(1, EPOCHS + 1)]
+    for mine, its in zip(trial.measurements, whole.measurements, strict=True):
+        assert mine.metrics == pytest.approx(its.metrics, abs=1e-6)
+    assert [*(settings.artifacts_dir / "studies").glob("*/trials/0/*/trial.json")]
+    assert not [*(settings.artifacts_dir / "studies").rglob("checkpoints")]
+
+
+def test_a_runner_that_stops_gives_its_trial_back_and_the_next_one_runs_it(
+    shift: Shift, gated: Callable[..., Gated]
+) -> None:
+    shift.at_work()
+    asked = gated("handed-over")
+    asked.wait()
+    shift.end()
+    trial = asked.study.trial(0)
+    assert trial.state is TrialState.QUEUED
+    assert trial.record.lease is None
+    asked.open()
+    shift.hire()
+    assert asked.study.wait(200) is StudyState.COMPLETED
+    assert asked.study.trial(0).state is TrialState.SUCCEEDED
+
+
 def test_a_slot_without_a_trial_lets_its_gang_go(
-    crew: Callable[..., Crew],
+    shift: Shift,
     submit: Callable[..., Study],
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The study's last trial may take long: nobody else's work, and no memory, waits for it."""
     caplog.set_level(logging.INFO)
-    pool = crew(idle_seconds=1.0).runner._tools.pool
+    pool = shift.hire(idle_seconds=1.0).runner._tools.pool
     study = submit("last", trials=2, parallel=2, epochs=10_000, workers=1)
     until(lambda: [*map(bool, (t.record.lease for t in study.trials()))] == [True, True])
     assert len(pool._used) == 2
@@ -260,23 +286,3 @@ def test_a_slot_without_a_trial_lets_its_gang_go(
     first, second = (trial.record.cost for trial in study.trials())
     assert study.refresh().cost == first + second
     assert first.cpu_time == first.worker_time > timedelta(0) == first.gpu_time
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"workers": 8}, "each trial needs 8 CPUs, but this machine offers 2: lower resources"),
-        ({"data": "nothing.csv"}, "nothing.csv"),
-    ],
-)
-def test_what_cannot_run_is_said_at_once(
-    crew: Callable[[], Crew],
-    submit: Callable[..., Study],
-    changes: dict[str, object],
-    message: str,
-) -> None:
-    crew()
-    study = submit(f"bad-{'-'.join(changes)}", **changes)
-    with pytest.raises(DataError, match=message):
-        study.wait_prepared(60)
-    assert study.state is StudyState.STOPPED

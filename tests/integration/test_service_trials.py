@@ -606,9 +606,9 @@ def test_a_search_that_fails_costs_no_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(StudyEngine, "suggest_quickly", fail)
-        answer = caller.stub.ExchangeTrial(exchange, timeout=10)
+        answer = caller.stub.ExchangeTrial(exchange, timeout=60)
     assert (answer.ended_state, answer.next.wait.reason) == (State.SUCCEEDED, "the search failed")
-    assert caller.stub.ExchangeTrial(exchange, timeout=10) == answer
+    assert caller.stub.ExchangeTrial(exchange, timeout=60) == answer
     assert caller.trial().final_measurement.metrics["auc"] == 0.5
     assert caller.study().trial_counts.succeeded == 1
     assert number_of(caller.one()) == 1

@@ -327,7 +327,7 @@ def test_a_claim_waits_for_the_commit_under_way(
         thread.join(0.3)
         assert thread.is_alive() and claimed == []
         slow.commit()
-        thread.join(10)
+        thread.join(60)
         assert len(claimed) == 1
 
 

@@ -44,7 +44,7 @@ def measured(folder: Path, url: str, **changes: Any) -> Iterator[tuple[Caller, i
 
 def figures(port: int) -> dict[str, float]:
     """Every sample of the page, by name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
         lines = page.read().decode().splitlines()
     samples = [line.rpartition(" ") for line in lines if not line.startswith("#")]
     return {name: float(value) for name, _, value in samples}
@@ -195,7 +195,7 @@ def collector() -> Iterator[tuple[int, list[str]]]:
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         yield port, got
-        server.stop(None).wait(5)
+        server.stop(None).wait(60)
 
 
 def _call_and_end(folder: Path, url: str, endpoint: str) -> tuple[int, Sequence[str]]:

@@ -102,7 +102,7 @@ def test_who_follows_a_log_asks_the_database_for_what_was_written_alone(
     assert store.looks == looks
     live.write_log(0, token, 4, "two", silent())
     live.complete(trial.number, token, Result(final=FINAL), silent())
-    follower.join(10)
+    follower.join(60)
     assert text == ["one ", "two"]
 
 

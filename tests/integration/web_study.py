@@ -152,4 +152,4 @@ def pages(source: StudySource, port: int = 0) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(timeout=15)
+            thread.join(timeout=60)

@@ -116,10 +116,13 @@ class Bench:
         self.reads = 0
         self.seconds = 0.0
         self.error: TunerError | None = None
+        #: How long each call that was held back had to wait; other calls come meanwhile.
+        self.waits: list[float] = []
         self.guard = TokenGuard(
             self.active_tokens,
             now=lambda: NOW + timedelta(seconds=self.seconds),
             monotonic=lambda: self.seconds,
+            sleep=self.waits.append,
         )
 
     def active_tokens(self, now: datetime) -> Sequence[HashedToken]:
@@ -205,6 +208,7 @@ def test_a_new_token_is_found_and_guesses_cost_little(bench: Bench) -> None:
         with pytest.raises(UnauthenticatedError):
             bench.call(f"Bearer guess-{number}")
     assert bench.reads <= 11
+    assert len(bench.waits) > 900 and 0 < min(bench.waits) <= max(bench.waits) < 0.1
     bench.add("secret", Role.READER)
     bench.seconds += 0.1
     assert bench.call("Bearer secret").caller == "ann"

@@ -207,7 +207,7 @@ def test_ranks_learn_where_all_are_and_that_the_chief_ended(tmp_path: Path) -> N
             found[1] = here.meet("node")
             seen.append(here.ended())
             met.set()
-            ended.wait(10)
+            ended.wait(60)
             seen.append(here.ended())
 
     met, ended = threading.Event(), threading.Event()
@@ -215,9 +215,9 @@ def test_ranks_learn_where_all_are_and_that_the_chief_ended(tmp_path: Path) -> N
     thread.start()
     with Gathering(folder, 0, 2) as here:
         found[0] = here.meet("node")
-        assert met.wait(10)
+        assert met.wait(60)
     ended.set()
-    thread.join(10)
+    thread.join(60)
     assert found[0] == found[1] and len(set(found[0])) == 2
     assert all(place.startswith("127.0.0.1:") for place in found[0])
     assert seen == [None, ""]

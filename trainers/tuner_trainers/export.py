@@ -1,10 +1,11 @@
 """Exports a trial as a SavedModel that takes raw rows, and checks exported models.
 
-    python -m tuner_trainers.export ARTIFACTS DIRECTORY [--model NAME]
+    python -m tuner_trainers.export ARTIFACTS DIRECTORY [--model NAME] [--check]
     python -m tuner_trainers.export --verify DIRECTORY
     python -m tuner_trainers.export --import SAVED_MODEL DIRECTORY [--model NAME] [--rows FILE]
 
-Each is run in a process of its own: what is verified is what any process will load.
+Each is run in a process of its own: what is verified is what any process will load. With
+`--check`, one process writes and another verifies; they share nothing but TensorFlow's import.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import dataclasses
 import json
 import keyword
+import os
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tuner import keeper
 from tuner.errors import DataError, ModelRejectedError, TunerError, first_line
 from tuner.trainer_spaces import TRAINERS
 from tuner_trainers import (
@@ -308,35 +312,78 @@ def _metadata(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exports, imports or verifies; a failure is one line on standard error, and status 1."""
+    """Exports, imports or verifies; a failure is one line on standard error, and a status."""
     parser = argparse.ArgumentParser(prog="python -m tuner_trainers.export")
     parser.add_argument("source", nargs="?", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--model", default="")
     parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--import", dest="imported", action="store_true")
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--origin", default="")
     options = parser.parse_args(arguments)
     if options.verify == (options.source is not None):
         parser.error("give SOURCE and DIRECTORY, or --verify and DIRECTORY.")
+    if options.verify:
+        return _reported(partial(_verify, options.directory))
+    if not options.check:
+        return _reported(partial(_write, options))
+    # TensorFlow is imported, which takes seconds, but has run nothing yet: to fork is safe, and
+    # what is forked is as good as a process that was started.
+    if status := _in_child(partial(_write, options)):
+        return status
+    return layout.UNVERIFIED if _in_child(partial(_verify, options.directory)) else 0
+
+
+def _write(options: argparse.Namespace) -> None:
+    if options.imported:
+        foreign.take(
+            options.source,
+            options.directory,
+            model=options.model,
+            origin=options.origin or str(options.source),
+            rows=options.rows,
+        )
+    else:
+        export(options.source, options.directory, options.model)
+
+
+def _verify(directory: Path) -> None:
+    print(f"{verify(directory):.3g}")
+
+
+def _reported(work: Callable[[], None]) -> int:
+    """Does it; returns an exit status."""
     try:
-        if options.verify:
-            print(f"{verify(options.directory):.3g}")
-        elif options.imported:
-            foreign.take(
-                options.source,
-                options.directory,
-                model=options.model,
-                origin=options.origin or str(options.source),
-                rows=options.rows,
-            )
-        else:
-            export(options.source, options.directory, options.model)
+        work()
     except TunerError as error:
         print(error.message, file=sys.stderr)
         return 1
     return 0
+
+
+def _in_child(work: Callable[[], None]) -> int:
+    """Does it in a fork of this process, which ends with this one; returns its exit status."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            keeper.die_with_parent()
+            if os.getppid() == parent:  # or it died before it could be watched
+                status = _reported(work)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # Python would take TensorFlow apart first.
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status < 0:
+        print(f"its process was ended by signal {-status}.", file=sys.stderr)
+    return abs(status)
 
 
 if __name__ == "__main__":

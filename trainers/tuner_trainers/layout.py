@@ -37,3 +37,6 @@ SUMS = EXTRA / "SHA256SUMS"
 
 #: What `metadata.json` calls a model that was not trained here.
 IMPORTED = "imported"
+
+#: The exit status of an exporter that wrote a model which does not pass its check.
+UNVERIFIED = 3

@@ -240,7 +240,7 @@ class Pool:
     async def _stop(self, running: Running) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + _DRAIN_SECONDS
-        while running.caller.in_flight and loop.time() < end:
+        while running.caller.awaited and loop.time() < end:
             await asyncio.sleep(0.01)
         await self._replicas.stop(running)
 

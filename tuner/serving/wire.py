@@ -132,6 +132,11 @@ class Caller(Frames):
         return self._owed
 
     @property
+    def awaited(self) -> int:
+        """For how many of those somebody waits."""
+        return len(self._waiting)
+
+    @property
     def abandoned(self) -> int:
         """For how many of those nobody waits."""
         return self._owed - len(self._waiting)
