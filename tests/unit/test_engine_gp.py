@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from scipy.stats import norm
+from scipy.stats import beta, norm
 
 from tests.unit.engine_support import run, spaces, spec
 from tuner.engine import StudyEngine
@@ -48,7 +48,7 @@ RNG = np.random.default_rng(0)
 POINTS = RNG.random((20, 3))
 # An axis, and one of choices.
 OWNERS = np.array([0, 1, 1])
-KERNEL = Kernel(np.array([0.3, 0.8]), 1.5, 0.01, 0.2)
+KERNEL = Kernel(np.array([[0.5, 1.0, 1.0], [1.4, 1.0, 1.0]]), np.array([0.3, 0.8]), 1.5, 0.01, 0.2)
 MODEL = Regressor(KERNEL, POINTS, OWNERS, np.sin(6 * POINTS[:, 0]) + POINTS[:, 1])
 OTHER = Regressor(KERNEL, POINTS, OWNERS, np.cos(5 * POINTS[:, 1]) - POINTS[:, 0])
 
@@ -87,9 +87,16 @@ def seen(count: int, seed: int = 0) -> list[FrozenTrial]:
 # The model.
 
 
+def bent(points: Array, exponents: Array) -> Array:
+    """By SciPy: where x^a has a beta distribution of 1 and b, x has Kumaraswamy's."""
+    result: Array = beta(1, exponents[1]).cdf(points ** exponents[0])
+    return result
+
+
 def test_the_posterior_is_the_textbooks() -> None:
     def matern(a: Array, b: Array) -> float:
-        r = math.sqrt(float((((a - b) / KERNEL.lengthscales[OWNERS]) ** 2).sum()))
+        gaps = bent(a, KERNEL.exponents) - bent(b, KERNEL.exponents)
+        r = math.sqrt(float(((gaps / KERNEL.lengthscales[OWNERS]) ** 2).sum()))
         root = math.sqrt(5) * r
         near = KERNEL.signal * (1 + root + 5 * r**2 / 3) * math.exp(-root)
         off, other = 2 * a - 1, 2 * b - 1
@@ -117,6 +124,14 @@ def test_a_fit_tells_what_matters_and_how_much_is_noise() -> None:
     assert less < evidence
 
 
+def test_a_fit_bends_an_axis_that_matters_at_one_end() -> None:
+    points = RNG.random((60, 2))
+    values = np.sin(12 * points[:, 0] ** 3)
+    kernel, _ = regressor.fit(points, np.arange(2), values)
+    slope = np.diff(bent(np.array([[0.0], [0.1], [0.9], [1.0]]), kernel.exponents[:, :1])[:, 0])
+    assert slope[2] > 3 * slope[0]
+
+
 def test_a_fit_is_at_an_optimum() -> None:
     """Moving any of its parameters makes it less probable, so its gradient is right."""
     points = RNG.random((40, 3))
@@ -125,7 +140,9 @@ def test_a_fit_is_at_an_optimum() -> None:
     off = 2 * points - 1
 
     def evidence(theta: Array) -> float:
-        square = (((points[:, None] - points[None]) / np.exp(theta[OWNERS])) ** 2).sum(-1)
+        there = points.copy()
+        there[:, :1] = bent(points[:, :1], np.exp(theta[5:, None]))
+        square = (((there[:, None] - there[None]) / np.exp(theta[OWNERS])) ** 2).sum(-1)
         covariance = np.exp(theta[2]) * regressor.matern(square)[0]
         covariance += (np.exp(theta[3]) + 1e-6) * np.eye(40)
         covariance += np.exp(theta[4]) * (1 + off @ off.T + off**2 @ (off**2).T)
@@ -138,17 +155,20 @@ def test_a_fit_is_at_an_optimum() -> None:
             norm.logpdf(theta[2], regressor.SIGNAL.mean, regressor.SIGNAL.deviation),
             norm.logpdf(theta[3], regressor.NOISE.mean, regressor.NOISE.deviation),
             norm.logpdf(theta[4], regressor.TREND.mean, regressor.TREND.deviation),
+            *norm.logpdf(theta[5:], regressor.EXPONENT.mean, regressor.EXPONENT.deviation),
         ]
         _, size = np.linalg.slogdet(covariance)
         return float(
             -0.5 * values @ np.linalg.solve(covariance, values) - 0.5 * size + np.sum(priors)
         )
 
-    theta = np.log([*kernel.lengthscales, kernel.signal, kernel.noise, kernel.trend])
+    variances = [kernel.signal, kernel.noise, kernel.trend]
+    theta = np.log([*kernel.lengthscales, *variances, *kernel.exponents[:, 0]])
+    np.testing.assert_array_equal(kernel.exponents[:, 1:], 1.0)
     top = evidence(theta)
-    for index in range(5):
+    for index in range(len(theta)):
         for step in (-0.1, 0.1):
-            assert evidence(theta + step * np.eye(5)[index]) < top + 1e-3
+            assert evidence(theta + step * np.eye(7)[index]) < top + 1e-3
 
 
 def test_a_choice_seldom_made_is_judged_by_what_suits_the_others() -> None:
@@ -159,7 +179,7 @@ def test_a_choice_seldom_made_is_judged_by_what_suits_the_others() -> None:
 
     def means(trend: float) -> list[float]:
         # Too short for one choice to say anything of another one.
-        kernel = Kernel(np.array([0.5, 0.02]), 1.0, 1e-6, trend)
+        kernel = Kernel(np.ones((2, 3)), np.array([0.5, 0.02]), 1.0, 1e-6, trend)
         model = Regressor(kernel, points, cube.owners, values)
         there = cube.embed(np.array([[0.05, 1.0], [0.3, 1.0], [0.9, 1.0]]))
         found: list[float] = model.predict(there)[0].tolist()

@@ -15,14 +15,17 @@ from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from tuner.engine.gp.cube import Array
+from tuner.engine.gp.warp import bend, bend_with_slopes
 
 _JITTER = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The parameters of a kernel: a lengthscale for each axis, and three variances."""
+    """The parameters of a kernel: how each axis is bent, its lengthscale, and three variances."""
 
+    #: Of each column, [2, columns].
+    exponents: Array
     lengthscales: Array
     signal: float
     noise: float
@@ -49,6 +52,8 @@ SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
 NOISE = Prior(-8.0, 2.0, -14.0, 0.0)
 #: Of the weights of a trend.
 TREND = Prior(-2.0, 1.5, -9.0, 3.0)
+#: Of the exponents that bend an axis: most need none.
+EXPONENT = Prior(0.0, 0.4, -1.5, 1.5)
 _ITERATIONS = 25
 
 
@@ -61,40 +66,50 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
         values: Of mean 0 and about unit variance, [points].
     """
     axes = int(owners.max()) + 1
-    rows, columns = np.tril_indices(len(values), -1)
-    gaps = np.zeros((axes, len(rows)))
-    for column, axis in enumerate(owners):
-        gaps[axis] += (points[rows, column] - points[columns, column]) ** 2
-    priors = [LENGTHSCALE] * axes + [SIGNAL, NOISE, TREND]
-    shared = features(points, owners)
-    gram = np.einsum("ij,ij->i", shared[rows], shared[columns])
-    squares = np.einsum("ij,ij->i", shared, shared)
+    numbers = np.flatnonzero(np.bincount(owners)[owners] == 1)
+    priors = [LENGTHSCALE] * axes + [SIGNAL, NOISE, TREND] + [EXPONENT] * (2 * len(numbers))
     mean = np.array([prior.mean for prior in priors])
     mean[:axes] += 0.5 * math.log(axes)
     deviation = np.array([prior.deviation for prior in priors])
-    covariance = np.empty((len(values), len(values)), order="F")
+    shared = features(points, owners)
+    gram = shared @ shared.T
+    diagonal = np.diag_indices(len(values))
+
+    def kernel_of(theta: Array) -> Kernel:
+        lengthscales, variances, bent = np.split(np.exp(theta), [axes, axes + 3])
+        exponents = np.ones((2, len(owners)))
+        exponents[:, numbers] = bent.reshape(2, -1)
+        return Kernel(exponents, lengthscales, *map(float, variances))
 
     def loss(theta: Array) -> tuple[float, Array]:
-        inverse_squares = np.exp(-2 * theta[:axes])
-        signal, noise, trend = np.exp(theta[axes:])
-        correlation, slope = matern(inverse_squares @ gaps)
-        covariance[rows, columns] = signal * correlation + trend * gram
-        np.fill_diagonal(covariance, signal + noise + _JITTER + trend * squares)
-        factor, failed = lapack.dpotrf(covariance, lower=1, overwrite_a=0)
+        kernel = kernel_of(theta)
+        scale = 1 / kernel.lengthscales[owners]
+        bent, _, by_exponents = bend_with_slopes(points, kernel.exponents)
+        scaled = bent * scale
+        correlation, slope = matern(squares(scaled, scaled))
+        covariance = kernel.signal * correlation + kernel.trend * gram
+        covariance[diagonal] += kernel.noise + _JITTER
+        factor, failed = lapack.dpotrf(covariance.T, lower=1, overwrite_a=1)
         if failed:
             return 1e10, np.zeros_like(theta)
         weights = lapack.dpotrs(factor, values, lower=1)[0]
         inverse = lapack.dpotri(factor, lower=1)[0]
-        data = 0.5 * values @ weights + np.log(np.diag(factor)).sum()
+        data = 0.5 * values @ weights + np.log(factor[diagonal]).sum()
         # The derivative by each entry of the covariance; entries off the diagonal count twice.
-        off = inverse[rows, columns] - weights[rows] * weights[columns]
-        on = 0.5 * (np.diag(inverse) - weights**2)
-        diagonal = float(on.sum())
+        off = np.tril(inverse - np.outer(weights, weights), -1)
+        on = 0.5 * (inverse[diagonal] - weights**2)
+        # By squared distances: all of them at once, as the Laplacian of a graph.
+        pull = -kernel.signal * off * slope
+        pull += pull.T
+        pull[diagonal] = -pull.sum(1)
+        pulled = pull @ scaled
         gradient = np.empty_like(theta)
-        gradient[:axes] = -2 * inverse_squares * (gaps @ (signal * off * slope))
-        gradient[axes] = signal * (off @ correlation + diagonal)
-        gradient[axes + 1] = noise * diagonal
-        gradient[axes + 2] = trend * float(off @ gram + on @ squares)
+        gradient[:axes] = -2 * np.bincount(owners, np.einsum("ij,ij->j", scaled, pulled))
+        gradient[axes] = kernel.signal * (np.vdot(off, correlation) + on.sum())
+        gradient[axes + 1] = kernel.noise * on.sum()
+        gradient[axes + 2] = kernel.trend * (np.vdot(off, gram) + on @ gram[diagonal])
+        by_bends = 2 * np.einsum("kij,ij->kj", by_exponents, pulled * scale)
+        gradient[axes + 3 :] = by_bends[:, numbers].ravel()
         distance = (theta - mean) / deviation
         return data + 0.5 * distance @ distance, gradient + distance / deviation
 
@@ -106,9 +121,7 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
         bounds=[(prior.low, prior.high) for prior in priors],
         options={"maxiter": _ITERATIONS, "ftol": 1e-5, "gtol": 1e-3},
     )
-    theta = found.x
-    signal, noise, trend = (math.exp(x) for x in theta[axes:])
-    return Kernel(np.exp(theta[:axes]), signal, noise, trend), -float(found.fun)
+    return kernel_of(found.x), -float(found.fun)
 
 
 def features(points: Array, owners: npt.NDArray[np.intp]) -> Array:
@@ -124,6 +137,13 @@ def features(points: Array, owners: npt.NDArray[np.intp]) -> Array:
         return np.empty((len(points), 0))
     off = 2 * points - 1
     return np.column_stack([np.ones(len(points)), off, off**2])
+
+
+def squares(points: Array, others: Array) -> Array:
+    """The squared distances between points, [points, others]."""
+    own, theirs = (np.einsum("ij,ij->i", x, x) for x in (points, others))
+    found: Array = np.maximum(own[:, None] + theirs - 2 * points @ others.T, 0.0)
+    return found
 
 
 def matern(squares: Array) -> tuple[Array, Array]:
@@ -158,11 +178,11 @@ class Regressor:
         self._scale = 1 / kernel.lengthscales[owners]
         self._owners = owners
         self._points = points
-        self._scaled = points * self._scale
+        self._scaled = bend(points, kernel.exponents) * self._scale
         self._values = values
         self._doubts = np.zeros(len(values)) if doubts is None else doubts
         self._features = kernel.trend * features(points, owners)
-        covariance = self._cross(points)[0]
+        covariance = self._cross(points, self._scaled)[0]
         covariance[np.diag_indices(len(values))] += kernel.noise + _JITTER + self._doubts
         factor = np.linalg.cholesky(covariance)
         self._inverse = lapack.dtrtri(factor, lower=1)[0]
@@ -181,7 +201,7 @@ class Regressor:
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and deviation of the noise-free value at points [points, columns]."""
         points = self._whole(points)
-        cross = self._cross(points)[0]
+        cross = self._cross(points, bend(points, self.kernel.exponents) * self._scale)[0]
         half = cross @ self._inverse.T
         variance = self._before(points) - np.einsum("ij,ij->i", half, half)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
@@ -190,19 +210,26 @@ class Regressor:
         """Mean, deviation, and the gradients of both by the columns given, [points, columns]."""
         columns = points.shape[1]
         points = self._whole(points)
-        cross, slope = self._cross(points)
+        bent, by_points, _ = bend_with_slopes(points, self.kernel.exponents)
+        scaled, by_points = bent * self._scale, by_points * self._scale
+        cross, slope = self._cross(points, scaled)
+
+        def pulled(weights: Array) -> Array:
+            """The sum over the known points of a weight times the gradient of the covariance."""
+            pull = slope * weights
+            along = scaled * pull.sum(1, keepdims=True) - pull @ self._scaled
+            result: Array = 2 * along * by_points + _along(points, weights @ self._features)
+            return result
+
         half = cross @ self._inverse.T
         variance = np.maximum(self._before(points) - np.einsum("ij,ij->i", half, half), 1e-12)
         deviation = np.sqrt(variance)
-        weights = np.broadcast_to(self._weights, cross.shape)
-        mean_gradient = self._pulled(points, slope, weights)
         own = self.kernel.trend * self._shared(points)
-        pull = half @ self._inverse
-        variance_gradient = 2 * _along(points, own) - 2 * self._pulled(points, slope, pull)
+        variance_gradient = 2 * _along(points, own) - 2 * pulled(half @ self._inverse)
         return (
             cross @ self._weights,
             deviation,
-            mean_gradient[:, :columns],
+            pulled(np.broadcast_to(self._weights, cross.shape))[:, :columns],
             variance_gradient[:, :columns] / (2 * deviation[:, None]),
         )
 
@@ -219,22 +246,9 @@ class Regressor:
         missing = len(self._owners) - points.shape[1]
         return np.column_stack([points, np.ones((len(points), missing))]) if missing else points
 
-    def _pulled(self, points: Array, slope: Array, weights: Array) -> Array:
-        """The sum over the known points of a weight times the gradient of the covariance."""
-        slope = slope * weights
-        total = slope.sum(1, keepdims=True)
-        scaled = points * self._scale
-        pulled: Array = 2 * (scaled * total - slope @ self._scaled) * self._scale
-        return pulled + _along(points, weights @ self._features)
-
-    def _cross(self, points: Array) -> tuple[Array, Array]:
-        scaled = points * self._scale
-        squares = (
-            np.einsum("ij,ij->i", scaled, scaled)[:, None]
-            + np.einsum("ij,ij->i", self._scaled, self._scaled)
-            - 2 * scaled @ self._scaled.T
-        )
-        correlation, slope = matern(np.maximum(squares, 0))
+    def _cross(self, points: Array, scaled: Array) -> tuple[Array, Array]:
+        """The covariance with the known points, and its slope by the squared distances."""
+        correlation, slope = matern(squares(scaled, self._scaled))
         signal = self.kernel.signal
         return signal * correlation + self._shared(points) @ self._features.T, signal * slope
 
