@@ -1,4 +1,4 @@
-"""Three scripts in plain Keras share a study, without Ray; one of them is killed in the middle."""
+"""Four scripts in plain Keras share a study, without Ray; one of them is killed in the middle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tuner.client import Client, Study, Trial
 from tuner.config import Settings
 from tuner.study import Cause, StudyState, TrialState
 
-WORKERS, LEASE_SECONDS = 3, 5
+WORKERS, LEASE_SECONDS = 4, 5
 
 
 class Scene:
