@@ -72,8 +72,12 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
     mean[:axes] += 0.5 * math.log(axes)
     deviation = np.array([prior.deviation for prior in priors])
     shared = features(points, owners)
-    gram = shared @ shared.T
-    diagonal = np.diag_indices(len(values))
+    # Matrices are symmetric: what takes long is computed below the diagonal alone.
+    rows, columns = np.tril_indices(len(values), -1)
+    below, diagonal = rows * len(values) + columns, np.diag_indices(len(values))
+    gram = (shared @ shared.T).take(below)
+    squares_of_shared = np.einsum("ij,ij->i", shared, shared)
+    covariance = np.empty((len(values), len(values)))
 
     def kernel_of(theta: Array) -> Kernel:
         lengthscales, variances, bent = np.split(np.exp(theta), [axes, axes + 3])
@@ -86,28 +90,31 @@ def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Ker
         scale = 1 / kernel.lengthscales[owners]
         bent, _, by_exponents = bend_with_slopes(points, kernel.exponents)
         scaled = bent * scale
-        correlation, slope = matern(squares(scaled, scaled))
-        covariance = kernel.signal * correlation + kernel.trend * gram
-        covariance[diagonal] += kernel.noise + _JITTER
-        factor, failed = lapack.dpotrf(covariance.T, lower=1, overwrite_a=1)
+        correlation, slope = matern(squares(scaled, scaled).take(below))
+        covariance.put(below, kernel.signal * correlation + kernel.trend * gram)
+        own = kernel.signal + kernel.noise + _JITTER + kernel.trend * squares_of_shared
+        covariance[diagonal] = own
+        # LAPACK counts columns first: the upper triangle of the transpose.
+        factor, failed = lapack.dpotrf(covariance.T)
         if failed:
             return 1e10, np.zeros_like(theta)
-        weights = lapack.dpotrs(factor, values, lower=1)[0]
-        inverse = lapack.dpotri(factor, lower=1)[0]
+        weights = lapack.dpotrs(factor, values)[0]
+        inverse = lapack.dpotri(factor)[0].T
         data = 0.5 * values @ weights + np.log(factor[diagonal]).sum()
         # The derivative by each entry of the covariance; entries off the diagonal count twice.
-        off = np.tril(inverse - np.outer(weights, weights), -1)
+        off = inverse.take(below) - weights[rows] * weights[columns]
         on = 0.5 * (inverse[diagonal] - weights**2)
         # By squared distances: all of them at once, as the Laplacian of a graph.
-        pull = -kernel.signal * off * slope
+        pull = np.zeros_like(covariance)
+        pull.put(below, -kernel.signal * off * slope)
         pull += pull.T
         pull[diagonal] = -pull.sum(1)
         pulled = pull @ scaled
         gradient = np.empty_like(theta)
         gradient[:axes] = -2 * np.bincount(owners, np.einsum("ij,ij->j", scaled, pulled))
-        gradient[axes] = kernel.signal * (np.vdot(off, correlation) + on.sum())
+        gradient[axes] = kernel.signal * (off @ correlation + on.sum())
         gradient[axes + 1] = kernel.noise * on.sum()
-        gradient[axes + 2] = kernel.trend * (np.vdot(off, gram) + on @ gram[diagonal])
+        gradient[axes + 2] = kernel.trend * (off @ gram + on @ squares_of_shared)
         by_bends = 2 * np.einsum("kij,ij->kj", by_exponents, pulled * scale)
         gradient[axes + 3 :] = by_bends[:, numbers].ravel()
         distance = (theta - mean) / deviation
