@@ -65,13 +65,14 @@ def test_endpoints_from_the_command_line(run: Run, client: Client) -> None:
     published(client, study, "adult", 3)
     client.models.set_alias("adult", "champion", 1)
     code, out, err = run("deploy", "adult@champion", "--traffic", "10", "--record", "50")
-    assert code == 0 and out == "adult serves adult: 1 100%\n" and "tuner gateway" in err
+    assert code == 0 and out == "endpoint adult: version 1 at 100%\n" and "tuner gateway" in err
     made = _json(run, "deploy", "adult/2", "--traffic", "30", "--max-replicas", "3")
     assert {each["version"]: each["percent"] for each in made["deployments"]} == {1: 70, 2: 30}
     assert made["scaling"]["max_replicas"] == 3 and made["recording"]["percent"] == 50
     assert run("deploy", "adult/2", "--min-replicas", "3", "--max-replicas", "2")[0] == 2
     shadow = run("deploy", "adult/3", "--shadow", "20", "--idle", "10m")[1]
-    assert shadow == "adult serves adult: 1 70%, 2 30%, 3 0% and 20% as a shadow\n"
+    split = "versions 1 at 70%, 2 at 30%, 3 at 0% and 20% as a shadow"
+    assert shadow == f"endpoint adult: {split}\n"
     assert _json(run, "endpoints")[0]["scaling"]["idle_seconds"] == 600
     _gateway(client)
     told = {f"r{number}": "yes" if number % 3 else "no" for number in range(20)}
@@ -98,13 +99,13 @@ def test_endpoints_from_the_command_line(run: Run, client: Client) -> None:
     assert document["replicas"][0]["ready"] == 2
     listed = run("endpoints", "list")[1]
     assert max(map(len, listed.splitlines())) <= 80 and "70%" in listed
-    assert "1 20%, 2 80%" in run("endpoints", "traffic", "adult", "1=20", "2=80%")[1]
+    assert "1 at 20%, 2 at 80%" in run("endpoints", "traffic", "adult", "1=20", "2=80%")[1]
     canary = run("deploy", "adult/3", "--canary", "5,50", "--every", "2h", "--min-requests", "7")
     assert "canary of version 3 is at 5%, step 1 of 2" in canary[1]
     back = _json(run, "endpoints", "rollback", "adult", "--reason", "it is Friday")["canary"]
     assert back["state"] == "ROLLED_BACK" and back["step_seconds"] == 7200
     assert "was rolled back: it is Friday" in run("endpoints", "show", "adult")[1]
-    assert "1 20%, 2 80%" in run("endpoints", "undeploy", "adult", "3")[1]
+    assert "1 at 20%, 2 at 80%" in run("endpoints", "undeploy", "adult", "3")[1]
     for arguments, says in (
         (("endpoints", "show", "nobody"), "no endpoint is called 'nobody'"),
         (("endpoints", "traffic", "adult", "1=20", "2=70"), "sum to 100"),

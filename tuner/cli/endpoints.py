@@ -179,7 +179,7 @@ def show(session: Session, name: str, window: timedelta) -> None:
     if session.as_json:
         session.print_json({**documents.endpoint(record), **documents.endpoint_report(report)})
         return
-    session.say(f"{name} serves {record.model_id}: {_split(record) or 'no version'}")
+    session.say(_line(record))
     for line in (record.description, _canary_line(record)):
         if line:
             session.say(line)
@@ -292,16 +292,23 @@ def _say(session: Session, record: Record) -> None:
     if session.as_json:
         session.print_json(documents.endpoint(record))
         return
-    session.say(f"{record.endpoint_id} serves {record.model_id}: {_split(record) or 'nothing'}")
+    session.say(_line(record))
     line = _canary_line(record)
     if line:
         session.say(line)
 
 
+def _line(record: Record) -> str:
+    noun = "version" if len(record.deployments) == 1 else "versions"
+    split = f"{noun} {_split(record)}" if record.deployments else "no version yet"
+    model = "" if record.model_id == record.endpoint_id else f" of model {record.model_id}"
+    return f"endpoint {record.endpoint_id}{model}: {split}"
+
+
 def _split(record: Record) -> str:
-    """`3 90%, 4 10%`."""
+    """`3 at 90%, 4 at 10%`."""
     return ", ".join(
-        f"{each.version} {each.percent}%"
+        f"{each.version} at {each.percent}%"
         + (f" and {each.shadow_percent}% as a shadow" if each.shadow_percent else "")
         for each in record.deployments
     )
