@@ -36,8 +36,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 def test_a_port_in_use_is_said_and_nothing_is_left(start: Callable[..., Up]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert port in start("--server-port", port).refused()
-        assert port in start("--web-port", port).refused()
+        for flag in ("--server-port", "--web-port", "--rest-port", "--grpc-port"):
+            assert f"port {port} of 127.0.0.1 is in use" in start(flag, port).refused(), flag
 
 
 def test_a_wrong_database_password_is_said(start: Callable[..., Up]) -> None:

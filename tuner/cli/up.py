@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -257,13 +258,17 @@ def _run(session: Session, settings: Settings, lock: int) -> None:
 def _start(supervisor: Supervisor, settings: Settings) -> _Running:
     """Starts everything at once: each waits for what it needs of the others."""
     # The port is chosen here, so that all know it, and a restarted server keeps it.
-    port = settings.server_port or _free_port(settings.host)
+    port = _free_port(settings.host, settings.server_port, "server-port")
     # Trials on other machines reach the server by the name that the user gave it.
     named = settings.server if settings.ray_address else ""
     settings = replace(settings, server_port=port)
     runner = _client(settings, named or _local_address(settings))
     pages = replace(_client(settings, _local_address(settings)), host=_web_host(settings))
     gateway = replace(_client(settings, _local_address(settings)), host=_gateway_host(settings))
+    # Each says itself what it cannot listen on, but only once the others have started, too.
+    _free_port(pages.host, pages.web_port, "web-port")
+    _free_port(gateway.host, gateway.rest_port, "rest-port")
+    _free_port(gateway.host, gateway.grpc_port, "grpc-port")
     server_said, runner_said, web_said, gateway_said = supervisor.start(
         [_command(_SERVER, "server", settings)],
         [
@@ -321,14 +326,21 @@ def _port(address: str) -> int:
     return int(address.rpartition(":")[2].rstrip("/"))
 
 
-def _free_port(host: str) -> int:
+def _free_port(host: str, port: int, flag: str) -> int:
+    """The port, or if it is 0 one that is free; raises InvalidArgumentError if it is not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, 0), family=family) as listener:
+        with socket.create_server((host, port), family=family) as listener:
             return int(listener.getsockname()[1])
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InvalidArgumentError(
+                f"port {port} of {host} is in use by another program: choose another with "
+                f"--{flag}; 0 takes a free one."
+            ) from error
         raise InvalidArgumentError(
-            f"nothing can listen on {host!r} ({error.strerror}): choose another with --host."
+            f"nothing can listen on port {port} of {host!r} ({error.strerror}): choose others "
+            f"with --host and --{flag}."
         ) from error
 
 
