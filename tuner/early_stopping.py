@@ -72,7 +72,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 #: What the parameters may be, in words and as a test.
 _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
-    "first": ("a number above 0", lambda value: 0 < value < math.inf),
+    "first": ("a number from 1e-6 on", lambda value: 1e-6 <= value < math.inf),
     "eta": ("a number from 1.5 to 10", lambda value: 1.5 <= value <= 10),
     "brackets": ("a whole number from 1 to 10", lambda value: 1 <= value <= 10),
     "percentile": ("a number above 0 and below 100", lambda value: 0 < value < 100),

@@ -78,8 +78,9 @@ def _start(folder: Path, seconds: float) -> subprocess.Popen[str]:
 
 
 def _wait_for(path: Path) -> None:
+    """Waits until a file is there, and has something in it."""
     deadline = time.monotonic() + _WAIT_SECONDS
-    while not path.exists():
+    while not (path.exists() and path.stat().st_size):
         assert time.monotonic() < deadline, f"{path} does not appear"
         time.sleep(0.01)
 

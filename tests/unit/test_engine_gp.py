@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -34,6 +35,7 @@ from tuner.engine.gp import (
     regressor,
     scales,
 )
+from tuner.engine.gp import propose as propose_module
 from tuner.engine.gp.cube import Array, Axis, Cube
 from tuner.engine.gp.problem import Problem
 from tuner.engine.gp.propose import propose
@@ -539,3 +541,56 @@ def test_optuna_finds_the_way_through_a_conditional_space() -> None:
     again = optuna.create_study(sampler=GPSampler(seed=3))
     again.optimize(objective, n_trials=25)
     assert [t.params for t in again.trials] == [t.params for t in study.trials]
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_trials_that_run_at_once_look_in_different_places(objectives: int) -> None:
+    def measured(x: float, y: float) -> list[float]:
+        return [bowl(x, y), bowl(1 - x, 1 - y)][:objectives]
+
+    points = np.random.default_rng(0).random((15, 2)).tolist()
+    trials = [ended(measured(x, y), x=x, y=y) for x, y in points]
+    found: list[Array] = []
+    for _ in range(4):
+        found.append(propose(problem(trials, objectives=objectives)))
+        x, y = found[-1].tolist()
+        trials.append(ended(None, TrialState.RUNNING, x=x, y=y))
+    gaps = [np.abs(a - b).max() for i, a in enumerate(found) for b in found[:i]]
+    assert min(gaps) > 0.01
+
+
+@pytest.mark.parametrize("penalty", [1e13, sys.float_info.max])
+def test_a_penalty_hides_nothing(penalty: float) -> None:
+    """What trials without one differ by is learned, however large it is."""
+    losses = np.append(np.linspace(0, 1, 12), [penalty, penalty])
+    values = [scaled.values for scaled in scales.of_losses(losses)]
+    assert any(np.ptp(each[:12]) > 0.3 for each in values)
+    assert all(np.isfinite(each).all() for each in values)
+
+
+def test_where_nothing_has_a_value_any_point_is_proposed() -> None:
+    curve = {1: 0.5, 2: math.nan}
+    stopped = [ended(None, TrialState.PRUNED, curve=curve, x=i / 9, y=0.5) for i in range(9)]
+    point = propose(problem(stopped))
+    assert point.shape == (2,) and (point >= 0).all() and (point <= 1).all()
+
+
+def test_a_value_beyond_a_range_that_shrank_lies_at_its_end() -> None:
+    wide = {"x": FloatDistribution(-5, 1e6), "y": UNIT}
+    trials = [ended([x], x=x, y=0.5, distributions=wide) for x in (-2.0, 0.5, 7e5)]
+    assert SQUARE.encode([t.params for t in trials])[:, 0].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_many_stopped_and_failed_trials_cost_no_more_than_some() -> None:
+    curves = [
+        {step: 1.0 / (1 + step + i % 7) for step in range(1, 3 + i % 40)} for i in range(900)
+    ]
+    xs = np.random.default_rng(1).random((900, 2)).tolist()
+    stopped = [
+        ended(None, TrialState.PRUNED, curve=curve, x=x, y=y)
+        for curve, (x, y) in zip(curves, xs, strict=True)
+    ]
+    failed = [ended(None, TrialState.FAIL, x=x, y=y) for x, y in xs]
+    whole = problem([*seen(5), *stopped, *failed])
+    assert len(whole.points) == 505 and len(propose_module._bounded(whole).failed) == 100
+    assert propose(whole).shape == (2,)

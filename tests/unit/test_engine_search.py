@@ -437,3 +437,16 @@ def test_a_trainer_may_bring_the_parameters_later() -> None:
 
 def test_what_is_known_of_sobol_sequences_is_so() -> None:
     assert checks.SOBOL_DIMENSIONS == qmc.Sobol.MAXDIM
+
+
+def test_a_branch_without_a_point_left_is_left_for_another() -> None:
+    rate = Parameter(name="rate", domain=Float(0, 1))
+    kind = Parameter(
+        name="kind", domain=Categorical(("plain", "rich")), children=(Child(("rich",), rate),)
+    )
+    space = Space((kind, Parameter(name="size", domain=Discrete((1, 2)))))
+    engine = StudyEngine("s", spec(space, "tpe"))
+    # The branch that is finite is the better one.
+    trials = run(engine, lambda point: float(point["kind"] == "rich"), range(50))
+    tried = [points.key_of(each.parameters) for each in trials]
+    assert len(set(tried)) > 45

@@ -6,9 +6,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +18,10 @@ from hypothesis import strategies as st
 from tests.unit.engine_support import at, spec, succeeded, trial
 from tuner.early_stopping import Progress, Stopping
 from tuner.engine import StudyEngine
-from tuner.engine.stopping import RULES, Rule
+from tuner.engine.stopping import RULES, Rule, StoppingPruner
 from tuner.engine.stopping.rule import Comparing
 from tuner.space import Float, Space
-from tuner.study import Goal, Metric, Trial, TrialState
+from tuner.study import Goal, Metric, Selection, Trial, TrialState
 
 UP = Metric(name="val_auc", goal=Goal.MAXIMIZE)
 DOWN = Metric(name="loss", goal=Goal.MINIMIZE)
@@ -433,3 +435,45 @@ def test_a_finished_trial_without_reports_is_no_judge() -> None:
     engine = study("median", tuple(succeeded(n, {"x": n / 10}, 0.0) for n in range(9)))
     engine.add(trial(9, {"x": 0.95}))
     assert engine.report(9, at(2, 1.0)) is None
+
+
+def test_a_trial_that_failed_is_no_example() -> None:
+    engine = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE))
+    failed = trial(0, {"x": 0.5})
+    engine.add(failed)
+    assert engine.report(0, at(2, 0.99)) is None
+    failed = replace(failed, state=TrialState.FAILED, measurements=(at(2, 0.99),))
+    engine.finish(failed)
+    rebuilt = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE), [failed])
+    for each in (engine, rebuilt):
+        each.add(trial(1, {"x": 0.6}))
+        assert each.report(1, at(2, 0.7)) is None
+        each.add(trial(2, {"x": 0.7}))
+        assert each.report(2, at(2, 0.6)) is not None
+
+
+@pytest.mark.parametrize("selection", Selection)
+def test_a_trial_is_judged_by_what_will_be_its_result(selection: Selection) -> None:
+    study = spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE)
+    engine = StudyEngine("s", replace(study, measurement_selection=selection))
+    engine.add(trial(0, {"x": 0.5}))
+    for step, value in ((1, 0.99), (2, 0.5), (6, 0.5)):
+        assert engine.report(0, at(step, value)) is None
+    engine.add(trial(1, {"x": 0.6}))
+    assert (engine.report(1, at(2, 0.7)) is None) is (selection is Selection.LAST)
+
+
+def test_a_pruner_takes_steps_in_any_order_and_no_failed_trial() -> None:
+    study = optuna.create_study(direction="maximize", pruner=StoppingPruner("asha", first=1))
+    failed = study.ask()
+    failed.report(0.99, 2)
+    assert not failed.should_prune()
+    study.tell(failed, state=optuna.trial.TrialState.FAIL)
+    good = study.ask()
+    good.report(0.5, 5)
+    assert not good.should_prune()
+    good.report(0.9, 3)
+    assert not good.should_prune()
+    other = study.ask()
+    other.report(0.7, 3)
+    assert other.should_prune()

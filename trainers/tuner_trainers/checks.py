@@ -200,7 +200,9 @@ def check_features(features: Sequence[Feature], statistics: Statistics, uri: str
 def _check_told_apart(feature: Feature, statistics: Statistics, uri: str) -> None:
     """Refuses to take numbers for names that a float64 does not tell from their neighbours."""
     for name in feature.columns:
-        column = statistics.columns[name]
+        column = statistics.columns.get(name)
+        if column is None:
+            continue  # a feature that others take, such as an expression
         as_names = feature.kind == "categorical" or (
             feature.kind == "cross" and column.distinct <= CROSS_NUMBER_BUCKETS
         )

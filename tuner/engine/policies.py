@@ -253,8 +253,11 @@ class AutoPolicy(Policy):
         return self._stages[1].policy.fits_soon and self._stage() is not self._stages[-1]
 
     def _stage(self) -> Stage:
-        ended = self._history.informative
-        return next(stage for stage in self._stages if ended < stage.until)
+        # What was learned elsewhere brings the model on, but is no reason to leave it.
+        known = self._history.informative
+        own = known - len(self._history.warm_start.trials)
+        counts = (known, own, own)
+        return next(s for s, count in zip(self._stages, counts, strict=True) if count < s.until)
 
 
 def startup_of(space: Space) -> int:

@@ -13,11 +13,14 @@ from tuner.engine.fit import ATTEMPTS, Fit, solve_here
 from tuner.engine.grid import Grid
 from tuner.engine.history import History
 from tuner.engine.importance import Importance
-from tuner.engine.policies import policy_of
+from tuner.engine.policies import RandomPolicy, policy_of
 from tuner.engine.stopping import judged, place_of, rule_of
 from tuner.engine.translation import direction_of, value_of
 from tuner.space import Value
-from tuner.study import Measurement, StudySpec, Trial
+from tuner.study import Measurement, StudySpec, Trial, TrialState
+
+# What others are not to be measured by.
+_WITHOUT_RESULT = frozenset({TrialState.FAILED, TrialState.INFEASIBLE})
 
 
 class StudyEngine:
@@ -46,6 +49,7 @@ class StudyEngine:
         self._history = History(study_id, spec, earlier)
         self._grid = Grid(spec.space, spec.search.seed)
         self._policy = policy_of(spec, self._grid, self._history)
+        self._random = RandomPolicy(spec.space, spec.search.seed)
         self._rule = rule_of(spec)
         for trial in trials:
             self._take(trial)
@@ -100,9 +104,14 @@ class StudyEngine:
     def accept(self, point: Mapping[str, Value]) -> Mapping[str, Value] | None:
         """The point that a fit found, or another one if that has been tried; None if all have."""
         tried = self._history.tried
-        if self._grid.size is None or points.key_of(point) not in tried:
+        if points.key_of(point) not in tried:
             return point
-        return self._grid.first_untried(tried)
+        if self._grid.size is not None:
+            return self._grid.first_untried(tried)
+        # Its choices leave nothing to try, but others do.
+        number = len(self._history)
+        others = (self._random.propose(number, attempt) for attempt in range(1, 1 + ATTEMPTS))
+        return next((each for each in others if points.key_of(each) not in tried), point)
 
     def suggest_quickly(self, number: int) -> Mapping[str, Value] | None:
         """Proposes as `suggest` does, without fitting a model: in a few milliseconds."""
@@ -138,6 +147,8 @@ class StudyEngine:
 
     def _take(self, trial: Trial) -> None:
         self._history.put(trial)
+        if trial.state in _WITHOUT_RESULT:
+            return
         for measurement in trial.measurements:
             value = judged(self._spec, measurement)
             if value is not None:
@@ -162,6 +173,8 @@ class StudyEngine:
     def finish(self, trial: Trial) -> None:
         """Takes in what became of a trial that was added."""
         self._history.end(trial)
+        if trial.state in _WITHOUT_RESULT:
+            self._rule.restart(trial.number)
 
     def importance(self) -> Importance:
         """How much each parameter and each group of them mattered to the first metric."""

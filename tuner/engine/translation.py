@@ -153,9 +153,9 @@ def values_by_step(trial: Trial, metric: Metric) -> dict[int, float]:
 
 def is_informative(trial: FrozenTrial) -> bool:
     """Whether a model learns from the trial: it ended with a value, or was stopped with one."""
-    return trial.state == _Optuna.COMPLETE or (
-        trial.state == _Optuna.PRUNED and bool(trial.intermediate_values)
-    )
+    if trial.state != _Optuna.PRUNED or not trial.intermediate_values:
+        return trial.state == _Optuna.COMPLETE
+    return not math.isnan(trial.intermediate_values[max(trial.intermediate_values)])
 
 
 def _finite(measurement: Measurement | None, metrics: tuple[Metric, ...]) -> list[float] | None:

@@ -15,6 +15,8 @@ _STARTS = 6
 _CLIMBS = 30
 _ROUNDS = 2
 _MOVES = 6
+# Of very many choices not all are looked at in each move.
+_MOST_NEIGHBOURS = 1500
 # An axis with fewer values is left to the local moves.
 _FEW = 12
 
@@ -38,7 +40,7 @@ def maximize(acquisition: Acquisition, cube: Cube, good: Array, rng: np.random.G
     values = acquisition.value(cube.embed(drawn))
     starts = drawn[_different(drawn, values, _STARTS)]
     for _ in range(_ROUNDS):
-        starts = _moved(acquisition, cube, _climbed(acquisition, cube, starts))
+        starts = _moved(acquisition, cube, _climbed(acquisition, cube, starts), rng)
     points = np.vstack([starts, drawn])
     values = np.concatenate([acquisition.value(cube.embed(starts)), values])
     result: Array = points[np.argsort(-values, kind="stable")]
@@ -99,12 +101,15 @@ def _climbed(acquisition: Acquisition, cube: Cube, points: Array) -> Array:
     return cube.canonical(climbed)
 
 
-def _moved(acquisition: Acquisition, cube: Cube, points: Array) -> Array:
+def _moved(acquisition: Acquisition, cube: Cube, points: Array, rng: np.random.Generator) -> Array:
     """The points after steps to the best neighbour by one finite parameter each."""
     points, going = points.copy(), np.arange(len(points))
     values = acquisition.value(cube.embed(points))
     for _ in range(_MOVES):
         neighbours, owners = _neighbours(cube, points[going])
+        if len(neighbours) > _MOST_NEIGHBOURS:
+            some = rng.choice(len(neighbours), _MOST_NEIGHBOURS, replace=False)
+            neighbours, owners = neighbours[some], owners[some]
         if not len(neighbours):
             break
         found = acquisition.value(cube.embed(neighbours))

@@ -172,7 +172,9 @@ class Cube:
         points = np.tile(self._nowhere, (len(parameters), 1))
         for index, (name, axis) in enumerate(zip(self.names, self.axes, strict=True)):
             having = [row for row, values in enumerate(parameters) if name in values]
-            points[having, index] = axis.coordinates([parameters[row][name] for row in having])
+            own = axis.coordinates([parameters[row][name] for row in having])
+            # From a range that was wider: at its end, where what is beyond would be tried.
+            points[having, index] = own if axis.choices else np.clip(own, 0.0, 1.0)
         return points
 
     def decode(self, point: Array) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from tuner.engine.gp.cube import Array, Cube
 
 # What may yet end otherwise, or might have.
 _UNDECIDED = (TrialState.PRUNED, TrialState.RUNNING)
+# Where each trial was stopped at another step, each is compared with all curves anew.
+_MOST_STOPPED, _MOST_CURVES = 500, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ def problem_of(
     """
     signs = np.array([-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in directions])
     names = sorted({name for trial in trials for name in trial.constraints})
+    trials = _without_old_stops(trials)
     curves = _Curves(trials, float(signs[0]))
     seen: list[FrozenTrial] = []
     losses: list[Array] = []
@@ -85,6 +89,13 @@ def problem_of(
     )
 
 
+def _without_old_stops(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """The trials without all but the latest of those that were stopped early."""
+    stopped = [place for place, trial in enumerate(trials) if trial.state == TrialState.PRUNED]
+    dropped = set(stopped[:-_MOST_STOPPED])
+    return [t for place, t in enumerate(trials) if place not in dropped] if dropped else trials
+
+
 class _Curves:
     """Guesses how trials will end, or would have ended, by those that did.
 
@@ -101,6 +112,7 @@ class _Curves:
         if not complete:
             furthest = [trial for trial in reported if _last(trial) is not None]
             complete = sorted(furthest, key=lambda t: -max(t.intermediate_values))[:1]
+        complete = complete[:: math.ceil(len(complete) / _MOST_CURVES) or 1]
         self._known = [
             (sorted(trial.intermediate_values), trial.intermediate_values, sign * _end(trial))
             for trial in complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from tuner.engine.gp.regressor import Regressor
 
 # A posterior takes at most so many points.
 _MOST_KNOWN = 400
+# Of failed trials the latest are enough to keep away from.
+_MOST_FAILED = 100
 # More objectives are weighed by chance into one: the boxes between them grow too many.
 _MOST_OBJECTIVES = 3
 # How often a choice is made that others were preferred to.
@@ -24,23 +27,28 @@ _NEGLECTED, _NEGLECTED_IN_THE_END = 1 / 8, 1 / 4
 _LITTLE = -2.5
 # Around so many points it is searched more closely.
 _GOOD = 5
+_ALONE = threading.Lock()
 
 
 def propose(problem: Problem) -> Array:
-    """The point [axes] that is worth most given what is known: at least one trial's value.
+    """The point [axes] that is worth most given what is known; one at random if nothing is.
 
     It is none of those known already, unless there is hardly another. The matrices are too small
     to share, so one thread computes it.
     """
-    with threadpool_limits(1, "blas"):
+    # The limit is the process's: of two threads that set it, the later would keep it for good.
+    with _ALONE, threadpool_limits(1, "blas"):
         return _propose(problem, np.random.default_rng(problem.seed))
 
 
 def _propose(problem: Problem, rng: np.random.Generator) -> Array:
     if problem.losses.shape[1] > _MOST_OBJECTIVES:
         problem = replace(problem, losses=_weighed(problem.losses, rng))
-    problem = _bounded(problem)
-    cube = problem.cube
+    problem, cube = _bounded(problem), problem.cube
+    if not len(problem.points):
+        # All that was stopped had no value that counts.
+        spread: Array = cube.spread(rng.random((1, cube.dimension)))[0]
+        return spread
     objectives = [models.objective(problem, losses) for losses in problem.losses.T]
     limits = [models.limit(problem, violations) for violations in problem.violations.T]
     within: list[acquisition.Acquisition] = [
@@ -48,28 +56,36 @@ def _propose(problem: Problem, rng: np.random.Generator) -> Array:
         for model, bound in limits
     ]
     believed = [models.believing(model, problem) for model in objectives]
-    known = cube.embed(problem.points)
+    known, coming = cube.embed(problem.points), cube.embed(problem.pending)
     means = np.column_stack([model.predict(known)[0] for model in objectives])
     feasible: Mask = np.all(problem.violations <= 0, axis=1)
+    # What running trials are believed to find is there to be improved on: elsewhere, that is.
+    hopes = np.column_stack([model.predict(coming)[0] for model in objectives])
+    hopeful = np.ones(len(coming), dtype=bool)
+    for model, bound in limits:
+        hopeful &= model.predict(coming)[0] <= bound
     beyond = np.clip(problem.violations, 0, None).sum(1)
     rank = np.where(feasible, means.sum(1), np.inf) if feasible.any() else beyond
 
-    def goal(than: Mask) -> list[acquisition.Acquisition]:
-        return [*within, _improvement(believed, means[than])] if than.any() else within
+    def goal(than: Mask, hoped: Mask) -> list[acquisition.Acquisition]:
+        best = np.vstack([means[than], hopes[hoped]])
+        return [*within, _improvement(believed, best)] if than.any() else within
 
     def found_for(terms: Sequence[acquisition.Acquisition], near: Mask) -> tuple[Array, float]:
         good = problem.points[np.lexsort((rank, ~near))[:_GOOD]]
         found = ascent.maximize(acquisition.Sum(terms), cube, good, rng)
         return found, float(acquisition.Sum(terms).value(cube.embed(found[:1]))[0])
 
-    found, worth = found_for(goal(feasible), feasible)
+    found, worth = found_for(goal(feasible, hopeful), feasible)
     neglected = _neglected(problem, worth, rng)
     if neglected is not None:
         # Better than the best with that choice: than the best of all next to nothing seems to be,
         # and most of it in corners that say little of the choice.
         made = known[:, neglected] > 0
-        than = made & feasible if (made & feasible).any() else feasible
-        found, _ = found_for([*goal(than), acquisition.Only(neglected)], made)
+        than, hoped = made & feasible, hopeful & (coming[:, neglected] > 0)
+        if not than.any():
+            than, hoped = feasible, hopeful
+        found, _ = found_for([*goal(than, hoped), acquisition.Only(neglected)], made)
     tried = set(map(_key, np.vstack([problem.points, problem.pending, problem.failed])))
     return next((point for point in found if _key(point) not in tried), found[0])
 
@@ -115,6 +131,7 @@ def _weighed(losses: Array, rng: np.random.Generator) -> Array:
 
 def _bounded(problem: Problem) -> Problem:
     """The problem with no more points than a posterior can take."""
+    problem = replace(problem, failed=problem.failed[-_MOST_FAILED:])
     if len(problem.points) <= _MOST_KNOWN:
         return problem
     ranks = np.argsort(np.argsort(problem.losses, axis=0, kind="stable"), axis=0).min(1)

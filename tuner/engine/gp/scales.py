@@ -9,6 +9,8 @@ import numpy as np
 
 from tuner.engine.gp.cube import Array
 
+# Squares of larger losses would not be numbers any more.
+_LARGEST = 1e150
 # Beyond so many times the spread of the good ones, a loss is as bad as can be.
 _WORST = 1e6
 # Powers that are tried: 1 leaves the values as they are, smaller ones draw bad ones together.
@@ -34,9 +36,11 @@ class Scaled:
 
 def of_losses(losses: Array) -> Iterator[Scaled]:
     """The losses as they are, with the bad ones on a log scale, and at a power."""
-    centre = float(np.median(losses))
-    spread = (centre - float(np.quantile(losses, 0.1))) or float(np.ptp(losses))
-    if not spread > 1e-12 * float(np.abs(losses).max()):
+    losses = np.clip(losses, -_LARGEST, _LARGEST)
+    centre, good = float(np.median(losses)), float(np.quantile(losses, 0.1))
+    spread = (centre - good) or float(np.ptp(losses))
+    # Next to the good ones: a penalty, however large, says nothing of what they differ by.
+    if not spread > 1e-12 * max(abs(centre), abs(good)):
         yield Scaled(np.zeros_like(losses), np.zeros_like(losses))
         return
     values = np.clip((losses - centre) / spread, -_WORST, _WORST)

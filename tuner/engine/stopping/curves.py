@@ -17,11 +17,15 @@ class Curve:
     """The values that one attempt reported, by its progress in any order, and the best so far.
 
     Values are losses: less is better, and one that is not finite is infinitely bad.
+
+    Args:
+        last: Whether the last value so far counts instead of the best.
     """
 
-    __slots__ = ("_best", "_places", "_values")
+    __slots__ = ("_best", "_last", "_places", "_values")
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: bool = False) -> None:
+        self._last = last
         self._places: list[float] = []
         self._values: list[float] = []
         self._best: list[float] = []
@@ -32,7 +36,7 @@ class Curve:
             # As it usually comes.
             self._places.append(place)
             self._values.append(loss)
-            self._best.append(min(loss, self._best[-1]) if self._best else loss)
+            self._append(loss)
             return True
         at = bisect_left(self._places, place)
         if self._places[at] == place:
@@ -42,11 +46,14 @@ class Curve:
             self._values.insert(at, loss)
         del self._best[at:]
         for value in self._values[at:]:
-            self._best.append(min(value, self._best[-1]) if self._best else value)
+            self._append(value)
         return False
 
+    def _append(self, loss: float) -> None:
+        self._best.append(min(loss, self._best[-1]) if self._best and not self._last else loss)
+
     def best(self, place: float) -> float:
-        """The best value up to there; infinite if there is none."""
+        """The value up to there that counts; infinite if there is none."""
         at = bisect_right(self._places, place)
         return self._best[at - 1] if at else math.inf
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tuner import early_stopping
 from tuner.early_stopping import Stopping
@@ -22,8 +22,8 @@ from tuner.study import Goal, Metric
 @dataclass(slots=True)
 class _Known:
     rule: Rule
-    # How many values of each trial the rule has taken in.
-    values: dict[int, int] = field(default_factory=dict)
+    # The steps of each running trial whose values the rule has taken in.
+    steps: dict[int, set[int]] = field(default_factory=dict)
     # Trials before this one have ended, and the rule knows all of them.
     ended: int = 0
 
@@ -76,14 +76,18 @@ class StoppingPruner(BasePruner):
 def _take_in(known: _Known, study: Study) -> None:
     trials = study.get_trials(deepcopy=False)
     for trial in trials[known.ended :]:
+        if trial.state is TrialState.FAIL:
+            # What came to nothing is no example.
+            known.rule.restart(trial.number)
+            continue
         values = trial.intermediate_values
-        if len(values) != known.values.get(trial.number, 0):
-            # By step, so that what several processes learn in another order is the same.
-            for step in sorted(values)[known.values.get(trial.number, 0) :]:
-                known.rule.record(trial.number, float(step), values[step])
-            known.values[trial.number] = len(values)
+        steps = known.steps.setdefault(trial.number, set())
+        # By step, so that what several processes learn in another order is the same.
+        for step in sorted(values.keys() - steps) if len(values) != len(steps) else ():
+            known.rule.record(trial.number, float(step), values[step])
+            steps.add(step)
     while known.ended < len(trials) and trials[known.ended].state.is_finished():
-        known.values.pop(known.ended, None)
+        known.steps.pop(known.ended, None)
         known.ended += 1
 
 

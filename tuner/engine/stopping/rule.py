@@ -60,9 +60,9 @@ class NoStopping(Rule):
 class Comparing(Rule):
     """A rule that compares trials, and never stops the best.
 
-    A trial is judged by its best value so far, as it will be in the end, wherever it reports:
-    steps may be uneven, or seconds. What a report costs does not grow with the number of trials,
-    but for the sorted lists that it is entered into.
+    A trial is judged by its best value so far, or by its last, as it will be in the end, wherever
+    it reports: steps may be uneven, or seconds. What a report costs does not grow with the number
+    of trials, but for the sorted lists that it is entered into.
 
     Args:
         name: The rule's name.
@@ -75,6 +75,8 @@ class Comparing(Rule):
 
     def __init__(self, name: str, metric: Metric, stopping: Stopping) -> None:
         super().__init__(name, metric, stopping)
+        #: Whether the study takes the last value of a trial for its result, not the best.
+        self.counts_last = False
         self._first = self.FIRST if stopping.first is None else stopping.first
         # Levels of steps are steps; of seconds, as fine as suits the first of them.
         self._unit = 1.0 if stopping.by is Progress.STEPS else self._first / 4
@@ -84,7 +86,9 @@ class Comparing(Rule):
 
     def record(self, number: int, place: float, value: float) -> None:
         """Enters the trial at the levels that it has come to."""
-        curve = self._curves.setdefault(number, Curve())
+        curve = self._curves.get(number)
+        if curve is None:
+            curve = self._curves[number] = Curve(last=self.counts_last)
         if curve.add(place, loss_of(value, self._metric.goal)):
             self._climb(number, curve, place)
             return

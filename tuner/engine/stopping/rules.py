@@ -9,8 +9,8 @@ from tuner.early_stopping import Progress, Stopping
 from tuner.engine.stopping.alone import NoProgress, Threshold
 from tuner.engine.stopping.halving import Asha, Hyperband
 from tuner.engine.stopping.quantile import Median, Percentile
-from tuner.engine.stopping.rule import NoStopping, Rule
-from tuner.study import Measurement, Metric, StudySpec
+from tuner.engine.stopping.rule import Comparing, NoStopping, Rule
+from tuner.study import Measurement, Metric, Selection, StudySpec
 
 #: The rules by their names in a study file.
 RULES: Mapping[str, Callable[[str, Metric, Stopping], Rule]] = {
@@ -27,7 +27,10 @@ RULES: Mapping[str, Callable[[str, Metric, Stopping], Rule]] = {
 def rule_of(spec: StudySpec) -> Rule:
     """The rule that stops the study's trials, new."""
     name = spec.early_stopping_in_use
-    return RULES[name](name, spec.metric, spec.search.stopping)
+    rule = RULES[name](name, spec.metric, spec.search.stopping)
+    if isinstance(rule, Comparing):
+        rule.counts_last = spec.selection is Selection.LAST
+    return rule
 
 
 def place_of(spec: StudySpec, measurement: Measurement) -> float:
