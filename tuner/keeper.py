@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -31,6 +31,32 @@ def prctl(option: int, value: int) -> None:
 def die_with_parent() -> None:
     """Asks the kernel for a SIGTERM to this process when its parent's thread ends."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def fork(work: Callable[[], int]) -> int:
+    """Does some work in a fork of this process, which is killed when this one ends.
+
+    Only for a process of one thread. The fork's exit status is what the work returns, or 1 if it
+    raises; what Python does at its end is left out, as it would take apart what is shared.
+
+    Returns:
+        The fork's process id.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:  # or it died before it could be watched
+            status = work()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def children() -> list[int]:

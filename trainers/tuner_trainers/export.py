@@ -365,21 +365,7 @@ def _reported(work: Callable[[], None]) -> int:
 
 def _in_child(work: Callable[[], None]) -> int:
     """Does it in a fork of this process, which ends with this one; returns its exit status."""
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            keeper.die_with_parent()
-            if os.getppid() == parent:  # or it died before it could be watched
-                status = _reported(work)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            # Python would take TensorFlow apart first.
-            os._exit(status)
+    pid = keeper.fork(partial(_reported, work))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status < 0:
         print(f"its process was ended by signal {-status}.", file=sys.stderr)

@@ -13,18 +13,17 @@ TensorFlow has run nothing and started no threads: so this process never calls i
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import select
 import signal
 import sys
 import threading
-from typing import NoReturn
+from functools import partial
 
+from tuner import keeper
 from tuner.serving import replica
 
-_PR_SET_PDEATHSIG = 1
 _WAKE_SECONDS = 0.2
 
 
@@ -50,32 +49,17 @@ def main() -> int:
             if "kill" in asked:
                 _kill(replicas, asked["kill"])
                 continue
-            pid = os.fork()
-            if pid == 0:
-                _become_replica(asked)
-            replicas[pid] = asked["socket"]
+            replicas[keeper.fork(partial(_replicate, asked))] = asked["socket"]
     for pid in replicas:
         os.kill(pid, signal.SIGTERM)
     return 0
 
 
-def _become_replica(asked: dict[str, str]) -> NoReturn:
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be watched
-        os._exit(1)
+def _replicate(asked: dict[str, str]) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    code = 1
-    try:
-        named = ["--threads", asked["threads"], "--host", asked["host"]]
-        code = replica.main([asked["directory"], asked["socket"], *named])
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    named = ["--threads", asked["threads"], "--host", asked["host"]]
+    return replica.main([asked["directory"], asked["socket"], *named])
 
 
 def _kill(replicas: dict[int, str], socket: str) -> None:
