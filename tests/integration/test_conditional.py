@@ -20,11 +20,11 @@ def test_auto_comes_near_the_optimum_of_a_tree(tmp_path: Path, database_url: str
     assert max(map(depth, SPACE.parameters)) == 3
     with running(tmp_path / "data", database_url, fit_seconds=15.0) as caller:
         # Of as many trials at random the best is at 0.43. The benchmark gives it 100, and several
-        # seeds: one alone hangs on how numbers are rounded.
-        assert regret(caller, seed=3, trials=60) < 0.25
-        trials = caller.trials("conditional-3")
+        # seeds.
+        assert regret(caller, seed=2, trials=60) < 0.15
+        trials = caller.trials("conditional-2")
         assert {t.search_note for t in trials} == {""}
-        assert caller.study("conditional-3").search.algorithm_in_use.startswith("gp (auto: ")
+        assert caller.study("conditional-2").search.algorithm_in_use.startswith("gp (auto: ")
 
 
 def test_the_optimum_is_where_it_is_said_to_be() -> None:
