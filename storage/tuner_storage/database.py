@@ -24,7 +24,7 @@ _CONNECT_SECONDS = 10
 #: How long a caller waits for a connection: longer than PostgreSQL takes to be started again.
 _WAIT_SECONDS = 3.0
 #: How long the pool tries by itself to replace a connection. Its tries come more and more rarely,
-#: but every new caller makes it start over: so this is less than what a caller waits.
+#: but a caller who waits makes it start over: so this is less than what a caller waits.
 _RECONNECT_SECONDS = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "application_name": "tuner",
@@ -86,6 +86,7 @@ class Database:
             max_size=connections,
             timeout=_WAIT_SECONDS,
             reconnect_timeout=_RECONNECT_SECONDS,
+            reconnect_failed=_try_again,
             check=self._check,
             open=True,
         )
@@ -162,6 +163,12 @@ class Database:
         for pool in (self._pool, self._readers):
             if pool is not None:
                 pool.close(timeout=5)
+
+
+def _try_again(pool: psycopg_pool.ConnectionPool[Connection]) -> None:
+    """Starts over for those who wait: psycopg_pool itself would only do so for the next caller."""
+    if pool.get_stats().get("requests_waiting"):
+        pool.check()
 
 
 def connect(url: str, name: str = "TUNER_DATABASE_URL") -> Connection:
