@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -22,6 +22,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import beta, norm
+from threadpoolctl import threadpool_info
 
 from tests.unit.engine_support import run, spaces, spec
 from tuner.engine import StudyEngine
@@ -29,6 +30,7 @@ from tuner.engine.encoding import Encoding
 from tuner.engine.gp import (
     GPSampler,
     acquisition,
+    ascent,
     cube_of,
     models,
     problem_of,
@@ -305,12 +307,16 @@ def test_trials_show_what_decides_that_a_parameter_exists() -> None:
         ended([0], distributions={"o": optimizer, "x": UNIT, "m": UNIT}, o="sgd", x=0.2, m=0.3),
         ended([1], distributions={"o": optimizer, "x": UNIT}, o="adam", x=0.4),
         ended([2], distributions={"o": optimizer, "x": UNIT, "m": UNIT}, o="sgd", x=0.6, m=0.9),
+        # One that will be asked for `m` yet, and one that failed before it was.
+        ended(None, TrialState.RUNNING, distributions={"o": optimizer}, o="sgd"),
+        ended(None, TrialState.FAIL, distributions={"o": optimizer}, o="sgd"),
     ]
     for number, trial in enumerate(trials):
         trial.number = number
     cube = inferred(trials)
     child = cube.axes[cube.names.index("m")]
     assert (child.parent, child.when) == (cube.names.index("o"), (0.0,))
+    assert cube.axes[cube.names.index("x")].parent is None
     assert "m" not in cube.decode(cube.encode([trials[1].params])[0])
 
 
@@ -408,6 +414,44 @@ def test_a_proposal_depends_on_the_problem_alone() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         there = pool.submit(propose, asked).result(timeout=60)
     np.testing.assert_array_equal(there, here)
+
+
+def test_proposals_at_once_are_those_of_each_alone() -> None:
+    asked = [problem(seen(count)) for count in (8, 60, 30)]
+    before = threadpool_info()
+    alone = [propose(each).tolist() for each in asked]
+    with ThreadPoolExecutor(3) as threads:
+        assert [point.tolist() for point in threads.map(propose, asked)] == alone
+    assert threadpool_info() == before
+
+
+def test_very_many_choices_are_not_all_looked_at() -> None:
+    choices = CategoricalDistribution([str(number) for number in range(500)])
+    cube = Cube(("x", "a", "b"), (Axis(UNIT), Axis(choices), Axis(choices)))
+    trials = [
+        ended([x], distributions={"x": UNIT, "a": choices, "b": choices}, x=x, a=str(n), b="7")
+        for n, x in enumerate(np.linspace(0, 1, 8).tolist())
+    ]
+    asked = problem(trials, cube)
+    model = models.objective(asked, asked.losses[:, 0])
+    goal = Counting(acquisition.LogImprovement(model, -1.0))
+    found = ascent.maximize(goal, cube, asked.points, np.random.default_rng(0))
+    assert goal.most <= 2000 and len(found) > len(asked.points)
+
+
+class Counting:
+    """An acquisition that notes how many points it is asked for at once."""
+
+    def __init__(self, acquisition: acquisition.Acquisition) -> None:
+        self._acquisition = acquisition
+        self.most = 0
+
+    def value(self, points: Array) -> Array:
+        self.most = max(self.most, len(points))
+        return self._acquisition.value(points)
+
+    def gradient(self, points: Array) -> tuple[Array, Array]:
+        return self._acquisition.gradient(points)
 
 
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.FAIL])

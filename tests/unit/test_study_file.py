@@ -428,6 +428,7 @@ MISTAKES = [
     ("limits: {parallel: true}", 5, 20, "limits.parallel must be a whole number"),
     ("limits: {hours: 0}", 5, 17, "a number of hours above 0"),
     ("limits: {trial: 3}", 5, 10, "unknown key 'trial' in limits; did you mean 'trials'?"),
+    ("search: grid", 5, 9, "search must be a mapping such as {algorithm: auto}, but got 'grid'"),
     ("limits: 30", 5, 9, "limits must be a mapping such as {trials: 30}, but got 30"),
     ("resources: {workers: 0}", 5, 22, "resources.workers must be a whole number from 1"),
     ("resources: {strategy: parameters}", 5, 23, "unknown strategy 'parameters'"),

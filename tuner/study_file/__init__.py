@@ -260,8 +260,9 @@ def _check_grid(top: Section, spec: StudySpec) -> None:
         for parameter in spec.space.walk()
         if isinstance(parameter.domain, Float) and parameter.domain.step is None
     ]
-    section = top.section("search", None, "{algorithm: grid}")
-    if spec.search.algorithm == "grid" and section is not None and endless:
+    if spec.search.algorithm != "grid" or not endless:
+        return
+    if (section := top.section("search", None, "{algorithm: grid}")) is not None:
         section.reject(
             "algorithm",
             f"a grid needs a number of values for each parameter, but {listed(endless)} has none; "

@@ -36,7 +36,7 @@ def propose(problem: Problem) -> Array:
     It is none of those known already, unless there is hardly another. The matrices are too small
     to share, so one thread computes it.
     """
-    # The limit is the process's: of two threads that set it, the later would keep it for good.
+    # The limit is the process's: the end of one proposal would lift it under another.
     with _ALONE, threadpool_limits(1, "blas"):
         return _propose(problem, np.random.default_rng(problem.seed))
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tuner.engine import domains, encoding
 from tuner.engine.gp.cube import Axis, Cube
 from tuner.space import Parameter, Space
+
+# Trials that have all of their parameters.
+_WHOLE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def cube_of(space: Space) -> Cube:
@@ -35,11 +38,13 @@ def cube_of(space: Space) -> Cube:
 
 
 def inferred(trials: Sequence[FrozenTrial]) -> Cube:
-    """The cube of all parameters that trials had, by their latest distributions.
+    """The cube of all parameters that ended trials had, by their latest distributions.
 
-    A parameter that some trials lack is taken for the child of the first one whose value tells,
+    A running trial may be asked for more, and a failed one may not have come so far. A parameter
+    that some trials lack is taken for the child of the first one whose value tells,
     in every trial, whether it is there; if none does, as one that is always there.
     """
+    trials = [trial for trial in trials if trial.state in _WHOLE]
     distributions: dict[str, BaseDistribution] = {}
     for trial in trials:
         distributions.update(trial.distributions)
