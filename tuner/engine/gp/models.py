@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from tuner.engine.gp import regressor, scales
 from tuner.engine.gp.cube import Array
-from tuner.engine.gp.problem import Problem
+from tuner.engine.gp.problem import Problem, subset
 from tuner.engine.gp.regressor import Regressor
 
 # Kernels are learned from at most so many points: their price grows with the cube of these.
@@ -63,13 +62,3 @@ def believing(model: Regressor, problem: Problem) -> Regressor:
         points = problem.cube.embed(problem.failed)
         model = model.with_values(points, np.maximum(model.predict(points)[0], 0.0))
     return model
-
-
-def subset(losses: Array, most: int) -> npt.NDArray[np.intp]:
-    """The indices of at most so many losses: one half are the best, the other evenly the rest."""
-    order = np.argsort(losses, kind="stable")
-    if len(order) <= most:
-        return np.sort(order)
-    best, rest = order[: most // 2], np.sort(order[most // 2 :])
-    picked = rest[np.linspace(0, len(rest) - 1, most - len(best)).astype(np.intp)]
-    return np.sort(np.concatenate([best, picked]))

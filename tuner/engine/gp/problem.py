@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,6 +19,10 @@ from tuner.engine.gp.cube import Array, Cube
 _UNDECIDED = (TrialState.PRUNED, TrialState.RUNNING)
 # Where each trial was stopped at another step, each is compared with all curves anew.
 _MOST_STOPPED, _MOST_CURVES = 500, 200
+# A posterior takes at most so many points.
+_MOST_KNOWN = 400
+# Of failed trials the latest are enough to keep away from.
+_MOST_FAILED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,7 @@ def problem_of(
     A trial that was stopped, or is running, counts with the value that it might end with, and as
     one that came only so far; a failed one, or one stopped before it reported anything, only as a
     place where nothing was found. What running trials measure of constraints is not known yet, so
-    with constraints they are pending.
+    with constraints they are pending. Of very many trials only some are read.
     """
     signs = np.array([-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in directions])
     names = sorted({name for trial in trials for name in trial.constraints})
@@ -76,17 +81,31 @@ def problem_of(
             pending.append(trial)
         elif trial.state in (TrialState.FAIL, TrialState.PRUNED) and trial.params:
             lost.append(trial)
+    known = _finite(np.array(losses).reshape(len(seen), len(signs)))
+    ranks = np.argsort(np.argsort(known, axis=0, kind="stable"), axis=0).min(1)
+    part = subset(ranks.astype(float), _MOST_KNOWN)
+    seen = [seen[index] for index in part]
     violations = [[trial.constraints.get(name, np.inf) for name in names] for trial in seen]
     return Problem(
         cube=cube,
         points=cube.encode([trial.params for trial in seen]),
-        losses=_finite(np.array(losses).reshape(len(seen), len(signs))),
+        losses=known[part],
         progress=np.array([curves.progress_of(trial) for trial in seen]),
         violations=np.array(violations).reshape(len(seen), len(names)),
         pending=cube.encode([*(trial.params for trial in pending), *coming]),
-        failed=cube.encode([trial.params for trial in lost]),
+        failed=cube.encode([trial.params for trial in lost[-_MOST_FAILED:]]),
         seed=seed,
     )
+
+
+def subset(losses: Array, most: int) -> npt.NDArray[np.intp]:
+    """The indices of at most so many losses: one half are the best, the other evenly the rest."""
+    order = np.argsort(losses, kind="stable")
+    if len(order) <= most:
+        return np.sort(order)
+    best, rest = order[: most // 2], np.sort(order[most // 2 :])
+    picked = rest[np.linspace(0, len(rest) - 1, most - len(best)).astype(np.intp)]
+    return np.sort(np.concatenate([best, picked]))
 
 
 def _without_old_stops(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:

@@ -15,10 +15,6 @@ from tuner.engine.gp.cube import Array, Mask
 from tuner.engine.gp.problem import Problem
 from tuner.engine.gp.regressor import Regressor
 
-# A posterior takes at most so many points.
-_MOST_KNOWN = 400
-# Of failed trials the latest are enough to keep away from.
-_MOST_FAILED = 100
 # More objectives are weighed by chance into one: the boxes between them grow too many.
 _MOST_OBJECTIVES = 3
 # How often a choice is made that others were preferred to.
@@ -44,7 +40,7 @@ def propose(problem: Problem) -> Array:
 def _propose(problem: Problem, rng: np.random.Generator) -> Array:
     if problem.losses.shape[1] > _MOST_OBJECTIVES:
         problem = replace(problem, losses=_weighed(problem.losses, rng))
-    problem, cube = _bounded(problem), problem.cube
+    cube = problem.cube
     if not len(problem.points):
         # All that was stopped had no value that counts.
         spread: Array = cube.spread(rng.random((1, cube.dimension)))[0]
@@ -127,22 +123,6 @@ def _weighed(losses: Array, rng: np.random.Generator) -> Array:
     parts = weights * (scaled - scaled.min(0))
     weighed: Array = parts.max(1) + 0.05 * parts.sum(1)
     return weighed[:, None]
-
-
-def _bounded(problem: Problem) -> Problem:
-    """The problem with no more points than a posterior can take."""
-    problem = replace(problem, failed=problem.failed[-_MOST_FAILED:])
-    if len(problem.points) <= _MOST_KNOWN:
-        return problem
-    ranks = np.argsort(np.argsort(problem.losses, axis=0, kind="stable"), axis=0).min(1)
-    part = models.subset(ranks.astype(float), _MOST_KNOWN)
-    return replace(
-        problem,
-        points=problem.points[part],
-        losses=problem.losses[part],
-        progress=problem.progress[part],
-        violations=problem.violations[part],
-    )
 
 
 def _key(point: Array) -> bytes:
