@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import psycopg
 from psycopg.rows import class_row
-
-if TYPE_CHECKING:
-    from tuner_storage.pipeline import Connection
 
 T = TypeVar("T")
 
@@ -59,14 +57,16 @@ QUERIES: Mapping[str, bytes] = parse(
 
 
 def fetch_rows(
-    connection: Connection, kind: type[T], name: str, parameters: Mapping[str, Any]
+    connection: psycopg.Connection[Any], kind: type[T], name: str, parameters: Mapping[str, Any]
 ) -> list[T]:
     """What a query finds, each row as a value of a kind."""
     with connection.cursor(row_factory=class_row(kind)) as cursor:
         return cursor.execute(QUERIES[name], parameters).fetchall()
 
 
-def fetch_value(connection: Connection, name: str, parameters: Mapping[str, Any]) -> Any:
+def fetch_value(
+    connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, Any]
+) -> Any:
     """The first column of the first row that a query finds; None if it finds none."""
     row = connection.execute(QUERIES[name], parameters).fetchone()
     return None if row is None else row[0]
