@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from tuner.engine.gp import regressor, scales
-from tuner.engine.gp.cube import Array
+from tuner.engine.gp.cube import Array, Cube
 from tuner.engine.gp.problem import Problem, subset
-from tuner.engine.gp.regressor import Regressor
+from tuner.engine.gp.regressor import (
+    LENGTHSCALE,
+    LENGTHSCALE_IN_BRANCHES,
+    Prior,
+    Regressor,
+)
 
 # Kernels are learned from at most so many points: their price grows with the cube of these.
 _MOST_FITTED = 120
@@ -24,10 +29,10 @@ def objective(problem: Problem, losses: Array) -> Regressor:
     if (problem.progress < 1).any():
         points = np.column_stack([points, problem.progress])
         owners = np.append(owners, problem.cube.dimension)
-    part = subset(losses, _MOST_FITTED)
+    part, prior = subset(losses, _MOST_FITTED), _prior(problem.cube)
     fits = []
     for scaled in scales.of_losses(losses):
-        kernel, evidence = regressor.fit(points[part], owners, scaled.values[part])
+        kernel, evidence = regressor.fit(points[part], owners, scaled.values[part], prior)
         fits.append((evidence + scaled.log_slopes[part].sum(), kernel, scaled.values))
     _, kernel, values = max(fits, key=lambda fit: fit[0])
     return Regressor(kernel, points, owners, values)
@@ -38,7 +43,7 @@ def limit(problem: Problem, violations: Array) -> tuple[Regressor, float]:
     points, owners = problem.cube.embed(problem.points), problem.cube.owners
     values, bound = scales.of_violations(violations)
     part = subset(np.abs(violations), _MOST_FITTED)
-    kernel, _ = regressor.fit(points[part], owners, values[part])
+    kernel, _ = regressor.fit(points[part], owners, values[part], _prior(problem.cube))
     return Regressor(kernel, points, owners, values), bound
 
 
@@ -62,3 +67,7 @@ def believing(model: Regressor, problem: Problem) -> Regressor:
         points = problem.cube.embed(problem.failed)
         model = model.with_values(points, np.maximum(model.predict(points)[0], 0.0))
     return model
+
+
+def _prior(cube: Cube) -> Prior:
+    return LENGTHSCALE_IN_BRANCHES if cube.is_conditional else LENGTHSCALE

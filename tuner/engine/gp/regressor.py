@@ -46,10 +46,13 @@ class Prior:
 #: Plus the logarithm of the root of the dimension, so that more parameters do not make for a
 #: wilder function: Hvarfner, Hellsten and Nardi, Vanilla Bayesian Optimization Performs Great in
 #: High Dimensions, ICML 2024.
-LENGTHSCALE = Prior(math.log(0.6), 0.9, -3.5, 4.0)
+LENGTHSCALE = Prior(math.log(0.3), 0.6, -3.5, 4.0)
+#: Where parameters exist under conditions, most matter in some branches alone, or little.
+LENGTHSCALE_IN_BRANCHES = Prior(math.log(0.6), 0.9, -3.5, 4.0)
 SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
-#: Most results are nearly the same if repeated, but not all.
-NOISE = Prior(-8.0, 2.0, -14.0, 0.0)
+#: Most results are nearly the same if repeated, but not all; what is noise is not to be taken for
+#: a shape, which short lengthscales could.
+NOISE = Prior(-6.0, 2.0, -14.0, 0.0)
 #: Of the weights of a trend.
 TREND = Prior(-2.0, 1.5, -9.0, 3.0)
 #: Of the exponents that bend an axis: most need none.
@@ -57,17 +60,20 @@ EXPONENT = Prior(0.0, 0.4, -1.5, 1.5)
 _ITERATIONS = 25
 
 
-def fit(points: Array, owners: npt.NDArray[np.intp], values: Array) -> tuple[Kernel, float]:
+def fit(
+    points: Array, owners: npt.NDArray[np.intp], values: Array, lengthscale: Prior = LENGTHSCALE
+) -> tuple[Kernel, float]:
     """The most probable kernel given values at points, by its analytic gradient (L-BFGS).
 
     Args:
         points: Embedded, [points, columns].
         owners: The axis of each column.
         values: Of mean 0 and about unit variance, [points].
+        lengthscale: The prior of each axis.
     """
     axes = int(owners.max()) + 1
     numbers = np.flatnonzero(np.bincount(owners)[owners] == 1)
-    priors = [LENGTHSCALE] * axes + [SIGNAL, NOISE, TREND] + [EXPONENT] * (2 * len(numbers))
+    priors = [lengthscale] * axes + [SIGNAL, NOISE, TREND] + [EXPONENT] * (2 * len(numbers))
     mean = np.array([prior.mean for prior in priors])
     mean[:axes] += 0.5 * math.log(axes)
     deviation = np.array([prior.deviation for prior in priors])
