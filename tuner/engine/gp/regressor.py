@@ -50,13 +50,14 @@ LENGTHSCALE = Prior(math.log(0.3), 0.6, -3.5, 4.0)
 #: Where parameters exist under conditions, most matter in some branches alone, or little.
 LENGTHSCALE_IN_BRANCHES = Prior(math.log(0.6), 0.9, -3.5, 4.0)
 SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
-#: Most results are nearly the same if repeated, but not all; what is noise is not to be taken for
-#: a shape, which short lengthscales could.
-NOISE = Prior(-6.0, 2.0, -14.0, 0.0)
+#: Most results are nearly the same if repeated, but not all.
+NOISE = Prior(-8.0, 2.0, -14.0, 0.0)
 #: Of the weights of a trend.
 TREND = Prior(-2.0, 1.5, -9.0, 3.0)
 #: Of the exponents that bend an axis: most need none.
 EXPONENT = Prior(0.0, 0.4, -1.5, 1.5)
+# Where a fit starts its noise: from less, it ends where noise is taken for a shape.
+_START_NOISE = -4.0
 _ITERATIONS = 25
 
 
@@ -77,6 +78,8 @@ def fit(
     mean = np.array([prior.mean for prior in priors])
     mean[:axes] += 0.5 * math.log(axes)
     deviation = np.array([prior.deviation for prior in priors])
+    start = mean.copy()
+    start[axes + 1] = _START_NOISE
     shared = features(points, owners)
     # Matrices are symmetric: what takes long is computed below the diagonal alone.
     rows, columns = np.tril_indices(len(values), -1)
@@ -128,7 +131,7 @@ def fit(
 
     found = minimize(
         loss,
-        mean,
+        start,
         jac=True,
         method="L-BFGS-B",
         bounds=[(prior.low, prior.high) for prior in priors],
