@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tuner.engine.gp import regressor, scales
-from tuner.engine.gp.cube import Array, Cube
+from tuner.engine.gp.cube import Array
 from tuner.engine.gp.problem import Problem, subset
-from tuner.engine.gp.regressor import (
-    LENGTHSCALE,
-    LENGTHSCALE_IN_BRANCHES,
-    Prior,
-    Regressor,
-)
+from tuner.engine.gp.regressor import LENGTHSCALE, LONG_LENGTHSCALE, Prior, Regressor
 
 # Kernels are learned from at most so many points: their price grows with the cube of these.
 _MOST_FITTED = 120
@@ -29,7 +24,7 @@ def objective(problem: Problem, losses: Array) -> Regressor:
     if (problem.progress < 1).any():
         points = np.column_stack([points, problem.progress])
         owners = np.append(owners, problem.cube.dimension)
-    part, prior = subset(losses, _MOST_FITTED), _prior(problem.cube)
+    part, prior = subset(losses, _MOST_FITTED), _prior(problem)
     fits = []
     for scaled in scales.of_losses(losses):
         kernel, evidence = regressor.fit(points[part], owners, scaled.values[part], prior)
@@ -43,7 +38,7 @@ def limit(problem: Problem, violations: Array) -> tuple[Regressor, float]:
     points, owners = problem.cube.embed(problem.points), problem.cube.owners
     values, bound = scales.of_violations(violations)
     part = subset(np.abs(violations), _MOST_FITTED)
-    kernel, _ = regressor.fit(points[part], owners, values[part], _prior(problem.cube))
+    kernel, _ = regressor.fit(points[part], owners, values[part], _prior(problem))
     return Regressor(kernel, points, owners, values), bound
 
 
@@ -69,5 +64,8 @@ def believing(model: Regressor, problem: Problem) -> Regressor:
     return model
 
 
-def _prior(cube: Cube) -> Prior:
-    return LENGTHSCALE_IN_BRANCHES if cube.is_conditional else LENGTHSCALE
+def _prior(problem: Problem) -> Prior:
+    """Of the lengthscales: long where parameters matter in some branches alone, and where values
+    are guesses of how trials might have ended. A short one would take either for a shape."""
+    guesses = (problem.progress < 1).any()
+    return LONG_LENGTHSCALE if problem.cube.is_conditional or guesses else LENGTHSCALE

@@ -47,8 +47,8 @@ class Prior:
 #: wilder function: Hvarfner, Hellsten and Nardi, Vanilla Bayesian Optimization Performs Great in
 #: High Dimensions, ICML 2024.
 LENGTHSCALE = Prior(math.log(0.3), 0.6, -3.5, 4.0)
-#: Where parameters exist under conditions, most matter in some branches alone, or little.
-LENGTHSCALE_IN_BRANCHES = Prior(math.log(0.6), 0.9, -3.5, 4.0)
+#: Where less is expected to happen along an axis.
+LONG_LENGTHSCALE = Prior(math.log(0.6), 0.9, -3.5, 4.0)
 SIGNAL = Prior(0.0, 1.0, -3.0, 3.0)
 #: Most results are nearly the same if repeated, but not all.
 NOISE = Prior(-8.0, 2.0, -14.0, 0.0)
