@@ -265,6 +265,28 @@ def test_infeasible_trials_are_told_apart(client: Client, name: str) -> None:
     assert study.trial(0).record.state_reason == "does not fit"
 
 
+def test_an_objective_may_end_its_trial_itself(
+    client: Client, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = client.create_study(name, SPACE, maximize="score", trials=3, search="random")
+
+    def objective(trial: RunningTrial) -> None:
+        if trial.number == 0:
+            trial.infeasible("does not fit")
+        elif trial.number == 1:
+            trial.complete(0.5)
+        else:
+            trial.release("later")
+
+    study.optimize(objective, trials=3)
+    assert [trial.state for trial in study.trials()] == [
+        TrialState.INFEASIBLE,
+        TrialState.SUCCEEDED,
+        TrialState.QUEUED,
+    ]
+    assert "failed" not in capsys.readouterr().err
+
+
 def test_ctrl_c_gives_the_trial_back(client: Client, name: str) -> None:
     study = client.create_study(name, SPACE, maximize="score", trials=2, search="random")
     with pytest.raises(KeyboardInterrupt):

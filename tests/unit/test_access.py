@@ -48,6 +48,10 @@ def test_a_token_that_is_given_goes_first(home: Path, tmp_path: Path) -> None:
     assert given.current_token() == "given"
     filed = Access.of(Settings(data_dir=home, token_file=str(tmp_path / "mine")))
     assert filed.current_token() == "from a file"
+    with pytest.raises(
+        FailedPreconditionError, match=r"other cannot be read \(No such file.*; name"
+    ):
+        Access.of(Settings(data_dir=home, token_file=str(tmp_path / "other")))
 
 
 def test_without_a_server_the_usual_address_is_asked_without_a_token(tmp_path: Path) -> None:

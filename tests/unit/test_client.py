@@ -339,7 +339,14 @@ def test_numbers_are_short(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.9, "59 s"), (65, "1 m 05 s"), (3720, "1 h 02 m"), (90_000, "25 h 00 m")],
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (65, "1 m 05 s"),
+        (3720, "1 h 02 m"),
+        (90_000, "25 h 00 m"),
+        (7_776_000, "90 d 00 h"),
+    ],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert tables.duration(timedelta(seconds=seconds)) == text

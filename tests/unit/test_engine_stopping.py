@@ -437,6 +437,22 @@ def test_a_finished_trial_without_reports_is_no_judge() -> None:
     assert engine.report(9, at(2, 1.0)) is None
 
 
+def test_a_trial_is_not_stopped_where_others_ended() -> None:
+    """At its end, that is: there would be nothing saved, and its result is whole."""
+    engine = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE))
+    engine.add(trial(0, {"x": 0.5}))
+    curve = tuple(at(step, 0.9) for step in (1, 2, 4, 6))
+    assert [engine.report(0, each) for each in curve] == [None] * 4
+    done = trial(0, {"x": 0.5}, TrialState.SUCCEEDED, 0.9, curve)
+    engine.finish(done)
+    rebuilt = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE), [done])
+    for each in (engine, rebuilt):
+        each.add(trial(1, {"x": 0.6}))
+        assert each.report(1, at(6, 0.1)) is None
+        each.add(trial(2, {"x": 0.7}))
+        assert each.report(2, at(2, 0.1)) is not None
+
+
 def test_a_trial_that_failed_is_no_example() -> None:
     engine = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE))
     failed = trial(0, {"x": 0.5})

@@ -32,9 +32,9 @@ def card(metadata: Mapping[str, Any], example: Mapping[str, Any] | None) -> str:
 def _trained(metadata: Mapping[str, Any]) -> Sequence[str]:
     target, metric = metadata["target"], metadata["metric"]
     classes = target["classes"]
-    what = f"Predicts `{_text(target['label'])}`"
+    what = f"Predicts {_code(target['label'])}"
     if classes:
-        named = ", ".join(f"`{_text(name)}`" for name in classes[:_NAMED])
+        named = ", ".join(_code(name) for name in classes[:_NAMED])
         more = f" and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
         what += f", one of {named}{more}"
     code = f", with code {metadata['code'][:12]}" if metadata.get("code") else ""
@@ -45,7 +45,7 @@ def _trained(metadata: Mapping[str, Any]) -> Sequence[str]:
         "empty; values that training did not see are predicted, too.",
         "## Data",
         f"{metadata['rows']:,} rows, fingerprint `{metadata['data_fingerprint'][:16]}`, from "
-        f"`{_text(metadata['data'])}`.",
+        f"{_code(metadata['data'])}.",
         "## Metrics",
         f"At epoch {metadata['epoch']}, chosen to {metric['goal'].lower()} `{metric['name']}`.",
         _table(("metric", "value"), ((k, f"{v:.6g}") for k, v in metadata["metrics"].items())),
@@ -56,7 +56,7 @@ def _trained(metadata: Mapping[str, Any]) -> Sequence[str]:
 
 def _imported(metadata: Mapping[str, Any]) -> Sequence[str]:
     return [
-        f"Imported from `{_text(metadata['source'])}` {metadata['create_time']}; "
+        f"Imported from {_code(metadata['source'])} {metadata['create_time']}; "
         f"{metadata['golden_rows']} golden rows were recorded by running it then."
     ]
 
@@ -96,4 +96,13 @@ def _cell(value: object) -> str:
 
 def _text(value: object) -> str:
     """On one line, and no more than text: names are the user's own."""
-    return " ".join(str(value).split()).replace("`", "'").replace("<", "&lt;")
+    return _line(value).replace("<", "&lt;")
+
+
+def _code(value: object) -> str:
+    """As it is, on one line: entities have no meaning there."""
+    return f"`{_line(value)}`"
+
+
+def _line(value: object) -> str:
+    return " ".join(str(value).split()).replace("`", "'")

@@ -118,10 +118,11 @@ def import_(session: Session, directory: Path, model: str, golden: Path | None) 
 
 
 def _check_kind(study: Study, trial: Trial) -> None:
+    uri = trial.record.artifact_uri
     if study.record.spec.data is None:
         raise FailedPreconditionError(
             f"the trainer of {study.study_id} is your own, and what its trials wrote is no model "
-            f"that tuner knows: trial {trial.number} left it in {trial.record.artifact_uri}."
+            f"that tuner knows{f': trial {trial.number} left it in {uri}' if uri else ''}."
         )
 
 

@@ -87,7 +87,7 @@ def _report(session: Session, record: values.Study) -> None:
     rows = record.statistics.rows if record.statistics else None
     session.say(f"{record.study_id}: {describe.summary(spec, rows)}")
     if record.state is not StudyState.ACTIVE:
-        session.say(f"it is {record.state.lower()} {record.state_reason}".rstrip())
+        session.say(f"it is {record.state.lower()}: {record.state_reason}".rstrip(": "))
 
 
 def _follow(session: Session, study: Study) -> None:

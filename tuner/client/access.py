@@ -114,7 +114,15 @@ def _token_file(settings: Settings, *, is_own: bool) -> Path | None:
     if settings.token:
         return None
     if settings.token_file:
-        return Path(settings.token_file).expanduser()
+        given = Path(settings.token_file).expanduser()
+        try:
+            given.read_bytes()
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"TUNER_TOKEN_FILE={given} cannot be read ({error.strerror}); name a file that "
+                "holds the token, or set TUNER_TOKEN."
+            ) from error
+        return given
     return settings.local_token_file if is_own else None
 
 

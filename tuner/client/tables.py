@@ -59,13 +59,15 @@ def setting(value: Value) -> str:
 
 
 def duration(time: timedelta) -> str:
-    """12 s, 3 m 05 s or 1 h 02 m."""
-    seconds = int(time.total_seconds())
+    """12 s, 3 m 05 s, 1 h 02 m or 90 d 00 h."""
+    seconds = round(time.total_seconds())
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60} m {seconds % 60:02} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02} m"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02} m"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600:02} h"
 
 
 def age(time: datetime) -> str:

@@ -166,7 +166,12 @@ class RunningTrial:
         return not self.stop
 
     def complete(self, result: float | Mapping[str, float] | None = None) -> None:
-        """Ends the attempt with a result; without one, the best reported measurement is it."""
+        """Ends the attempt with a result; without one, the best reported measurement is it.
+
+        Of one that has ended already, nothing is said any more.
+        """
+        if not self._open:
+            return
         if result is None and not self._reported:
             if self._stop:
                 return self.release("stopped before it reported")

@@ -153,6 +153,8 @@ class StudyEngine:
             value = judged(self._spec, measurement)
             if value is not None:
                 self._rule.record(trial.number, place_of(self._spec, measurement), value)
+        if trial.state is TrialState.SUCCEEDED:
+            self._rule.complete(trial.number)
 
     def report(self, number: int, measurement: Measurement) -> str | None:
         """Takes in a measurement; returns why the trial should stop, or None to go on."""
@@ -175,6 +177,8 @@ class StudyEngine:
         self._history.end(trial)
         if trial.state in _WITHOUT_RESULT:
             self._rule.restart(trial.number)
+        elif trial.state is TrialState.SUCCEEDED:
+            self._rule.complete(trial.number)
 
     def importance(self) -> Importance:
         """How much each parameter and each group of them mattered to the first metric."""

@@ -62,6 +62,11 @@ class Curve:
         at = bisect_left(self._places, place)
         return self._places[at] if at < len(self._places) else math.inf
 
+    @property
+    def end(self) -> float:
+        """Where the last report lies; 0 if there is none."""
+        return self._places[-1] if self._places else 0.0
+
     def reports(self) -> list[tuple[float, float]]:
         """The places with their values, in order."""
         return list(zip(self._places, self._values, strict=True))

@@ -86,6 +86,8 @@ def _take_in(known: _Known, study: Study) -> None:
         for step in sorted(values.keys() - steps) if len(values) != len(steps) else ():
             known.rule.record(trial.number, float(step), values[step])
             steps.add(step)
+        if trial.state is TrialState.COMPLETE:
+            known.rule.complete(trial.number)
     while known.ended < len(trials) and trials[known.ended].state.is_finished():
         known.steps.pop(known.ended, None)
         known.ended += 1

@@ -34,6 +34,9 @@ class Rule(ABC):
     def restart(self, number: int) -> None:
         """Forgets what a trial measured: another attempt starts over."""
 
+    def complete(self, number: int) -> None:  # noqa: B027 - most need not know
+        """Takes note that a trial came to its end."""
+
     @abstractmethod
     def verdict(self, number: int, place: float) -> str | None:
         """Why the trial, which just reported at `place`, should stop; None if it should not."""
@@ -83,6 +86,8 @@ class Comparing(Rule):
         self._curves: dict[int, Curve] = {}
         self._levels = Ladder()
         self._reached: dict[int, int] = {}
+        # How far a trial goes that nothing stops, as far as is known.
+        self._end = math.inf
 
     def record(self, number: int, place: float, value: float) -> None:
         """Enters the trial at the levels that it has come to."""
@@ -102,9 +107,15 @@ class Comparing(Rule):
         if self._curves.pop(number, None) is not None:
             self._forget(number)
 
+    def complete(self, number: int) -> None:
+        """Another trial that comes as far is complete, too: there is nothing to stop any more."""
+        curve = self._curves.get(number)
+        if curve is not None:
+            self._end = curve.end if math.isinf(self._end) else max(self._end, curve.end)
+
     def verdict(self, number: int, place: float) -> str | None:
-        """Stops what the rule says, from `first` on, unless it is the best."""
-        if place < self._first or number not in self._curves:
+        """Stops what the rule says, from `first` on, unless it is the best or at its end."""
+        if place < self._first or place == self._end or number not in self._curves:
             return None
         why = self._why(number, self._curves[number], place)
         if why is None or self._is_best(number, place):
