@@ -13,6 +13,9 @@ from tuner.errors import InvalidArgumentError
 #: Beyond this a float does not tell one step from the next.
 _MOST_STEPS = 2**53
 
+#: Of what is sent and stored in 64 bits.
+_LARGEST_WHOLE = 2**63 - 1
+
 #: What a parameter takes. A bool is a choice, never a number.
 Value = float | int | str | bool
 
@@ -70,8 +73,11 @@ class Int:
             ("high", self.high),
             ("step", self.step),
         ):
-            if isinstance(value, bool) or int(value) != value:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value) or int(value) != value:
                 raise InvalidArgumentError(f"`{name}` must be a whole number, but got {value!r}.")
+            if abs(value) > _LARGEST_WHOLE:
+                raise InvalidArgumentError(f"`{name}` must be within ±2^63, but got {value}.")
         _check_range(self.low, self.high, self.log, self.step if self.step != 1 else None)
 
     def contains(self, value: Value) -> bool:
@@ -120,6 +126,10 @@ class Categorical:
     choices: Sequence[Value]
 
     def __post_init__(self) -> None:
+        if isinstance(self.choices, str):
+            raise InvalidArgumentError(
+                f"choices are a list such as ['sgd', 'adam'], but got {self.choices!r}."
+            )
         choices = tuple(self.choices)
         if not choices:
             raise InvalidArgumentError("a categorical parameter needs at least one choice.")
@@ -156,6 +166,11 @@ class Parameter:
         if not 1 <= len(self.name) <= 128 or not self.name.isprintable():
             raise InvalidArgumentError(
                 f"a parameter's name is 1 to 128 printable characters, but got {self.name!r}."
+            )
+        if not isinstance(self.domain, Domain):
+            raise InvalidArgumentError(
+                f"{self.name!r} takes a domain such as tuner.Float(0, 1) or "
+                f"tuner.Categorical(['a', 'b']), but got {self.domain!r}."
             )
         for child in self.children:
             for value in child.parent_values:

@@ -79,6 +79,33 @@ def test_what_cannot_be_is_told(call: Callable[[Any], object], said: str) -> Non
         call(specification)
 
 
+UNIT = tuner.Parameter(name="y", domain=tuner.Float(0, 1))
+
+
+def test_a_space_is_domains_by_name_or_a_list_of_parameters() -> None:
+    by_name = specification.space_of({"y": tuner.Float(0, 1)})
+    assert by_name == tuner.Space((UNIT,)) == specification.space_of([UNIT])
+    assert specification.space_of(by_name) is by_name
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: specification.space_of([1]), r"a mapping such as .* but got \[1\]"),  # type: ignore[list-item]
+        (lambda: specification.space_of({"x": (0, 1)}), r"'x' takes a domain .* got \(0, 1\)"),  # type: ignore[dict-item]
+        (lambda: specification.space_of({"x": UNIT}), "'y' is given as 'x'; use one name"),
+        (lambda: tuner.Categorical("abc"), "choices are a list .* but got 'abc'"),
+        (lambda: tuner.Int(0, 10**30), "`high` must be within"),
+        (lambda: tuner.Int(0, "9"), "`high` must be a whole number, but got '9'"),  # type: ignore[arg-type]
+        (lambda: specification.check_count("trials", 0, 1), "`trials` must be at least 1"),
+        (lambda: specification.check_count("seed", "7", 0), "`seed` must be a whole number"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_space_that_is_none_is_told(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=said):
+        make()
+
+
 def test_create_study_asks_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[StudySpec] = []
     monkeypatch.setattr(tuner.Client, "create", lambda client, name, spec: asked.append(spec))

@@ -23,7 +23,6 @@ from tuner.client.study import Study
 from tuner.config import Settings
 from tuner.endpoint import Gateway
 from tuner.errors import InvalidArgumentError, TunerError, UnavailableError
-from tuner.space import Domain, Parameter, Space
 from tuner.study import (
     Limits,
     Search,
@@ -180,7 +179,7 @@ class Client:
     def create_study(
         self,
         name: str,
-        space: Space | Mapping[str, Domain | Parameter],
+        space: specification.SpaceLike,
         *,
         maximize: str | None = None,
         minimize: str | None = None,
@@ -198,7 +197,8 @@ class Client:
 
         Args:
             name: a-z, 0-9 and -.
-            space: the parameters by name.
+            space: domains by name, `{"units": tuner.Int(16, 256)}`, or a list of
+                `tuner.Parameter`, which may have children.
             maximize: the metric, if larger is better.
             minimize: the metric, if smaller is better.
             metrics: several, each with `maximize` or `minimize`; `best` refers to the first.
@@ -216,9 +216,15 @@ class Client:
             seed: the same seed and the same results give the same trials.
         """
         rule, stopping = specification.early_stopping_of(early_stopping)
+        for count, value, least in (
+            ("trials", trials, 1),
+            ("parallel", parallel, 1),
+            ("seed", seed, 0),
+        ):
+            specification.check_count(count, value, least)
         spec = StudySpec(
             metrics=specification.metrics_of(maximize, minimize, metrics),
-            space=space if isinstance(space, Space) else Space.of(space),
+            space=specification.space_of(space),
             search=Search(algorithm=search, early_stopping=rule, stopping=stopping, seed=seed),
             limits=Limits(trials=trials, parallel=parallel),
             constraints=specification.constraints_of(constraints),

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.early_stopping import WHOLE, Progress, Stopping
 from tuner.errors import InvalidArgumentError
+from tuner.space import Domain, Parameter, Space
 from tuner.study import Constraint, Goal, Metric, Selection, check_study_id
 
 #: Bounds by metric, such as `{"latency_ms": {"at_most": 50}}`, or constraints as they are.
@@ -15,7 +16,37 @@ Constraints = Mapping[str, Mapping[str, float]] | Iterable[Constraint]
 #: A rule by its name, or with its parameters, such as `{"rule": "asha", "eta": 4}`.
 EarlyStopping = str | Mapping[str, str | float]
 
+#: A space, its domains by name, or its parameters.
+SpaceLike = Space | Mapping[str, Domain | Parameter] | Sequence[Parameter]
+
 _BOUNDS = ("at_most", "at_least")
+
+
+def space_of(space: SpaceLike) -> Space:
+    """The space of domains by name or of a list of parameters; raises InvalidArgumentError."""
+    if isinstance(space, Space):
+        return space
+    if isinstance(space, Mapping):
+        for name, given in space.items():
+            if isinstance(given, Parameter) and given.name != name:
+                raise InvalidArgumentError(
+                    f"the parameter {given.name!r} is given as {name!r}; use one name."
+                )
+        return Space.of(space)
+    if isinstance(space, Iterable) and all(isinstance(each, Parameter) for each in space):
+        return Space(tuple(space))
+    raise InvalidArgumentError(
+        "the space is a mapping such as {'units': tuner.Int(16, 256)} or a list of "
+        f"tuner.Parameter, but got {space!r}."
+    )
+
+
+def check_count(name: str, value: int | None, least: int) -> None:
+    """Raises InvalidArgumentError unless the number is whole and large enough, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidArgumentError(f"`{name}` must be a whole number, but got {value!r}.")
+    if value is not None and value < least:
+        raise InvalidArgumentError(f"`{name}` must be at least {least}, but got {value}.")
 
 
 def metrics_of(
