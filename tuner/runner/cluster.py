@@ -33,8 +33,6 @@ _PROBE_SECONDS = 2.0
 #: How long a cluster that does not answer is tried to be joined; it may be starting itself.
 _JOIN_SECONDS = 40.0
 _RETRY_SECONDS = 1.0
-#: How long a head of our own may take to start.
-_HEAD_SECONDS = 120
 #: How long the runner may take to end once Ray's head is gone.
 _END_SECONDS = 10.0
 _FOLDER = "tuner-ray-"
@@ -128,8 +126,6 @@ class Cluster:
     def _start(self) -> None:
         sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=_short()))
-        # On a busy machine half a minute is not enough.
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(_HEAD_SECONDS))
         ray.init(
             address="local",
             num_cpus=self._settings.cpus or max(_cpus(), _FEWEST_CPUS),
