@@ -227,7 +227,16 @@ class Space:
 
     @staticmethod
     def of(parameters: Mapping[str, Domain | Parameter]) -> Space:
-        """Builds a space from `{name: domain}`; a Parameter brings its children and group."""
+        """Builds a space from `{name: domain}`; a Parameter brings its children and group.
+
+        Raises:
+            InvalidArgumentError: one is no domain, or a Parameter of another name.
+        """
+        for name, given in parameters.items():
+            if isinstance(given, Parameter) and given.name != name:
+                raise InvalidArgumentError(
+                    f"the parameter {given.name!r} is given as {name!r}; use one name."
+                )
         return Space(
             tuple(
                 domain if isinstance(domain, Parameter) else Parameter(name=name, domain=domain)

@@ -342,6 +342,7 @@ def test_numbers_are_short(value: float, text: str) -> None:
     [
         (0, "0 s"),
         (59.4, "59 s"),
+        (59.9, "1 m 00 s"),
         (65, "1 m 05 s"),
         (3720, "1 h 02 m"),
         (90_000, "25 h 00 m"),

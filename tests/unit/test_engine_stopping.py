@@ -437,16 +437,22 @@ def test_a_finished_trial_without_reports_is_no_judge() -> None:
     assert engine.report(9, at(2, 1.0)) is None
 
 
+def after(first: Trial) -> tuple[StudyEngine, StudyEngine]:
+    """An engine that saw its first trial run and end, and one that is built when it has."""
+    asha = spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE)
+    engine = StudyEngine("s", asha)
+    engine.add(trial(0, first.parameters))
+    assert [engine.report(0, each) for each in first.measurements] == [None] * len(
+        first.measurements
+    )
+    engine.finish(first)
+    return engine, StudyEngine("s", asha, [first])
+
+
 def test_a_trial_is_not_stopped_where_others_ended() -> None:
     """At its end, that is: there would be nothing saved, and its result is whole."""
-    engine = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE))
-    engine.add(trial(0, {"x": 0.5}))
     curve = tuple(at(step, 0.9) for step in (1, 2, 4, 6))
-    assert [engine.report(0, each) for each in curve] == [None] * 4
-    done = trial(0, {"x": 0.5}, TrialState.SUCCEEDED, 0.9, curve)
-    engine.finish(done)
-    rebuilt = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE), [done])
-    for each in (engine, rebuilt):
+    for each in after(trial(0, {"x": 0.5}, TrialState.SUCCEEDED, 0.9, curve)):
         each.add(trial(1, {"x": 0.6}))
         assert each.report(1, at(6, 0.1)) is None
         each.add(trial(2, {"x": 0.7}))
@@ -454,14 +460,8 @@ def test_a_trial_is_not_stopped_where_others_ended() -> None:
 
 
 def test_a_trial_that_failed_is_no_example() -> None:
-    engine = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE))
-    failed = trial(0, {"x": 0.5})
-    engine.add(failed)
-    assert engine.report(0, at(2, 0.99)) is None
-    failed = replace(failed, state=TrialState.FAILED, measurements=(at(2, 0.99),))
-    engine.finish(failed)
-    rebuilt = StudyEngine("s", spec(SPACE, stopping="asha", goal=Goal.MAXIMIZE), [failed])
-    for each in (engine, rebuilt):
+    running = trial(0, {"x": 0.5})
+    for each in after(replace(running, state=TrialState.FAILED, measurements=(at(2, 0.99),))):
         each.add(trial(1, {"x": 0.6}))
         assert each.report(1, at(2, 0.7)) is None
         each.add(trial(2, {"x": 0.7}))

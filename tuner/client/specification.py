@@ -27,11 +27,6 @@ def space_of(space: SpaceLike) -> Space:
     if isinstance(space, Space):
         return space
     if isinstance(space, Mapping):
-        for name, given in space.items():
-            if isinstance(given, Parameter) and given.name != name:
-                raise InvalidArgumentError(
-                    f"the parameter {given.name!r} is given as {name!r}; use one name."
-                )
         return Space.of(space)
     if isinstance(space, Iterable) and all(isinstance(each, Parameter) for each in space):
         return Space(tuple(space))

@@ -64,8 +64,8 @@ class Curve:
 
     @property
     def end(self) -> float:
-        """Where the last report lies; 0 if there is none."""
-        return self._places[-1] if self._places else 0.0
+        """Where the last report lies; minus infinity if there is none."""
+        return self._places[-1] if self._places else -math.inf
 
     def reports(self) -> list[tuple[float, float]]:
         """The places with their values, in order."""

@@ -86,8 +86,8 @@ class Comparing(Rule):
         self._curves: dict[int, Curve] = {}
         self._levels = Ladder()
         self._reached: dict[int, int] = {}
-        # How far a trial goes that nothing stops, as far as is known.
-        self._end = math.inf
+        # How far complete trials went.
+        self._end = -math.inf
 
     def record(self, number: int, place: float, value: float) -> None:
         """Enters the trial at the levels that it has come to."""
@@ -111,7 +111,7 @@ class Comparing(Rule):
         """Another trial that comes as far is complete, too: there is nothing to stop any more."""
         curve = self._curves.get(number)
         if curve is not None:
-            self._end = curve.end if math.isinf(self._end) else max(self._end, curve.end)
+            self._end = max(self._end, curve.end)
 
     def verdict(self, number: int, place: float) -> str | None:
         """Stops what the rule says, from `first` on, unless it is the best or at its end."""
